@@ -1,0 +1,82 @@
+"""Everything that offramp raises, split by who can act.
+
+    OfframpError                every one of them; the command line turns it into exit code 2
+    ├── InputError              the caller can mend what was given
+    │   ├── GraphError          stages, edges, reference
+    │   ├── DataError           examples: files, images, labels
+    │   ├── ScoresError         what a stage said: shape, NaN, probabilities and logits mixed
+    │   ├── LossError           a loss, or its values
+    │   ├── CostError           costs: missing, negative, unknown stages
+    │   ├── BudgetError         a budget, a confidence or a share outside its range
+    │   ├── TraceError          a trace that cannot be read, or does not fit
+    │   ├── PlanError           a plan that cannot be read, is newer, or does not match its networks
+    │   └── NetworkError        an ONNX file: does not load, or fails on these rows
+    └── MachineError            the machine must change first
+        ├── MissingExtra        an optional dependency; the message names the install line
+        └── StorageError        a full disk, a folder that cannot be written
+
+A message says what was asked, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class OfframpError(Exception):
+    """Every error that offramp raises on purpose."""
+
+
+class InputError(OfframpError):
+    """The caller can mend what was given."""
+
+
+class GraphError(InputError):
+    """Stages, edges or the reference do not make a graph."""
+
+
+class DataError(InputError):
+    """Examples that cannot be read."""
+
+
+class ScoresError(InputError):
+    """Scores that cannot be used."""
+
+
+class LossError(InputError):
+    """A loss that is unknown, or whose values lie outside [0, 1]."""
+
+
+class CostError(InputError):
+    """Costs that are missing, negative, or for unknown stages."""
+
+
+class BudgetError(InputError):
+    """A budget, a confidence or a share outside its range."""
+
+
+class TraceError(InputError):
+    """A trace that cannot be read, or does not fit what is asked of it."""
+
+
+class PlanError(InputError):
+    """A plan that cannot be read or does not match its networks."""
+
+
+class NetworkError(InputError):
+    """An ONNX file that does not load or does not run."""
+
+
+class MachineError(OfframpError):
+    """The machine must change before this can work."""
+
+
+class MissingExtra(MachineError):  # noqa: N818 - reads as the situation, not as a class of errors
+    """An optional dependency is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"this needs {module}, which is not installed. Run: pip install 'offramp[{extra}]'"
+        )
+
+
+class StorageError(MachineError):
+    """The disk is full, or a folder cannot be written."""

@@ -1,0 +1,170 @@
+"""What a plan does on other recorded examples: is the promise kept, do they look alike?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from offramp import tasks
+from offramp.arrays import FloatArray
+from offramp.certify import interval
+from offramp.errors import LossError, TraceError
+from offramp.frontier import excess_of, loss_of, point, replay
+from offramp.plan import Plan, Profile
+from offramp.tasks import Losses
+from offramp.trace import Trace
+from offramp.walk import Outcome
+
+_ALIKE = 0.01  # below this p-value examples do not look like the certified ones
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Whether examples look like the certified ones, to the plan."""
+
+    exits: Mapping[str, tuple[float, float]]  # share at certification, share now
+    confidence: tuple[tuple[float, float], ...]  # the same for bins of the root's confidence
+    p_value: float  # that both were drawn alike
+    alike: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a plan does on recorded examples; losses are None where they have no labels."""
+
+    examples: int
+    loss: float | None
+    reference_loss: float | None
+    excess_loss: float | None  # net
+    induced_loss: float | None
+    cost: float
+    reference_cost: float
+    cost_unit: str
+    speedup: float
+    exits: Mapping[str, float]
+    budget: float
+    confidence: float
+    tradeoff: float | None
+    kept: Literal["yes", "no", "unknown"]
+    interval: tuple[float, float] | None  # of the excess loss that the promise is about
+    shift: Shift
+
+    def to_json(self) -> dict[str, Any]:
+        value = asdict(self)
+        value["interval"] = None if self.interval is None else list(self.interval)
+        return value
+
+
+def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation:
+    """What `plan` does on the examples of `trace`.
+
+    Args:
+        plan: of the same graph as the trace.
+        trace: examples that neither trained nor certified the plan.
+        loss: None takes the plan's; a loss of the user's own must be named again, because a plan
+            must not run code.
+
+    Raises:
+        TraceError: the trace is of another graph.
+        LossError: the plan's loss is the user's own and `loss` does not name it.
+    """
+    if trace.graph != plan.graph or trace.classes != plan.classes:
+        raise TraceError("this trace was recorded with another graph than the plan's.")
+    outcome = replay(trace, plan.running, plan.setting)
+    losses = _losses(plan, trace, loss)
+    shape = _shift(plan, trace, outcome)
+    cost = float(outcome.cost.mean())
+    promise = plan.certificate
+    found = _Found.of(plan, outcome, losses, trace) if losses else _Found()
+    return Evaluation(
+        trace.examples,
+        found.loss,
+        found.reference_loss,
+        found.excess_loss,
+        found.induced_loss,
+        cost,
+        trace.reference_cost,
+        trace.costs.unit,
+        trace.reference_cost / cost,
+        {**dict.fromkeys(trace.graph.order, 0.0), **outcome.exits()},
+        promise.budget,
+        promise.confidence,
+        plan.tradeoff,
+        found.kept(promise.budget),
+        found.interval,
+        shape,
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The part of an evaluation that needs labels."""
+
+    loss: float | None = None
+    reference_loss: float | None = None
+    excess_loss: float | None = None
+    induced_loss: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, outcome: Outcome, losses: Losses, trace: Trace) -> _Found:
+        promised = excess_of(outcome, losses)
+        at = point(trace, losses, outcome, plan.setting)
+        reference = losses.values[losses.reference]
+        return cls(
+            float(loss_of(outcome, losses).mean(dtype=np.float64)),
+            float(reference.mean(dtype=np.float64)),
+            at.excess_loss,
+            at.induced_loss,
+            interval(promised, plan.certificate.confidence, plan.certificate.method),
+        )
+
+    def kept(self, budget: float) -> Literal["yes", "no", "unknown"]:
+        if self.interval is None:
+            return "unknown"
+        low, high = self.interval
+        return "yes" if high <= budget else "no" if low > budget else "unknown"
+
+
+def _losses(plan: Plan, trace: Trace, loss: str | None) -> Losses | None:
+    name = loss or plan.certificate.loss
+    if loss is None and tasks.is_own(name):
+        raise LossError(
+            f"this plan was fitted with the loss '{name}'. A plan runs no code of its own accord: "
+            f"name it again with --loss {name}."
+        )
+    if name not in (tasks.DISAGREEMENT, tasks.RECORDED) and trace.labels is None:
+        return None
+    return trace.losses(name, plan.certificate.excess)
+
+
+def _shift(plan: Plan, trace: Trace, outcome: Outcome) -> Shift:
+    root, then = trace.graph.root, plan.profile
+    now = then.like(trace.scores[root], trace.kinds[root], outcome.exits())
+    stages = [stage for stage in plan.graph.order if stage in then.exits]
+    before = np.array([then.exits[stage] for stage in stages])
+    after = np.array([now.exits[stage] for stage in stages])
+    both = (
+        _same(before, after, then, now),
+        _same(np.array(then.shares), np.array(now.shares), then, now),
+    )
+    p = min(1.0, 2 * min(both))  # two looks at the data: Bonferroni
+    return Shift(
+        {s: (float(b), float(a)) for s, b, a in zip(stages, before, after, strict=True)},
+        tuple(zip(then.shares, now.shares, strict=True)),
+        p,
+        p >= _ALIKE,
+    )
+
+
+def _same(before: FloatArray, after: FloatArray, then: Profile, now: Profile) -> float:
+    """The p-value of a chi-square test that two histograms come from the same source."""
+    counts = np.stack([before * then.examples, after * now.examples])
+    counts = counts[:, counts.sum(axis=0) > 0]
+    if counts.shape[1] < 2:
+        return 1.0
+    return float(stats.chi2_contingency(counts, correction=False).pvalue)

@@ -1,0 +1,158 @@
+"""From a trace and a budget to a plan: learn on one part, certify on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offramp import tasks
+from offramp.certify import Candidate, Certificate, certify, check_promise
+from offramp.errors import TraceError
+from offramp.frontier import Recorded, excess_of, replay
+from offramp.plan import Plan, Profile
+from offramp.policies import Deployable, Policy, Static, family
+from offramp.policies.learned import SAMPLE
+from offramp.tasks import Excess, Losses
+from offramp.trace import Trace, versions
+
+FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What turns a plan fitted on a trace into one that runs."""
+
+    files: Mapping[str, Path]  # stage -> ONNX
+    preprocessing: Mapping[str, Any]
+
+
+def fit(
+    trace: Trace,
+    budget: float,
+    *,
+    confidence: float = 0.95,
+    excess: Excess = "net",
+    loss: str | None = None,
+    unlabelled: bool = False,
+    policy: str = "learned",
+    learn_share: float = 0.5,
+    seed: int = 0,
+    certify_on: Trace | None = None,
+    networks: Networks | None = None,
+) -> Plan:
+    """The plan that keeps the promise with just enough network, or with one network alone.
+
+    Args:
+        trace: recorded examples that trained none of the networks.
+        budget: excess loss given up, a fraction in [0, 1]; 0.01 is one percentage point.
+        confidence: chance, over the draw of the examples, that the promise holds.
+        excess: `net`, or `induced`, which lets no gain make up for a loss.
+        loss: top1, top5, module:function; None takes the trace's own, else top1.
+        unlabelled: loss is disagreement with the reference; labels are not looked at.
+        policy: one of `offramp.policies.FAMILIES`.
+        learn_share: part of `trace` that is learned from, the rest certifies.
+        seed: of the split, the folds and the order of the betting test.
+        certify_on: certify on these examples instead, and learn from all of `trace`.
+        networks: the ONNX files, where the plan is to run.
+
+    Returns:
+        A plan, always; its certificate says whether it routes.
+
+    Raises:
+        BudgetError: budget, confidence or share out of range.
+        TraceError: too few examples, no labels, or `certify_on` of another graph.
+    """
+    check_promise(budget, confidence)
+    family(policy)
+    learning, certifying = _parts(trace, certify_on, learn_share, seed)
+    name = tasks.DISAGREEMENT if unlabelled else loss
+    learned = family(policy)(learning, learning.losses(name, excess))
+    losses = certifying.losses(name, excess)
+    certificate = certify(
+        candidates(certifying, losses, learned),
+        {s: _static(certifying, losses, s) for s in trace.graph.order if s != losses.reference},
+        budget,
+        reference=losses.reference,
+        reference_cost=certifying.reference_cost,
+        confidence=confidence,
+        excess=excess,
+        loss=losses.name,
+        binary=tasks.is_binary(losses.name) or losses.binary,
+        seed=seed,
+    )
+    return Plan(
+        trace.graph,
+        trace.costs,
+        trace.kinds,
+        trace.classes,
+        learned,
+        certificate.tradeoff,
+        certificate,
+        profile(certifying, learned, certificate),
+        networks.files if networks else {},
+        networks.preprocessing if networks else None,
+        _info(trace, learning, certifying, policy, seed),
+    )
+
+
+def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candidate]:
+    """Each setting of the dial on these examples, safest first, computed when asked for."""
+    recorded = Recorded(policy, trace)
+    for setting in policy.settings:
+        yield _candidate(trace, losses, recorded, float(setting), float(setting))
+
+
+def _static(trace: Trace, losses: Losses, stage: str) -> Candidate:
+    return _candidate(trace, losses, Static.of(trace.graph, stage), float("nan"), None)
+
+
+def _candidate(
+    trace: Trace, losses: Losses, policy: Policy, setting: float, tradeoff: float | None
+) -> Candidate:
+    outcome = replay(trace, policy, setting)
+    return Candidate(tradeoff, float(outcome.cost.mean()), excess_of(outcome, losses))
+
+
+def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profile:
+    """What these examples look like to the plan."""
+    static = Static.of(trace.graph, certificate.static_choice)
+    runs: Policy = static if certificate.tradeoff is None else policy
+    setting = float("nan") if certificate.tradeoff is None else certificate.tradeoff
+    exits = replay(trace, runs, setting).exits()
+    return Profile.of(trace.scores[trace.graph.root], trace.kinds[trace.graph.root], exits)
+
+
+def _parts(
+    trace: Trace, certify_on: Trace | None, learn_share: float, seed: int
+) -> tuple[Trace, Trace]:
+    if certify_on is None:
+        learn, rest = trace.split(learn_share, seed)
+        learning, certifying = trace.take(learn), trace.take(rest)
+    else:
+        learning, certifying = trace, certify_on
+        if certify_on.graph != trace.graph or certify_on.classes != trace.classes:
+            raise TraceError("the trace to certify on was recorded with another graph.")
+    for part, what in ((learning, "learn from"), (certifying, "certify on")):
+        if part.examples < FEWEST:
+            raise TraceError(
+                f"there are {part.examples} examples to {what}; at least {FEWEST} are needed, and "
+                "a budget of one point takes several hundred. Record more examples."
+            )
+    return learning, certifying
+
+
+def _info(
+    trace: Trace, learning: Trace, certifying: Trace, policy: str, seed: int
+) -> dict[str, Any]:
+    sampled = policy == "learned" and learning.examples > SAMPLE
+    return {
+        "learning_examples": SAMPLE if sampled else learning.examples,
+        "learning_sampled_from": learning.examples if sampled else None,
+        "certification_data": certifying.info.get("data"),
+        "learning_data": trace.info.get("data"),
+        "recorded_networks": trace.info.get("networks"),
+        "seed": seed,
+        "versions": versions(),
+    }

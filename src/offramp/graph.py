@@ -1,0 +1,269 @@
+"""Stages and which may follow which: a DAG with one root, its reference, and costs along edges."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from offramp.errors import CostError, GraphError
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A place where a walk can stop with an answer: a body that must run to pass it, and a head."""
+
+    name: str  # [A-Za-z0-9_-]+
+    after: str | None = None  # the stage whose body hands its carry to this body; None: the input
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What running each stage costs, per example; bodies and heads apart."""
+
+    body: Mapping[str, float]  # what must run to pass the stage
+    head: Mapping[str, float]  # what runs only where the stage's answer is asked for
+    unit: str = "s"  # "s" (seconds), "MFLOP", "J", ...
+    source: str = "given"  # how and where they were measured
+
+    def to_json(self) -> dict[str, Any]:
+        """The entries of a manifest that describe costs."""
+        each = {name: {"body": self.body[name], "head": self.head[name]} for name in self.body}
+        return {"cost": each, "cost_unit": self.unit, "cost_source": self.source}
+
+    @classmethod
+    def from_json(cls, manifest: Mapping[str, Any]) -> Costs:
+        """The inverse of `to_json`. Raises CostError where an entry is missing."""
+        try:
+            each = manifest["cost"]
+            body = {name: part["body"] for name, part in each.items()}
+            head = {name: part["head"] for name, part in each.items()}
+            return cls(body, head, manifest["cost_unit"], manifest["cost_source"])
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise CostError(f"this is not a record of costs: {problem!r}.") from None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Stages, edges and the reference.
+
+    Args:
+        stages: in any order; `order` is the topological one.
+        edges: pairs (from, to) of stage names.
+        reference: the stage that loss and cost are measured against.
+
+    Raises:
+        GraphError: an unknown or repeated name, a cycle, more than one root.
+    """
+
+    stages: tuple[Stage, ...]
+    edges: tuple[tuple[str, str], ...]
+    reference: str
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def chain(cls, names: Iterable[str]) -> Graph:
+        """Every stage may be followed by the next; the last is the reference."""
+        names = list(names)
+        if not names:
+            raise GraphError("a graph needs at least one stage; none was given.")
+        edges = tuple(itertools.pairwise(names))
+        return cls(tuple(map(Stage, names)), edges, names[-1])
+
+    @classmethod
+    def build(
+        cls, names: Iterable[str], edges: str | None = None, reference: str | None = None
+    ) -> Graph:
+        """The graph that the command line describes: names, edges such as "a>b,a>c", reference.
+
+        Without `edges` a chain in the order given; without `reference` the last name.
+        """
+        names = list(names)
+        chain = cls.chain(names) if len(set(names)) == len(names) else None
+        pairs = parse_edges(edges) if edges is not None else (chain.edges if chain else ())
+        return cls(tuple(map(Stage, names)), pairs, reference or names[-1])
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Stage names, each after all that may precede it; ties in the order given."""
+        rank = {stage.name: i for i, stage in enumerate(self.stages)}
+        sorter = TopologicalSorter(self._predecessors)
+        sorter.prepare()
+        order: list[str] = []
+        ready: list[str] = []
+        while sorter.is_active():
+            ready = sorted([*ready, *sorter.get_ready()], key=rank.__getitem__)
+            order.append(ready.pop(0))
+            sorter.done(order[-1])
+        return tuple(order)
+
+    @property
+    def root(self) -> str:
+        return self.order[0]
+
+    def stage(self, name: str) -> Stage:
+        return next(stage for stage in self.stages if stage.name == name)
+
+    @cached_property
+    def successors(self) -> dict[str, tuple[str, ...]]:
+        """For each stage the stages that may follow it, in topological order."""
+        return {
+            name: tuple(other for other in self.order if (name, other) in self.edges)
+            for name in self.order
+        }
+
+    @cached_property
+    def _predecessors(self) -> dict[str, set[str]]:
+        before: dict[str, set[str]] = {stage.name: set() for stage in self.stages}
+        for source, target in self.edges:
+            before[target].add(source)
+        return before
+
+    @cached_property
+    def observed(self) -> dict[str, tuple[str, ...]]:
+        """For each stage those passed on every path to it, itself last (its dominators)."""
+        found: dict[str, frozenset[str]] = {}
+        for name in self.order:
+            paths = [found[before] for before in self._predecessors[name]]
+            shared = frozenset.intersection(*paths) if paths else frozenset[str]()
+            found[name] = shared | {name}
+        return {name: tuple(s for s in self.order if s in found[name]) for name in self.order}
+
+    def bodies(self, name: str) -> tuple[str, ...]:
+        """The stages whose bodies must have run for `name` to answer, itself included."""
+        chain: list[str] = []
+        current: str | None = name
+        while current is not None:
+            chain.append(current)
+            current = self.stage(current).after
+        return tuple(reversed(chain))
+
+    def step_cost(self, costs: Costs, target: str, run: Collection[str] = ()) -> float:
+        """The cost of reaching and answering at `target`, given the bodies already `run`."""
+        missing = [name for name in self.bodies(target) if name not in run]
+        return math.fsum(costs.body[name] for name in missing) + costs.head[target]
+
+    def reference_cost(self, costs: Costs) -> float:
+        """The cost of running the reference alone."""
+        return self.step_cost(costs, self.reference)
+
+    def check_costs(self, costs: Costs) -> Costs:
+        """`costs`, with the stages in the order of the graph.
+
+        Raises:
+            CostError: a stage without cost, an unknown stage, a cost that is negative or no number.
+        """
+        names = [stage.name for stage in self.stages]
+        for part, values in (("body", costs.body), ("head", costs.head)):
+            unknown = sorted(set(values) - set(names))
+            if unknown:
+                raise CostError(
+                    f"costs are given for unknown stage '{unknown[0]}'; "
+                    f"the stages are {', '.join(names)}."
+                )
+            for name in names:
+                _check_cost(name, part, values.get(name))
+        if self.reference_cost(costs) <= 0:
+            raise CostError(f"the reference '{self.reference}' must cost more than zero.")
+        return Costs(
+            {name: float(costs.body[name]) for name in names},
+            {name: float(costs.head[name]) for name in names},
+            costs.unit,
+            costs.source,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stages": [{"name": stage.name, "after": stage.after} for stage in self.stages],
+            "edges": [list(edge) for edge in self.edges],
+            "reference": self.reference,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Graph:
+        """The inverse of `to_json`. Raises GraphError where the value is no graph."""
+        try:
+            stages = tuple(Stage(s["name"], s.get("after")) for s in value["stages"])
+            edges = tuple((str(a), str(b)) for a, b in value["edges"])
+            return cls(stages, edges, value["reference"])
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise GraphError(f"this is not the description of a graph: {problem!r}.") from None
+
+
+def parse_edges(text: str) -> tuple[tuple[str, str], ...]:
+    """ "a>b,b>c" as pairs; "a>b>c" is short for both. Empty text is no edge."""
+    edges: list[tuple[str, str]] = []
+    for path in filter(None, (part.strip() for part in text.split(","))):
+        names = [name.strip() for name in path.split(">")]
+        if len(names) < 2 or not all(names):
+            raise GraphError(f"edge '{path}' is not of the form 'from>to'.")
+        edges += itertools.pairwise(names)
+    return tuple(edges)
+
+
+def _check_cost(name: str, part: str, value: float | None) -> None:
+    if value is None:
+        raise CostError(f"stage '{name}' has no {part} cost. Give one cost per stage.")
+    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise CostError(
+            f"the {part} cost of stage '{name}' is {value!r}; a cost is a number of at least 0."
+        )
+
+
+def _check(graph: Graph) -> None:
+    names = [stage.name for stage in graph.stages]
+    if not names:
+        raise GraphError("a graph needs at least one stage; none was given.")
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise GraphError(f"stage name {name!r} may only hold letters, digits, '_' and '-'.")
+        if names.count(name) > 1:
+            raise GraphError(f"stage '{name}' is given twice; every stage needs its own name.")
+    if graph.reference not in names:
+        raise GraphError(
+            f"the reference '{graph.reference}' is not a stage; the stages are {', '.join(names)}."
+        )
+    _check_edges(graph, names)
+
+
+def _check_edges(graph: Graph, names: list[str]) -> None:
+    for source, target in graph.edges:
+        for name in (source, target):
+            if name not in names:
+                raise GraphError(
+                    f"edge '{source}>{target}' names '{name}', which is not a stage; "
+                    f"the stages are {', '.join(names)}."
+                )
+    if len(set(graph.edges)) < len(graph.edges):
+        raise GraphError("an edge is given twice.")
+    try:
+        graph.order  # noqa: B018 - computing it finds a cycle
+    except CycleError as cycle:
+        path = ">".join(reversed(cycle.args[1]))
+        raise GraphError(f"the edges go in a circle: {path}. Remove one of them.") from None
+    roots = [name for name in names if not graph._predecessors[name]]
+    if len(roots) > 1:
+        raise GraphError(
+            f"stages {' and '.join(repr(r) for r in roots)} follow no other stage, so the graph "
+            "is disconnected or has several roots. Every walk starts at one root: add an edge."
+        )
+    _check_carries(graph, names)
+
+
+def _check_carries(graph: Graph, names: list[str]) -> None:
+    for stage in graph.stages:
+        if stage.after is None:
+            continue
+        if stage.after not in names:
+            raise GraphError(f"stage '{stage.name}' continues unknown stage '{stage.after}'.")
+        if names.index(stage.after) >= names.index(stage.name):
+            raise GraphError(f"stage '{stage.name}' must be listed after '{stage.after}'.")

@@ -1,0 +1,192 @@
+"""What is deployed: graph, policy, tradeoff and certificate, in a folder that runs no code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offramp import tasks
+from offramp.arrays import FloatArray
+from offramp.certify import Certificate
+from offramp.errors import InputError, PlanError
+from offramp.files import fingerprint, new_folder, read_json, storage, write_json
+from offramp.graph import Costs, Graph
+from offramp.policies import Deployable, policy_from_json, policy_to_json
+from offramp.policies.baselines import Static
+from offramp.policies.protocol import Policy
+from offramp.policies.rules import confidence
+from offramp.tasks import Kind
+
+VERSION = 1
+_KEYS = frozenset(
+    (
+        *("version", "graph", "cost", "cost_unit", "cost_source", "scores", "classes", "policy"),
+        *("tradeoff", "path", "certificate", "profile", "networks", "preprocessing"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the certification examples looked like, to compare others with."""
+
+    examples: int
+    exits: Mapping[str, float]  # share that stops at each stage
+    edges: tuple[float, ...]  # of bins of the root's highest probability, rising
+    shares: tuple[float, ...]  # of examples in each bin, one more than edges
+
+    @classmethod
+    def of(cls, scores: FloatArray, kind: Kind, exits: Mapping[str, float]) -> Profile:
+        """The profile of examples with these scores (n, classes) at the root."""
+        sure = confidence(tasks.log_probabilities(scores, kind))
+        edges = np.unique(np.quantile(sure, np.linspace(0, 1, 11)[1:-1]))
+        return cls(len(sure), dict(exits), tuple(edges.tolist()), _shares(sure, edges))
+
+    def like(self, scores: FloatArray, kind: Kind, exits: Mapping[str, float]) -> Profile:
+        """The profile of other examples, in the same bins."""
+        sure = confidence(tasks.log_probabilities(scores, kind))
+        return Profile(len(sure), dict(exits), self.edges, _shares(sure, np.array(self.edges)))
+
+    def to_json(self) -> dict[str, Any]:
+        lists = {"edges": list(self.edges), "shares": list(self.shares)}
+        return {"examples": self.examples, "exits": dict(self.exits), **lists}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Profile:
+        edges, shares = tuple(value["edges"]), tuple(value["shares"])
+        return cls(int(value["examples"]), value["exits"], edges, shares)
+
+
+def _shares(values: FloatArray, edges: FloatArray) -> tuple[float, ...]:
+    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+    return tuple((counts / max(1, len(values))).tolist())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A system that runs just enough network for each input.
+
+    Its policy walks the graph at `tradeoff`; where that is None, `certificate.static_choice` runs
+    alone.
+    """
+
+    graph: Graph
+    costs: Costs
+    kinds: Mapping[str, Kind]
+    classes: int
+    policy: Deployable
+    tradeoff: float | None
+    certificate: Certificate
+    profile: Profile
+    networks: Mapping[str, Path] = field(default_factory=dict)  # stage -> ONNX file; may be empty
+    preprocessing: Mapping[str, Any] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprints, seed, versions, ...
+
+    @property
+    def routes(self) -> bool:
+        return self.tradeoff is not None
+
+    @property
+    def running(self) -> Policy:
+        """The policy that runs: the plan's own, or the single network of choice."""
+        return self.policy if self.routes else Static.of(self.graph, self.certificate.static_choice)
+
+    @property
+    def setting(self) -> float:
+        return float("nan") if self.tradeoff is None else self.tradeoff
+
+    def write(self, path: Path, *, force: bool = False) -> None:
+        """Writes the plan and copies of its networks, whole or not at all.
+
+        Raises:
+            InputError: `path` is taken.
+            StorageError: it cannot be written.
+        """
+        with new_folder(path, force=force) as folder:
+            prints = {}
+            for stage, network in self.networks.items():
+                target = folder / "stages" / f"{stage}.onnx"
+                with storage(path):
+                    target.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(network, target)
+                prints[stage] = fingerprint(target)
+            write_json(folder / "plan.json", self._manifest(prints))
+
+    def _manifest(self, prints: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "graph": self.graph.to_json(),
+            **self.costs.to_json(),
+            "scores": dict(self.kinds),
+            "classes": self.classes,
+            "policy": policy_to_json(self.policy),
+            "tradeoff": self.tradeoff,
+            "path": [float(t) for t in self.policy.settings],
+            "certificate": self.certificate.to_json(),
+            "profile": self.profile.to_json(),
+            "networks": dict(prints),
+            "preprocessing": self.preprocessing,
+            **self.info,
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """The plan in folder `path`.
+
+        Raises:
+            PlanError: no plan, a damaged one, a newer version, or networks that do not match their
+                fingerprints.
+        """
+        if not (path / "plan.json").exists():
+            raise PlanError(f"{path} is not a plan: it holds no plan.json.")
+        value = read_json(path / "plan.json", PlanError)
+        if value.get("version") != VERSION:
+            raise PlanError(
+                f"{path} is a plan of version {value.get('version')}; this offramp reads version "
+                f"{VERSION}. Upgrade offramp, or fit again."
+            )
+        try:
+            return cls._from_manifest(path, value)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise PlanError(f"{path}/plan.json is damaged ({problem!r}); fit again.") from None
+
+    @classmethod
+    def _from_manifest(cls, path: Path, value: Mapping[str, Any]) -> Plan:
+        graph = Graph.from_json(value["graph"])
+        return cls(
+            graph,
+            graph.check_costs(Costs.from_json(value)),
+            value["scores"],
+            int(value["classes"]),
+            policy_from_json(value["policy"]),
+            value["tradeoff"],
+            Certificate.from_json(value["certificate"]),
+            Profile.from_json(value["profile"]),
+            _networks(path, graph, value["networks"]),
+            value["preprocessing"],
+            {key: item for key, item in value.items() if key not in _KEYS},
+        )
+
+
+def _networks(path: Path, graph: Graph, prints: Mapping[str, str]) -> dict[str, Path]:
+    networks = {}
+    for stage, expected in prints.items():
+        if stage not in graph.order:
+            raise PlanError(f"{path} names networks of '{stage}', which is not one of its stages.")
+        file = path / "stages" / f"{stage}.onnx"
+        if not file.exists():
+            raise PlanError(f"{file} is missing; copy the whole folder of the plan, or fit again.")
+        if fingerprint(file) != expected:
+            raise PlanError(
+                f"{file} does not match its fingerprint: it is cut short or altered. The "
+                "certificate holds for the original alone; fit again with this network."
+            )
+        networks[stage] = file
+    return networks

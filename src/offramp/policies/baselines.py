@@ -1,0 +1,101 @@
+"""Policies of comparison: one stage always, and the oracles that see the labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from offramp.arrays import FloatArray, IntArray
+from offramp.graph import Costs, Graph
+from offramp.policies.protocol import STOP, Seen, backbone, path
+from offramp.policies.rules import TRADEOFFS
+from offramp.tasks import Losses
+from offramp.trace import Trace
+
+
+@dataclass(frozen=True)
+class Static:
+    """Always the answer of one stage, run alone."""
+
+    graph: Graph
+    settings: FloatArray
+
+    @classmethod
+    def of(cls, graph: Graph, stage: str) -> Static:
+        return cls(path(graph, [stage]), np.array([np.nan]))
+
+    def evidence(self, seen: Seen) -> FloatArray:
+        return np.empty((len(seen.rows), 0))
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return np.full(len(evidence), STOP)
+
+
+@dataclass(frozen=True)
+class SoftOracle:
+    """Sees the labels; stops at the first stage whose answer is right in it and all later ones.
+
+    It pays for the stages it passes. An answer is right where its loss is 0.
+    """
+
+    graph: Graph
+    settings: FloatArray
+    settled: dict[
+        str, FloatArray
+    ]  # stage -> (examples,) 1 where every answer from here on is right
+
+    @classmethod
+    def fit(cls, trace: Trace, losses: Losses) -> SoftOracle:
+        graph = backbone(trace.graph)
+        settled: dict[str, FloatArray] = {}
+        right = np.ones(trace.examples)
+        for stage in reversed(graph.order):
+            right = right * (losses.values[stage] == 0)
+            settled[stage] = right
+        return cls(graph, np.array([np.nan]), settled)
+
+    def evidence(self, seen: Seen) -> FloatArray:
+        return self.settled[seen.stage][seen.rows][:, None]
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return np.where(evidence[:, 0] > 0, STOP, 1)
+
+
+@dataclass(frozen=True)
+class ExactOracle:
+    """Sees the labels; minimises cost + tradeoff * excess loss of each example along the graph."""
+
+    graph: Graph
+    settings: FloatArray  # tradeoffs
+    excess: FloatArray  # (examples, stages) in the order of the graph
+    costs: Costs  # divided by the reference's
+
+    @classmethod
+    def fit(cls, trace: Trace, losses: Losses) -> ExactOracle:
+        graph, unit = trace.graph, trace.reference_cost
+        costs = Costs(
+            {name: cost / unit for name, cost in trace.costs.body.items()},
+            {name: cost / unit for name, cost in trace.costs.head.items()},
+        )
+        excess = np.stack([losses.excess(stage) for stage in graph.order], axis=1)
+        return cls(graph, TRADEOFFS, excess, costs)
+
+    def evidence(self, seen: Seen) -> FloatArray:
+        return self.excess[seen.rows]
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        run = frozenset(b for v in self.graph.observed[stage] for b in self.graph.bodies(v))
+        return self._best(stage, evidence, setting, run)[1]
+
+    def _best(
+        self, stage: str, excess: FloatArray, tradeoff: float, run: frozenset[str]
+    ) -> tuple[FloatArray, IntArray]:
+        """The lowest cost-to-go from `stage`, and the action that has it, (n,) each."""
+        choices = [tradeoff * excess[:, self.graph.order.index(stage)]]
+        for successor in self.graph.successors[stage]:
+            step = self.graph.step_cost(self.costs, successor, run)
+            further = run | set(self.graph.bodies(successor))
+            choices.append(step + self._best(successor, excess, tradeoff, further)[0])
+        values = np.stack(choices)
+        return values.min(axis=0), values.argmin(axis=0)

@@ -1,0 +1,97 @@
+"""Policies as JSON and back: numbers and names only, so that loading one runs no code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from offramp.arrays import FloatArray
+from offramp.errors import PlanError
+from offramp.graph import Graph
+from offramp.policies.features import Features
+from offramp.policies.learned import Learned, Model
+from offramp.policies.rules import SURENESS, Alike, Threshold, Thresholds
+
+Deployable = Learned | Threshold | Thresholds | Alike
+
+
+def policy_to_json(policy: Deployable) -> dict[str, Any]:
+    """The policy as JSON values."""
+    value: dict[str, Any] = {
+        "kind": policy.kind,
+        "graph": policy.graph.to_json(),
+        "settings": policy.settings.tolist(),
+    }
+    if isinstance(policy, Learned):
+        value["models"] = {stage: _model_to_json(model) for stage, model in policy.models.items()}
+    if isinstance(policy, Thresholds):
+        value["cuts"] = {stage: _finite(cuts) for stage, cuts in policy.cuts.items()}
+    return value
+
+
+def policy_from_json(value: Mapping[str, Any]) -> Deployable:
+    """The inverse of `policy_to_json`.
+
+    Raises:
+        PlanError: the kind is unknown, or a stage lacks what it needs.
+        GraphError: the graph is none.
+        KeyError, TypeError, ValueError: the value is damaged.
+    """
+    kind, graph = value["kind"], Graph.from_json(value["graph"])
+    settings = _floats(value["settings"])
+    if kind == "learned":
+        models = {stage: _model_from_json(model) for stage, model in value["models"].items()}
+        _check_stages(graph, models)
+        return Learned(graph, settings, models)
+    if kind == "thresholds":
+        cuts = {s: _floats(c).reshape(len(settings), -1) for s, c in value["cuts"].items()}
+        _check_stages(graph, cuts)
+        return Thresholds(graph, settings, cuts)
+    if kind in SURENESS:
+        return Threshold(graph, settings, kind)
+    if kind in ("patience", "agreement"):
+        return Alike(graph, settings, kind)
+    raise PlanError(f"policy kind '{kind}' is unknown; upgrade offramp, or fit again.")
+
+
+def _check_stages(graph: Graph, learned: Mapping[str, Any]) -> None:
+    missing = [s for s in graph.order if graph.successors[s] and s not in learned]
+    if missing:
+        raise PlanError(f"the policy has learned nothing for stage '{missing[0]}'; fit again.")
+
+
+def _model_to_json(model: Model) -> dict[str, Any]:
+    features = model.features
+    return {
+        "features": {
+            "stages": list(features.stages),
+            "classes": features.classes,
+            "knots": features.knots.tolist(),
+            "mean": features.mean.tolist(),
+            "scale": features.scale.tolist(),
+        },
+        "loss": model.loss.tolist(),
+        "cost": model.cost.tolist(),
+    }
+
+
+def _model_from_json(value: Mapping[str, Any]) -> Model:
+    features = value["features"]
+    knots, mean, scale = (_floats(features[name]) for name in ("knots", "mean", "scale"))
+    return Model(
+        Features(tuple(features["stages"]), int(features["classes"]), knots, mean, scale),
+        _floats(value["loss"]),
+        _floats(value["cost"]),
+    )
+
+
+def _finite(cuts: FloatArray) -> list[list[float | None]]:
+    """JSON has no infinity: None stands for a cut that no confidence reaches."""
+    return [[float(cut) if np.isfinite(cut) else None for cut in row] for row in cuts]
+
+
+def _floats(values: Any) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    return np.where(np.isnan(array), np.inf, array)

@@ -1,0 +1,88 @@
+"""What a policy is: evidence from what has been seen, then a choice at a setting of its dial."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from offramp import tasks
+from offramp.arrays import FloatArray, IntArray
+from offramp.graph import Graph
+from offramp.tasks import Kind, Losses
+from offramp.trace import Trace
+
+STOP = 0  # the action that returns the present answer; action i goes to the i-th successor
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a walk has seen of the examples that are now at `stage`.
+
+    Only stages on every path to `stage` can be asked for (`Graph.observed`), so that what a policy
+    observes does not depend on the path an example took.
+    """
+
+    stage: str
+    rows: IntArray  # (n,) ascending: which examples of the batch, or of the trace
+    said: Mapping[str, tuple[IntArray, FloatArray]]  # stage -> its rows, its scores of them
+    kinds: Mapping[str, Kind]
+
+    def scores(self, stage: str | None = None) -> FloatArray:
+        """The scores of `stage` (the present one by default) for `rows`, (n, classes)."""
+        rows, scores = self.said[stage or self.stage]
+        if len(rows) == len(self.rows):
+            return scores
+        return scores[np.searchsorted(rows, self.rows)]
+
+    def log_probabilities(self, stage: str | None = None) -> FloatArray:
+        """The logarithms of the probabilities of `stage` for `rows`, (n, classes)."""
+        return tasks.log_probabilities(self.scores(stage), self.kinds[stage or self.stage])
+
+    def answers(self, stage: str | None = None) -> IntArray:
+        """What `stage` would answer for `rows`, (n,)."""
+        return tasks.answers(self.scores(stage))
+
+
+class Policy(Protocol):
+    """After each stage: stop, or which stage next.
+
+    Deciding is in two steps, so that a dial can be turned without looking again: `evidence` is what
+    the policy distils from what has been seen, whatever the setting; `choose` reads the dial.
+    """
+
+    @property
+    def graph(self) -> Graph:
+        """The stages it walks, which may be fewer than a trace holds."""
+
+    @property
+    def settings(self) -> FloatArray:
+        """The positions of its dial, (settings,), safest and dearest first."""
+
+    def evidence(self, seen: Seen) -> FloatArray:
+        """What it distils at `seen.stage`, (n, k) with any k of its own."""
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        """The action for each row of `evidence`, (n,): STOP, or i for the i-th successor."""
+
+
+P = TypeVar("P", bound=Policy)
+Family = Callable[[Trace, Losses], P]
+"""Learns or tunes a policy on a trace and its losses."""
+
+
+def backbone(graph: Graph) -> Graph:
+    """The chain that rules walk: from the root to the first of the successors, and so on."""
+    names = [graph.root]
+    while graph.successors[names[-1]]:
+        names.append(graph.successors[names[-1]][0])
+    return path(graph, names)
+
+
+def path(graph: Graph, names: list[str]) -> Graph:
+    """The chain of some stages of `graph`; its reference is the last."""
+    stages = tuple(graph.stage(name) for name in names)
+    return Graph(stages, tuple(itertools.pairwise(names)), names[-1])

@@ -1,0 +1,414 @@
+"""What every stage said of every example, and what everything costs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from offramp import tasks
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.errors import BudgetError, InputError, LossError, ScoresError, TraceError
+from offramp.files import new_folder, read_json, replacing, storage, write_json
+from offramp.graph import Costs, Graph
+from offramp.tasks import Excess, Kind, Losses
+
+VERSION = 1
+PART_ROWS = 65_536
+_KEYS = frozenset(
+    (
+        *("version", "complete", "examples", "classes", "labelled"),
+        *("graph", "cost", "cost_unit", "cost_source", "scores"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Recorded scores of every stage on the same examples, with labels and costs."""
+
+    graph: Graph
+    costs: Costs
+    scores: Mapping[str, FloatArray]  # stage -> (examples, classes) float32
+    kinds: Mapping[str, Kind]
+    labels: IntArray | None = None  # (examples,)
+    ids: AnyArray | None = None  # (examples,) integers or strings; None: 0, 1, 2, ...
+    loss: Mapping[str, FloatArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
+    info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, versions, batch, ...
+
+    @property
+    def examples(self) -> int:
+        return len(self.scores[self.graph.root])
+
+    @property
+    def classes(self) -> int:
+        return int(self.scores[self.graph.root].shape[1])
+
+    @cached_property
+    def reference_cost(self) -> float:
+        return self.graph.reference_cost(self.costs)
+
+    def take(self, rows: AnyArray | slice) -> Trace:
+        """The trace of some examples: `rows` are indices or a mask."""
+        return replace(
+            self,
+            scores={stage: scores[rows] for stage, scores in self.scores.items()},
+            labels=None if self.labels is None else self.labels[rows],
+            ids=np.arange(self.examples)[rows] if self.ids is None else self.ids[rows],
+            loss=self.loss and {stage: loss[rows] for stage, loss in self.loss.items()},
+        )
+
+    def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
+        """Rows of a random `share` of the examples, and the other rows, both ascending.
+
+        Raises:
+            BudgetError: `share` lies outside (0, 1).
+            TraceError: either part would be empty.
+        """
+        if not 0 < share < 1:
+            raise BudgetError(f"the learning share is {share}; it must lie between 0 and 1.")
+        order = np.random.default_rng(seed).permutation(self.examples)
+        first = round(share * self.examples)
+        if not 0 < first < self.examples:
+            raise TraceError(
+                f"{self.examples} examples cannot be split into learning and certifying; "
+                "record more examples."
+            )
+        return np.sort(order[:first]), np.sort(order[first:])
+
+    def losses(self, name: str | None = None, kind: Excess = "net") -> Losses:
+        """The losses of every stage under loss `name`.
+
+        Args:
+            name: top1, top5, module:function; `disagreement` needs no labels; None means the
+                trace's own loss where it has one, else top1.
+            kind: net or induced excess.
+
+        Raises:
+            TraceError: the examples have no labels.
+            LossError: no such loss, or values outside [0, 1].
+        """
+        name = name or (tasks.RECORDED if self.loss else "top1")
+        return Losses(name, self._loss_values(name), self.graph.reference, kind)
+
+    def _loss_values(self, name: str) -> Mapping[str, FloatArray]:
+        if name == tasks.RECORDED:
+            if not self.loss:
+                raise LossError("this trace holds no loss of its own; name one with --loss.")
+            return self.loss
+        if name == tasks.DISAGREEMENT:
+            agreed = tasks.answers(self.scores[self.graph.reference])
+            return {s: (tasks.answers(v) != agreed).astype(np.float32) for s, v in self._items()}
+        if self.labels is None:
+            raise TraceError(
+                "these examples have no labels. Record labelled ones, "
+                "or measure disagreement with the reference instead: --unlabelled."
+            )
+        function, labels = tasks.loss_function(name), self.labels
+        return {stage: function(scores, labels) for stage, scores in self._items()}
+
+    def _items(self) -> Iterator[tuple[str, FloatArray]]:
+        return ((stage, self.scores[stage]) for stage in self.graph.order)
+
+    def write(self, path: Path, *, force: bool = False) -> None:
+        """Writes the trace as a folder, whole or not at all.
+
+        Raises:
+            InputError: `path` is taken.
+            StorageError: it cannot be written.
+        """
+        with new_folder(path, force=force) as folder:
+            for part, start in enumerate(range(0, self.examples, PART_ROWS)):
+                rows = slice(start, start + PART_ROWS)
+                write_part(folder, part, table(self.take(rows), start))
+            write_json(folder / "trace.json", self.manifest())
+
+    def manifest(self) -> dict[str, Any]:
+        """What trace.json holds."""
+        return {
+            "version": VERSION,
+            "complete": True,
+            "examples": self.examples,
+            "classes": self.classes,
+            "labelled": self.labels is not None,
+            "graph": self.graph.to_json(),
+            **self.costs.to_json(),
+            "scores": dict(self.kinds),
+            **self.info,
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> Trace:
+        """The trace in folder `path`.
+
+        Raises:
+            TraceError: no trace, an unfinished one, a newer version, a part that cannot be read.
+        """
+        manifest = read_manifest(path)
+        if not manifest.get("complete"):
+            raise TraceError(
+                f"recording {path} was interrupted. Run the same `offramp record` again: "
+                "it goes on where it stopped."
+            )
+        columns = read_parts(path)
+        try:
+            graph = Graph.from_json(manifest["graph"])
+            trace = _assemble(graph, manifest, columns)
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise TraceError(f"{path} lacks {problem}; record or import it again.") from None
+        if trace.examples != manifest["examples"]:
+            raise TraceError(
+                f"{path} should hold {manifest['examples']} examples but holds {trace.examples}; "
+                "a part is missing. Record or import it again."
+            )
+        return trace
+
+
+def assemble(
+    graph: Graph,
+    costs: Costs,
+    scores: Mapping[str, AnyArray],
+    *,
+    labels: AnyArray | None = None,
+    kind: Kind | None = None,
+    ids: AnyArray | None = None,
+    loss: Mapping[str, AnyArray] | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> Trace:
+    """A trace from arrays, with everything checked.
+
+    Args:
+        graph: the stages and edges.
+        costs: one cost per stage.
+        scores: stage -> (examples, classes), probabilities or logits.
+        labels: (examples,) class numbers, or None.
+        kind: what all scores are; None finds out, stage by stage.
+        ids: (examples,) names of the examples; None numbers them.
+        loss: stage -> (examples,), a loss of the user's own in [0, 1].
+        info: what else trace.json says.
+
+    Raises:
+        ScoresError: a stage without scores, wrong numbers of rows or classes, NaN.
+        DataError: labels that do not fit.
+        CostError: costs that do not fit.
+        TraceError: no examples.
+    """
+    costs = graph.check_costs(costs)
+    checked = {stage: tasks.check_scores(_given(scores, stage), stage) for stage in graph.order}
+    _check_shapes(checked)
+    examples, classes = checked[graph.root].shape
+    return Trace(
+        graph,
+        costs,
+        checked,
+        {stage: kind or tasks.kind_of(values, stage) for stage, values in checked.items()},
+        None if labels is None else tasks.check_labels(labels, examples, classes),
+        ids,
+        loss and {s: tasks.check_loss(_given(loss, s), examples, f"{s}.loss") for s in graph.order},
+        {**(info or {})},
+    )
+
+
+def _given(arrays: Mapping[str, AnyArray], stage: str) -> AnyArray:
+    if stage not in arrays:
+        raise ScoresError(f"stage '{stage}' has no array; the arrays are {', '.join(arrays)}.")
+    return arrays[stage]
+
+
+def _check_shapes(scores: Mapping[str, FloatArray]) -> None:
+    (first, one), *others = scores.items()
+    for name, other in others:
+        for axis, what, verb in (
+            (0, "rows", "see the same examples"),
+            (1, "classes", "score them"),
+        ):
+            if other.shape[axis] != one.shape[axis]:
+                raise ScoresError(
+                    f"stage '{name}' has {other.shape[axis]} {what}, stage '{first}' has "
+                    f"{one.shape[axis]}. Every stage must {verb} all; check '{name}'."
+                )
+    if not len(one):
+        raise TraceError("there are no examples; record at least a few hundred.")
+
+
+def import_scores(
+    path: Path,
+    costs: Costs,
+    *,
+    edges: str | None = None,
+    reference: str | None = None,
+    kind: Kind | None = None,
+) -> Trace:
+    """The trace of scores that were recorded elsewhere.
+
+    Args:
+        path: an .npz with `labels` (n,) and one array (n, classes) per stage, and optionally
+            `<stage>.loss` (n,). The stages are those of `costs`, in its order.
+        costs: what each stage costs by itself, never cumulative.
+        edges: "a>b,b>c"; None makes a chain.
+        reference: None takes the last stage.
+        kind: logits or probabilities; None finds out.
+
+    Raises:
+        TraceError: the archive cannot be read.
+        ScoresError, DataError, CostError, GraphError: what it holds does not fit.
+    """
+    arrays = read_npz(path)
+    stages = [n for n, a in arrays.items() if a.ndim >= 2]
+    graph = Graph.build(costs.body, edges, reference)
+    missing = sorted(set(stages) - set(costs.body))
+    if missing:
+        raise InputError(
+            f"stage '{missing[0]}' in {path.name} has no cost. Add it to --cost, for example "
+            f"--cost {','.join(f'{name}=1' for name in [*costs.body, *missing])}."
+        )
+    loss = {n.removesuffix(".loss"): a for n, a in arrays.items() if n.endswith(".loss")}
+    return assemble(
+        graph,
+        costs,
+        arrays,
+        labels=arrays.get("labels"),
+        kind=kind,
+        loss=loss or None,
+        info={"data": None, "versions": versions()},
+    )
+
+
+def read_npz(path: Path) -> dict[str, AnyArray]:
+    """Every array in an .npz; never unpickles. Raises TraceError where it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise TraceError(f"{path} is a single array; save several with numpy.savez.")
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise TraceError(f"{path} does not exist.") from None
+    except TraceError:
+        raise
+    except Exception as problem:  # numpy and zipfile raise a dozen kinds for a damaged archive
+        raise TraceError(
+            f"{path} cannot be read as an .npz archive of plain arrays: {problem}. "
+            "It may be cut short; save it again."
+        ) from None
+
+
+def table(trace: Trace, start: int = 0) -> pa.Table:
+    """The rows of a part: id, label, and per stage its scores and loss."""
+    ids = np.arange(start, start + trace.examples) if trace.ids is None else trace.ids
+    columns: dict[str, Any] = {"id": pa.array(ids)}
+    if trace.labels is not None:
+        columns["label"] = pa.array(trace.labels)
+    for stage in trace.graph.order:
+        flat = pa.array(np.ascontiguousarray(trace.scores[stage]).reshape(-1))
+        columns[f"{stage}.scores"] = pa.FixedSizeListArray.from_arrays(flat, trace.classes)
+        if trace.loss:
+            columns[f"{stage}.loss"] = pa.array(trace.loss[stage])
+    return pa.table(columns)
+
+
+def part_path(folder: Path, part: int) -> Path:
+    return folder / f"part-{part:06d}.parquet"
+
+
+def write_part(folder: Path, part: int, rows: pa.Table) -> None:
+    """Writes one part, whole or not at all."""
+    path = part_path(folder, part)
+    with replacing(path) as temporary, storage(path):
+        pq.write_table(rows, temporary, compression="zstd")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """trace.json of folder `path`. Raises TraceError: absent, damaged or of a newer version."""
+    if not (path / "trace.json").exists():
+        raise TraceError(f"{path} is not a trace: it holds no trace.json.")
+    manifest = read_json(path / "trace.json", TraceError)
+    if manifest.get("version") != VERSION:
+        raise TraceError(
+            f"{path} is a trace of version {manifest.get('version')}; this offramp reads "
+            f"version {VERSION}. Upgrade offramp, or record again."
+        )
+    return manifest
+
+
+def parts(path: Path) -> list[Path]:
+    return sorted(path.glob("part-*.parquet"))
+
+
+def read_parts(path: Path) -> dict[str, AnyArray]:
+    """Every column of every part, (examples,) or (examples, classes)."""
+    found = parts(path)
+    files = [_open_part(part) for part in found]
+    total = sum(file.metadata.num_rows for file in files)
+    columns: dict[str, AnyArray] = {}
+    start = 0
+    for part, file in zip(found, files, strict=True):
+        rows = _read_part(part, file)
+        for name in rows.column_names:
+            values = column(rows, name)
+            if name not in columns:
+                columns[name] = np.empty((total, *values.shape[1:]), values.dtype)
+            columns[name][start : start + len(values)] = values
+        start += rows.num_rows
+    return columns
+
+
+def _open_part(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as problem:
+        raise TraceError(
+            f"{path} cannot be read: {problem}. It may be cut short; record it again."
+        ) from None
+
+
+def _read_part(path: Path, file: pq.ParquetFile) -> pa.Table:
+    try:
+        with file:
+            return file.read()
+    except (pa.ArrowException, OSError) as problem:
+        raise TraceError(f"{path} cannot be read: {problem}. Record it again.") from None
+
+
+def column(rows: pa.Table, name: str) -> AnyArray:
+    """A column as an array; lists of a fixed size become the second dimension."""
+    chunks = rows.column(name)
+    values = pa.concat_arrays(chunks.chunks) if chunks.chunks else pa.array([], chunks.type)
+    if pa.types.is_fixed_size_list(values.type):
+        flat = values.flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat.reshape(len(values), values.type.list_size))
+    return np.asarray(values.to_numpy(zero_copy_only=False))
+
+
+def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, AnyArray]) -> Trace:
+    kinds = manifest["scores"]
+    loss = {name: columns[f"{name}.loss"] for name in graph.order if f"{name}.loss" in columns}
+    trace = assemble(
+        graph,
+        Costs.from_json(manifest),
+        {name: columns[f"{name}.scores"] for name in graph.order if f"{name}.scores" in columns},
+        labels=columns.get("label"),
+        kind="logits",
+        ids=columns.get("id"),
+        loss=loss or None,
+        info={key: value for key, value in manifest.items() if key not in _KEYS},
+    )
+    return replace(trace, kinds={name: kinds[name] for name in graph.order})
+
+
+def versions(packages: Sequence[str] = ("offramp", "numpy", "onnxruntime")) -> dict[str, str]:
+    """Versions of Python and of `packages`, for records."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,123 @@
+"""THE LOOP. It asks for stages to be run and decides where each example goes; it does no I/O.
+
+Every driver (replay of a trace, ONNX Runtime, ...) runs this generator: it receives `Work`, sends
+back the scores of those rows, and gets the `Outcome` at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from offramp.arrays import FloatArray, IntArray
+from offramp.graph import Costs, Graph
+from offramp.policies.protocol import STOP, Policy, Seen
+from offramp.tasks import Kind
+
+
+@dataclass(frozen=True)
+class Work:
+    """Which rows of the batch must be run through which stage."""
+
+    stage: str
+    rows: IntArray  # (n,) ascending
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where each example stopped and what its walk cost."""
+
+    order: tuple[str, ...]  # the stages that `stage` counts
+    stage: IntArray  # (batch,) position in `order`
+    cost: FloatArray  # (batch,) in the unit of the costs
+
+    def exits(self) -> dict[str, float]:
+        """The share of examples that stopped at each stage."""
+        counts = np.bincount(self.stage, minlength=len(self.order))
+        return {
+            s: float(c / max(1, len(self.stage))) for s, c in zip(self.order, counts, strict=True)
+        }
+
+
+def walk(
+    policy: Policy, setting: float, costs: Costs, kinds: Mapping[str, Kind], batch: int
+) -> Generator[Work, FloatArray, Outcome]:
+    """The routing of one batch.
+
+    Stages are asked for in topological order, each at most once, so rows that come by different
+    branches are joined; rows of a batch are compacted between stages.
+
+    Args:
+        policy: what decides, and the graph to walk.
+        setting: the position of the policy's dial.
+        costs: of every stage of the policy's graph.
+        kinds: whether each stage's scores are logits or probabilities.
+        batch: number of rows.
+
+    Yields:
+        Work, of at least one row; expects the scores (rows, classes) of it.
+
+    Returns:
+        The Outcome.
+    """
+    graph = policy.graph
+    order = graph.order
+    at = np.zeros(batch, dtype=np.int64)
+    cost = np.zeros(batch)
+    meter = _Meter(graph, costs, batch)
+    said: dict[str, tuple[IntArray, FloatArray]] = {}
+    for position, stage in enumerate(order):
+        rows = np.flatnonzero(at == position)
+        if not rows.size:
+            continue
+        cost[rows] += meter.pay(stage, rows)
+        scores = yield Work(stage, rows)
+        said[stage] = (rows, scores)
+        if successors := graph.successors[stage]:
+            seen = Seen(stage, rows, {v: said[v] for v in graph.observed[stage]}, kinds)
+            action = policy.choose(stage, policy.evidence(seen), setting)
+            action = _never_trust_nan(action, scores, len(successors))
+            targets = np.array([position, *map(order.index, successors)])
+            at[rows] = targets[action]
+    return Outcome(order, at, cost)
+
+
+def drive(
+    walking: Generator[Work, FloatArray, Outcome], run: Callable[[Work], FloatArray]
+) -> Outcome:
+    """Drives a walk to its end: `run` answers each Work with scores."""
+    try:
+        work = next(walking)
+        while True:
+            work = walking.send(run(work))
+    except StopIteration as stop:
+        outcome: Outcome = stop.value
+        return outcome
+
+
+def _never_trust_nan(action: IntArray, scores: FloatArray, last: int) -> IntArray:
+    """Examples with NaN or infinite scores do not leave early: they go on, as far as possible."""
+    broken = ~np.isfinite(scores).all(axis=1)
+    return np.where(broken & (action == STOP), last, action) if broken.any() else action
+
+
+class _Meter:
+    """Charges each example for the bodies it has not run yet, and for the head it asks."""
+
+    def __init__(self, graph: Graph, costs: Costs, batch: int) -> None:
+        self.graph, self.costs = graph, costs
+        # only bodies that another stage continues can be run twice on one walk
+        shared = {stage.after for stage in graph.stages} - {None}
+        self.ran = {name: np.zeros(batch, dtype=bool) for name in shared if name is not None}
+
+    def pay(self, stage: str, rows: IntArray) -> FloatArray:
+        total = np.full(len(rows), self.costs.head[stage])
+        for body in self.graph.bodies(stage):
+            if body in self.ran:
+                total += np.where(self.ran[body][rows], 0.0, self.costs.body[body])
+                self.ran[body][rows] = True
+            else:
+                total += self.costs.body[body]
+        return total
