@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from offramp import tasks
 from offramp.certify import Candidate, Certificate, certify, check_promise
 from offramp.errors import TraceError
 from offramp.frontier import Recorded, excess_of, replay
+from offramp.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
 from offramp.policies.learned import SAMPLE
@@ -18,14 +17,6 @@ from offramp.tasks import Excess, Losses
 from offramp.trace import Trace, versions
 
 FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer
-
-
-@dataclass(frozen=True)
-class Networks:
-    """What turns a plan fitted on a trace into one that runs."""
-
-    files: Mapping[str, Path]  # stage -> ONNX
-    preprocessing: Mapping[str, Any]
 
 
 def fit(
@@ -66,6 +57,8 @@ def fit(
     """
     check_promise(budget, confidence)
     family(policy)
+    if networks:
+        _check_networks(trace, networks)
     learning, certifying = _parts(trace, certify_on, learn_share, seed)
     name = tasks.DISAGREEMENT if unlabelled else loss
     learned = family(policy)(learning, learning.losses(name, excess))
@@ -141,6 +134,17 @@ def _parts(
                 "a budget of one point takes several hundred. Record more examples."
             )
     return learning, certifying
+
+
+def _check_networks(trace: Trace, networks: Networks) -> None:
+    recorded = trace.info.get("networks")
+    if networks.graph != trace.graph:
+        raise TraceError("the trace was recorded with another graph than the one given.")
+    if recorded is not None and recorded != networks.fingerprints():
+        raise TraceError(
+            "the trace was recorded with other networks than those of the graph given: their "
+            "fingerprints differ. Record again with these networks."
+        )
 
 
 def _info(

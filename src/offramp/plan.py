@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,14 @@ from offramp import tasks
 from offramp.arrays import FloatArray
 from offramp.certify import Certificate
 from offramp.errors import InputError, PlanError
-from offramp.files import fingerprint, new_folder, read_json, storage, write_json
+from offramp.files import new_folder, read_json, write_json
 from offramp.graph import Costs, Graph
+from offramp.networks import copy_networks, find_networks, read_preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.baselines import Static
 from offramp.policies.protocol import Policy
 from offramp.policies.rules import confidence
+from offramp.preprocessing import Preprocessing
 from offramp.tasks import Kind
 
 VERSION = 1
@@ -84,7 +85,7 @@ class Plan:
     certificate: Certificate
     profile: Profile
     networks: Mapping[str, Path] = field(default_factory=dict)  # stage -> ONNX file; may be empty
-    preprocessing: Mapping[str, Any] | None = None
+    preprocessing: Preprocessing | None = None
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprints, seed, versions, ...
 
     @property
@@ -100,6 +101,27 @@ class Plan:
     def setting(self) -> float:
         return float("nan") if self.tradeoff is None else self.tradeoff
 
+    def runnable(self) -> Mapping[str, Path]:
+        """The networks of every stage. Raises PlanError where the plan has none."""
+        if not self.networks:
+            raise PlanError(
+                "this plan has no networks: it was fitted on scores that were recorded elsewhere. "
+                "Fit again with --graph GRAPH, a folder made by `offramp graph`."
+            )
+        return self.networks
+
+    def notes(self) -> list[str]:
+        """What its user should know besides the certificate."""
+        found = []
+        if sampled := self.info.get("learning_sampled_from"):
+            found.append(
+                f"learned from a sample of {self.info['learning_examples']} of {sampled} examples; "
+                f"certified on all {self.certificate.examples}"
+            )
+        if not self.networks:
+            found.append("the plan has no networks and cannot run; add --graph GRAPH for that")
+        return found
+
     def write(self, path: Path, *, force: bool = False) -> None:
         """Writes the plan and copies of its networks, whole or not at all.
 
@@ -108,13 +130,7 @@ class Plan:
             StorageError: it cannot be written.
         """
         with new_folder(path, force=force) as folder:
-            prints = {}
-            for stage, network in self.networks.items():
-                target = folder / "stages" / f"{stage}.onnx"
-                with storage(path):
-                    target.parent.mkdir(exist_ok=True)
-                    shutil.copyfile(network, target)
-                prints[stage] = fingerprint(target)
+            prints = copy_networks(self.networks, folder)
             write_json(folder / "plan.json", self._manifest(prints))
 
     def _manifest(self, prints: Mapping[str, str]) -> dict[str, Any]:
@@ -130,7 +146,7 @@ class Plan:
             "certificate": self.certificate.to_json(),
             "profile": self.profile.to_json(),
             "networks": dict(prints),
-            "preprocessing": self.preprocessing,
+            "preprocessing": self.preprocessing and self.preprocessing.to_json(),
             **self.info,
         }
 
@@ -169,24 +185,7 @@ class Plan:
             value["tradeoff"],
             Certificate.from_json(value["certificate"]),
             Profile.from_json(value["profile"]),
-            _networks(path, graph, value["networks"]),
-            value["preprocessing"],
+            find_networks(path, graph, value["networks"], PlanError),
+            read_preprocessing(value),
             {key: item for key, item in value.items() if key not in _KEYS},
         )
-
-
-def _networks(path: Path, graph: Graph, prints: Mapping[str, str]) -> dict[str, Path]:
-    networks = {}
-    for stage, expected in prints.items():
-        if stage not in graph.order:
-            raise PlanError(f"{path} names networks of '{stage}', which is not one of its stages.")
-        file = path / "stages" / f"{stage}.onnx"
-        if not file.exists():
-            raise PlanError(f"{file} is missing; copy the whole folder of the plan, or fit again.")
-        if fingerprint(file) != expected:
-            raise PlanError(
-                f"{file} does not match its fingerprint: it is cut short or altered. The "
-                "certificate holds for the original alone; fit again with this network."
-            )
-        networks[stage] = file
-    return networks

@@ -33,7 +33,7 @@ class Losses:
     kind: Excess
 
     def excess(self, stage: str, kind: Excess | None = None) -> FloatArray:
-        """Loss of `stage` minus that of the reference, (examples,); its positive part if induced."""
+        """Loss of `stage` minus the reference's, (examples,); its positive part if induced."""
         return excess(self.values[stage], self.values[self.reference], kind or self.kind)
 
     def take(self, rows: AnyArray) -> Losses:

@@ -1,0 +1,360 @@
+"""The command line: it parses, calls the library, prints, and sets the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from offramp import parsing, tables
+from offramp.answers import AnswerFile, stream
+from offramp.certify import DO_NOT_ROUTE
+from offramp.compare import compare as compare_policies
+from offramp.data import NOTHING, open_examples
+from offramp.errors import OfframpError
+from offramp.evaluate import evaluate as evaluate_plan
+from offramp.files import check_output
+from offramp.fit import fit as fit_plan
+from offramp.graph import Graph
+from offramp.measure import MOST
+from offramp.measure import bench as bench_plan
+from offramp.networks import Networks, recorded_networks
+from offramp.plan import Plan
+from offramp.record import Settings
+from offramp.record import record as record_trace
+from offramp.runtime import OnnxRuntime
+from offramp.tasks import Excess, Kind
+from offramp.trace import Trace, import_scores
+
+app = typer.Typer(
+    name="offramp",
+    help="Run just enough network for each input, and keep the accuracy you promised.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+messages = Console(stderr=True, highlight=False)
+output = Console(highlight=False)
+
+# what typer raises for a wrong option, whichever command-line library it brings along
+_UsageError: type[Exception] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
+
+
+Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output of offramp.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+Data = Annotated[
+    str, typer.Option("--data", help=".npz, Parquet, a folder of images, or hf:NAME[:SPLIT].")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of each network.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples per call.")]
+SkipBroken = Annotated[
+    bool, typer.Option("--skip-broken", help="Leave out images that do not decode, and count them.")
+]
+Edges = Annotated[str | None, typer.Option(help='"a>b,a>c,b>c". Default: a chain.')]
+Reference = Annotated[str | None, typer.Option(help="The full network. Default: the last one.")]
+Size = Annotated[str | None, typer.Option(help="Of images: 32, or 240x320 (height x width).")]
+Mean = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Default: 0.")]
+Std = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Default: 1.")]
+ScoresFile = Annotated[
+    Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
+]
+StageCosts = Annotated[
+    str, typer.Option(help="small=41,big=126: each stage by itself; 40+2 is body + head.")
+]
+ScoresKind = Annotated[
+    Kind | None, typer.Option("--scores", help="What the scores are. Default: finds out.")
+]
+ExcessKind = Annotated[Excess, typer.Option(help="net: gains make up for losses.")]
+Unlabelled = Annotated[
+    bool, typer.Option("--unlabelled", help="Loss is disagreement with the reference.")
+]
+AnswersOut = Annotated[
+    Path | None, typer.Option("--out", help="A Parquet file. Default: CSV on standard output.")
+]
+Loss = Annotated[
+    str | None, typer.Option(help="top1, top5 (any k) or module:function. Default: top1.")
+]
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+) -> None:
+    """Run just enough network for each input, and keep the accuracy you promised."""
+
+
+@app.command(epilog="Example: offramp demo --out offramp-demo")
+def demo(
+    out: Out = Path("offramp-demo"),
+    force: Force = False,
+) -> None:
+    """The whole journey on handwritten digits, with networks that come along."""
+    from offramp import demo as journey
+
+    with _progress() as step:
+        result = journey.run(out, force=force, progress=step)
+    output.print(tables.demo(result))
+    for line in result.sentences():
+        output.print(line)
+
+
+@app.command(epilog="Example: offramp graph small=a.onnx big=b.onnx --size 32 --out graph")
+def graph(
+    networks: Annotated[list[str], typer.Argument(help="NAME=FILE.onnx, cheapest first.")],
+    out: Out,
+    edges: Edges = None,
+    reference: Reference = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    force: Force = False,
+) -> None:
+    """Put trained networks into a graph: which may follow which, and what they read."""
+    files = parsing.files(networks)
+    described = Networks(
+        Graph.build(files, edges, reference), files, parsing.preprocessing(size, mean, std, layout)
+    )
+    OnnxRuntime(files)  # finds out here, not later, whether they load
+    described.write(out, force=force)
+    messages.print(
+        f"{out}: {' '.join(described.graph.order)}, reference {described.graph.reference}"
+    )
+
+
+@app.command(epilog="Example: offramp record graph --data images/ --out trace")
+def record(
+    graph: Annotated[Path, typer.Argument(help="Folder made by `offramp graph`.")],
+    data: Data,
+    out: Out,
+    batch: BatchSize = 64,
+    threads: Threads = 1,
+    skip_broken: SkipBroken = False,
+    force: Force = False,
+) -> None:
+    """Run every stage once on every example and measure costs; goes on after an interruption."""
+    networks = Networks.read(graph)
+    examples = open_examples(data, networks.preprocessing, skip_broken=skip_broken)
+    runtime = OnnxRuntime(networks.files, threads=threads)
+    with _progress() as step:
+        trace = record_trace(
+            networks,
+            runtime,
+            examples,
+            out,
+            Settings(batch, threads),
+            graph_folder=graph,
+            force=force,
+            progress=lambda done, total: step("recording", done, total),
+        )
+    skipped = examples.examples - trace.examples
+    if skipped:
+        messages.print(f"left out {skipped} images that do not decode")
+    messages.print(f"{out}: {trace.examples} examples, {trace.costs.source}")
+
+
+@app.command(
+    "import", epilog="Example: offramp import scores.npz --cost small=41,big=126 --out trace"
+)
+def import_(
+    scores: ScoresFile,
+    cost: StageCosts,
+    out: Out,
+    cost_unit: Annotated[str, typer.Option(help="MFLOP, s, J, ...")] = "MFLOP",
+    edges: Edges = None,
+    reference: Reference = None,
+    scores_kind: ScoresKind = None,
+    force: Force = False,
+) -> None:
+    """Make a trace of scores that were recorded elsewhere."""
+    check_output(out, force)
+    costs = parsing.costs(cost, cost_unit)
+    trace = import_scores(scores, costs, edges=edges, reference=reference, kind=scores_kind)
+    trace.write(out, force=force)
+    messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
+
+
+@app.command(epilog="Example: offramp fit trace --budget 0.005 --out plan")
+def fit(
+    trace: Annotated[Path, typer.Argument(help="Folder made by `record` or `import`.")],
+    budget: Annotated[float, typer.Option(help="Accuracy given up; 0.005 is half a point.")],
+    out: Out,
+    confidence: Annotated[float, typer.Option(help="Chance that the promise holds.")] = 0.95,
+    excess: ExcessKind = "net",
+    loss: Loss = None,
+    unlabelled: Unlabelled = False,
+    policy: Annotated[str, typer.Option(help="What decides.")] = "learned",
+    learn_share: Annotated[float, typer.Option(help="Part of TRACE to learn from.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the split and the folds.")] = 0,
+    certify: Annotated[
+        Path | None, typer.Option(help="Certify on this trace; learn from all of TRACE.")
+    ] = None,
+    graph: Annotated[Path | None, typer.Option(help="Networks, for imported scores.")] = None,
+    json_: Json = False,
+    force: Force = False,
+) -> None:
+    """Learn a policy, certify the budget, and write the plan. Exit code 1: do not route."""
+    check_output(out, force)
+    read = Trace.read(trace)
+    networks = Networks.read(graph) if graph else recorded_networks(read.info)
+    plan = fit_plan(
+        read,
+        budget,
+        confidence=confidence,
+        excess=excess,
+        loss=loss,
+        unlabelled=unlabelled,
+        policy=policy,
+        learn_share=learn_share,
+        seed=seed,
+        certify_on=Trace.read(certify) if certify else None,
+        networks=networks,
+    )
+    plan.write(out, force=force)
+    for note in plan.notes():
+        messages.print(note)
+    _print(json_, plan.certificate.to_json(), lambda: tables.certificate(plan))
+    if plan.certificate.verdict == DO_NOT_ROUTE:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: offramp evaluate plan other-trace --json")
+def evaluate(
+    plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
+    trace: Annotated[Path, typer.Argument(help="Other recorded examples.")],
+    loss: Loss = None,
+    json_: Json = False,
+) -> None:
+    """What the plan does on other recorded examples, and whether the promise is kept there."""
+    found = evaluate_plan(Plan.read(plan), Trace.read(trace), loss=loss)
+    _print(json_, found.to_json(), lambda: tables.evaluation(found))
+
+
+@app.command(epilog="Example: offramp compare trace --test other-trace")
+def compare(
+    trace: Annotated[Path, typer.Argument(help="Recorded examples to tune on.")],
+    test: Annotated[Path | None, typer.Option(help="Measure here. Default: half of TRACE.")] = None,
+    loss: Loss = None,
+    unlabelled: Unlabelled = False,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    json_: Json = False,
+) -> None:
+    """Every policy, single network and oracle, side by side."""
+    found = compare_policies(
+        Trace.read(trace),
+        Trace.read(test) if test else None,
+        loss=parsing.loss(loss, unlabelled),
+        seed=seed,
+    )
+    _print(json_, found.to_json(), lambda: tables.comparison(found))
+
+
+@app.command(epilog="Example: offramp run plan --data photos/ --out answers.parquet")
+def run(
+    plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
+    data: Data,
+    scores: Annotated[bool, typer.Option("--scores", help="Write the scores as well.")] = False,
+    out: AnswersOut = None,
+    batch: BatchSize = 64,
+    threads: Threads = 1,
+    skip_broken: SkipBroken = False,
+    force: Force = False,
+) -> None:
+    """Answer examples with just enough network: id, answer, stage, cost (and scores)."""
+    if out:
+        check_output(out, force)
+    read = Plan.read(plan)
+    examples = open_examples(data, read.preprocessing, skip_broken=skip_broken)
+    runtime = OnnxRuntime(read.runnable(), threads=threads)
+    with _progress() as step, AnswerFile.open(out, scores=scores) as file:
+        for done, answers in stream(read, runtime, examples, batch):
+            file.write(answers)
+            step("answering", done, examples.examples)
+    messages.print(file.summary(read))
+
+
+@app.command(epilog="Example: offramp bench plan --data test.npz --batch 1,64")
+def bench(
+    plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
+    data: Data,
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,64",
+    threads: Threads = 1,
+    json_: Json = False,
+) -> None:
+    """Wall clock of the plan against the reference in ONNX Runtime, interleaved."""
+    read = Plan.read(plan)
+    sizes = parsing.batches(batch)
+    runtime = OnnxRuntime(read.runnable(), threads=threads)
+    examples = open_examples(data, read.preprocessing)
+    x = next(examples.batches(max(MOST, *sizes)), NOTHING).x
+    rows = []
+    with _progress() as step:
+        for number, size in enumerate(sizes):
+            step("measuring", number, len(sizes))
+            rows.append(bench_plan(read, runtime, x, batch=size, threads=threads))
+    _print(json_, [row.to_json() for row in rows], lambda: tables.bench(rows))
+
+
+@app.command(epilog="Example: offramp report trace plan --out report.html")
+def report(
+    inputs: Annotated[list[Path], typer.Argument(metavar="TRACE_OR_PLAN...")],
+    out: Out,
+    force: Force = False,
+) -> None:
+    """One page that opens offline: frontiers, the certificate, where inputs stop."""
+    from offramp.report import report_inputs, write_report
+
+    check_output(out, force)
+    write_report(out, report_inputs(inputs))
+    messages.print(f"{out}: open it in a browser")
+
+
+def _print(as_json: bool, value: Any, table: Callable[[], Any]) -> None:
+    if as_json:
+        print(json.dumps(value, allow_nan=False))
+    else:
+        output.print(table())
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on standard error: call it with what, done and total."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=messages, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )
+
+
+def main() -> None:
+    """Runs the command line; exit codes: 0 done, 1 `fit` says do not route, 2 bad input."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except (OfframpError, OSError) as error:
+        if debug:
+            raise
+        code = _say(str(error))
+    except _UsageError as error:
+        code = _say(getattr(error, "message", str(error)))
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(sentence: str) -> int:
+    messages.print(f"offramp: {sentence}", markup=False, soft_wrap=True)
+    return 2

@@ -1,0 +1,114 @@
+"""A graph with the ONNX files of its stages, as a folder: graph.json and stages/<stage>.onnx."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offramp.errors import GraphError, InputError, NetworkError
+from offramp.files import fingerprint, new_folder, read_json, storage, write_json
+from offramp.graph import Graph
+from offramp.preprocessing import Preprocessing
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A graph whose stages can run."""
+
+    graph: Graph
+    files: Mapping[str, Path]  # stage -> ONNX file
+    preprocessing: Preprocessing | None = None  # None: examples are arrays, read as they are
+
+    def fingerprints(self) -> dict[str, str]:
+        return {stage: fingerprint(self.files[stage]) for stage in self.graph.order}
+
+    def write(self, path: Path, *, force: bool = False) -> None:
+        """Writes the graph and copies of its networks, whole or not at all.
+
+        Raises:
+            InputError: `path` is taken, or a network's file does not exist.
+            StorageError: it cannot be written.
+        """
+        with new_folder(path, force=force) as folder:
+            prints = copy_networks(self.files, folder)
+            value = {"version": VERSION, **self.graph.to_json(), "networks": prints}
+            value["preprocessing"] = self.preprocessing and self.preprocessing.to_json()
+            write_json(folder / "graph.json", value)
+
+    @classmethod
+    def read(cls, path: Path) -> Networks:
+        """The graph in folder `path`.
+
+        Raises:
+            GraphError: no graph, a damaged or newer one, or networks that do not match.
+        """
+        if not (path / "graph.json").exists():
+            raise GraphError(f"{path} is not a graph: it holds no graph.json.")
+        value = read_json(path / "graph.json", GraphError)
+        if value.get("version") != VERSION:
+            raise GraphError(
+                f"{path} is a graph of version {value.get('version')}; this offramp reads version "
+                f"{VERSION}. Upgrade offramp, or make the graph again."
+            )
+        graph = Graph.from_json(value)
+        files = find_networks(path, graph, value.get("networks") or {}, GraphError)
+        missing = [stage for stage in graph.order if stage not in files]
+        if missing:
+            raise GraphError(f"{path} has no network for stage '{missing[0]}'; make it again.")
+        return cls(graph, files, read_preprocessing(value))
+
+
+def recorded_networks(info: Mapping[str, Any]) -> Networks | None:
+    """The networks that a trace was recorded with, where its graph's folder still holds them."""
+    folder = info.get("graph_folder")
+    if folder is None or not (Path(folder) / "graph.json").exists():
+        return None
+    try:
+        networks = Networks.read(Path(folder))
+    except InputError:
+        return None
+    return networks if networks.fingerprints() == info.get("networks") else None
+
+
+def read_preprocessing(value: Mapping[str, Any]) -> Preprocessing | None:
+    found = value.get("preprocessing")
+    return None if found is None else Preprocessing.from_json(found)
+
+
+def copy_networks(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
+    """Copies ONNX files to folder/stages and returns their fingerprints by stage."""
+    prints = {}
+    for stage, network in files.items():
+        if not network.is_file():
+            raise NetworkError(f"the network of stage '{stage}', {network}, does not exist.")
+        target = folder / "stages" / f"{stage}.onnx"
+        with storage(target):
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(network, target)
+        prints[stage] = fingerprint(target)
+    return prints
+
+
+def find_networks(
+    path: Path, graph: Graph, prints: Mapping[str, str], error: type[InputError]
+) -> dict[str, Path]:
+    """The ONNX files in path/stages, each checked against its fingerprint."""
+    networks = {}
+    for stage, expected in prints.items():
+        if stage not in graph.order:
+            raise error(f"{path} has a network of '{stage}', which is not one of its stages.")
+        file = path / "stages" / f"{stage}.onnx"
+        if not file.is_file():
+            raise error(f"{file} is missing; copy the whole folder, or make it again.")
+        if fingerprint(file) != expected:
+            raise error(
+                f"{file} does not match its fingerprint: it is cut short or altered, and a "
+                "certificate holds for the original alone. Make the folder again."
+            )
+        networks[stage] = file
+    return networks

@@ -1,0 +1,102 @@
+"""What the options of the command line mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from offramp import tasks
+from offramp.errors import CostError, GraphError, InputError, LossError
+from offramp.graph import Costs
+from offramp.preprocessing import Preprocessing
+
+N = TypeVar("N", int, float)
+
+
+def files(networks: list[str]) -> dict[str, Path]:
+    """ "small=a.onnx" as stage -> file, in order."""
+    found: dict[str, Path] = {}
+    for text in networks:
+        name, _, file = text.partition("=")
+        if not (name and file):
+            raise GraphError(f"'{text}' is not of the form NAME=FILE.onnx.")
+        if name in found:
+            raise GraphError(f"stage '{name}' is given twice; every stage needs its own name.")
+        if not Path(file).is_file():
+            raise GraphError(f"the network of stage '{name}', {file}, does not exist.")
+        found[name] = Path(file)
+    return found
+
+
+def costs(text: str, unit: str) -> Costs:
+    """ "small=41,big=126" as costs; 40+2 is body + head."""
+    body: dict[str, float] = {}
+    head: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        if not (name and value):
+            raise CostError(f"'{part}' is not of the form STAGE=COST, for example small=41.")
+        if name in body:
+            raise CostError(f"stage '{name}' has two costs; give one.")
+        amounts = value.split("+")
+        if len(amounts) > 2:
+            raise CostError(f"'{value}' is not a cost; it is BODY, or BODY+HEAD.")
+        numbers = [_cost(name, amount) for amount in amounts]
+        body[name], head[name] = numbers[0], sum(numbers[1:])
+    return Costs(body, head, unit)
+
+
+def _cost(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise CostError(f"the cost of stage '{name}' is '{text}', which is no number.") from None
+
+
+def preprocessing(
+    size: str | None, mean: str | None, std: str | None, layout: str
+) -> Preprocessing | None:
+    """The preprocessing that the options describe; None without a size."""
+    if size is None:
+        if mean or std:
+            raise GraphError("--mean and --std say how images are read; give --size as well.")
+        return None
+    numbers = _numbers(size.replace("x", ","), "--size", int)
+    height, width = numbers * 2 if len(numbers) == 1 else numbers
+    means = _numbers(mean, "--mean", float) if mean else None
+    deviations = _numbers(std, "--std", float) if std else None
+    channels = len(means or deviations or (0.0, 0.0, 0.0))
+    return Preprocessing(
+        (int(height), int(width)),
+        means or (0.0,) * channels,
+        deviations or (1.0,) * channels,
+        layout,  # type: ignore[arg-type]  # Preprocessing checks it
+    )
+
+
+def _numbers(text: str, option: str, number: Callable[[str], N]) -> tuple[N, ...]:
+    try:
+        return tuple(number(part) for part in text.split(","))
+    except ValueError:
+        raise GraphError(
+            f"{option} is '{text}'; it must be numbers, separated by commas."
+        ) from None
+
+
+def batches(text: str) -> list[int]:
+    """ "1,64" as batch sizes."""
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"--batch is '{text}'; it must be sizes of at least 1, such as 1,64.")
+    return sizes
+
+
+def loss(name: str | None, unlabelled: bool) -> str | None:
+    """The name of the loss that --loss and --unlabelled ask for."""
+    if name and unlabelled:
+        raise LossError("--unlabelled measures disagreement with the reference; leave out --loss.")
+    return tasks.DISAGREEMENT if unlabelled else name

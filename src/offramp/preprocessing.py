@@ -1,0 +1,83 @@
+"""From photographs to what networks read; kept in the graph, so that every run does the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from offramp.arrays import AnyArray, FloatArray
+from offramp.errors import DataError, GraphError
+
+Layout = Literal["nchw", "nhwc"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Pixels over 255, minus the mean, over the standard deviation, in the layout of the networks.
+
+    Raises:
+        GraphError: a size that is not positive, means and deviations that do not match.
+    """
+
+    size: tuple[int, int]  # height and width that images are brought to
+    mean: tuple[float, ...]  # per channel, in units of pixel / 255; one value means grey images
+    std: tuple[float, ...]  # likewise, positive
+    layout: Layout = "nchw"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise GraphError(f"the image size is {self.size}; it must be two positive numbers.")
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
+            raise GraphError(
+                f"there are {len(self.mean)} means and {len(self.std)} standard deviations; "
+                "give three of each for colour images, one of each for grey ones."
+            )
+        if min(self.std) <= 0 or not np.isfinite([*self.mean, *self.std]).all():
+            raise GraphError(f"the standard deviations {self.std} must be positive numbers.")
+        if self.layout not in ("nchw", "nhwc"):
+            raise GraphError(f"layout '{self.layout}' is unknown; it is nchw or nhwc.")
+
+    @property
+    def mode(self) -> str:
+        """The colour mode that images are decoded to: RGB or L (grey)."""
+        return "RGB" if len(self.mean) == 3 else "L"
+
+    def __call__(self, images: AnyArray) -> FloatArray:
+        """Network inputs, float32, from uint8 images (n, height, width[, channels]).
+
+        Raises:
+            DataError: another type, size or number of channels.
+        """
+        if images.ndim == 3:
+            images = images[..., None]
+        expected = (*self.size, len(self.mean))
+        if images.dtype != np.uint8 or images.shape[1:] != expected:
+            raise DataError(
+                f"images are {images.dtype} of shape {images.shape[1:]}; the graph expects uint8 "
+                f"of shape {expected} (height, width, channels)."
+            )
+        scale = 1 / (255 * np.asarray(self.std, dtype=np.float32))
+        offset = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
+        values = np.asarray(images.astype(np.float32) * scale - offset, dtype=np.float32)
+        channels_first = self.layout == "nchw"
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if channels_first else values
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "size": list(self.size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "layout": self.layout,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_json`. Raises GraphError where an entry is missing."""
+        try:
+            size, mean, std = (tuple(value[name]) for name in ("size", "mean", "std"))
+            return cls((int(size[0]), int(size[1])), mean, std, value["layout"])
+        except (KeyError, TypeError, ValueError, IndexError) as problem:
+            raise GraphError(f"this is no description of preprocessing: {problem!r}.") from None

@@ -1,0 +1,233 @@
+"""Networks and examples to a trace: every stage runs once on every example, and is timed.
+
+A recording grows part by part; one that was interrupted goes on where it stopped and loses at most
+the part in hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from offramp.arrays import AnyArray, FloatArray
+from offramp.data import Batch, Examples
+from offramp.errors import InputError, ScoresError, TraceError
+from offramp.files import check_output, read_json, remove, storage, write_json
+from offramp.graph import Costs
+from offramp.measure import machine, stage_seconds
+from offramp.networks import Networks
+from offramp.runtime.driver import Runtime
+from offramp.trace import (
+    VERSION,
+    Trace,
+    assemble,
+    part_path,
+    read_parts,
+    table,
+    versions,
+    write_part,
+)
+
+Progress = Callable[[int, int], None]
+_PART = 2048  # examples per part, about
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a recording is made."""
+
+    batch: int = 64  # rows per call, also where costs are measured
+    threads: int = 1
+
+    @property
+    def batches_per_part(self) -> int:
+        return max(1, _PART // self.batch)
+
+    @property
+    def part(self) -> int:
+        """Examples per part: whole batches, so that a resumed recording cuts batches alike."""
+        return self.batch * self.batches_per_part
+
+
+def record(
+    networks: Networks,
+    runtime: Runtime,
+    examples: Examples,
+    out: Path,
+    settings: Settings,
+    *,
+    graph_folder: Path | None = None,
+    force: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Trace:
+    """Runs every stage once on every example, measures costs, and writes the trace.
+
+    Args:
+        networks: what to run.
+        runtime: that runs them.
+        examples: in a fixed order.
+        out: folder of the trace; one that holds an interrupted recording of the same networks and
+            examples is continued.
+        settings: batch size and threads.
+        graph_folder: where the networks were read from, for `fit` to find them again.
+        force: start again where `out` holds another recording.
+        progress: called with examples done and examples in all.
+
+    Returns:
+        The trace.
+
+    Raises:
+        InputError: `out` is taken, or holds an interrupted recording of something else.
+        ScoresError, DataError, NetworkError: a stage or the examples cannot be used.
+        StorageError: it cannot be written; what was recorded before is kept.
+    """
+    if not examples.examples:
+        raise TraceError("there are no examples to record; give at least a few hundred.")
+    identity = _identity(networks, examples, settings, graph_folder)
+    done = _begin(out, identity, force)
+    first: AnyArray | None = None
+    progress(min(done * settings.part, examples.examples), examples.examples)
+    batches = examples.batches(settings.batch, done * settings.part)
+    seen = done * settings.part
+    while group := list(islice(batches, settings.batches_per_part)):
+        write_part(out, done, _part(networks, runtime, group))
+        first = group[0].x if first is None else first
+        done, seen = done + 1, min(seen + settings.part, examples.examples)
+        progress(seen, examples.examples)
+    if first is None or not len(first):
+        first = next(b.x for b in examples.batches(settings.batch) if len(b.x))
+    return _finish(networks, runtime, out, identity, settings, first)
+
+
+def _identity(
+    networks: Networks, examples: Examples, settings: Settings, graph_folder: Path | None
+) -> dict[str, Any]:
+    """What an interrupted recording must share with the one that continues it."""
+    return {
+        "graph": networks.graph.to_json(),
+        "graph_folder": None if graph_folder is None else str(graph_folder.resolve()),
+        "networks": networks.fingerprints(),
+        "preprocessing": networks.preprocessing and networks.preprocessing.to_json(),
+        "data": examples.fingerprint,
+        "given": examples.examples,
+        "batch": settings.batch,
+        "threads": settings.threads,
+    }
+
+
+def _begin(out: Path, identity: Mapping[str, Any], force: bool) -> int:
+    """Makes `out` ready and returns the number of parts that it already holds."""
+    manifest = out / "trace.json"
+    if not force and manifest.exists():
+        value = read_json(manifest, TraceError)
+        if not value.get("complete", True):
+            return _continue(out, value, identity)
+    check_output(out, force)
+    remove(out)
+    with storage(out):
+        out.mkdir(parents=True)
+    write_json(manifest, {"version": VERSION, "complete": False, **identity})
+    return 0
+
+
+def _continue(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> int:
+    for name, value in identity.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{out} holds an interrupted recording with another {name}. Choose another --out, "
+                "or start again with --force."
+            )
+    for left in out.glob(".*.part"):  # what was being written when it stopped
+        remove(left)
+    done = 0
+    while part_path(out, done).exists():
+        done += 1
+    return done
+
+
+def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
+    """The rows of one part."""
+    graph = networks.graph
+    scores: dict[str, list[FloatArray]] = {stage: [] for stage in graph.order}
+    kept = [batch for batch in group if len(batch.x)]
+    for batch in kept:
+        for stage in graph.order:
+            found = runtime.run(stage, batch.x)
+            _check_rows(stage, found, batch)
+            scores[stage].append(found)
+    free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
+    labelled = all(batch.labels is not None for batch in kept)
+    return table(
+        assemble(
+            graph,
+            free,
+            {stage: np.concatenate(found) for stage, found in scores.items()},
+            labels=np.concatenate([b.labels for b in kept if b.labels is not None])
+            if labelled
+            else None,
+            kind="logits",
+            ids=np.concatenate([batch.ids for batch in kept]),
+        )
+    )
+
+
+def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
+    """Names the example whose scores are broken, which `assemble` cannot."""
+    if scores.ndim != 2 or len(scores) != len(batch.x):
+        raise ScoresError(
+            f"stage '{stage}' gave scores of shape {scores.shape} for {len(batch.x)} examples; "
+            "it must give one row of scores per example."
+        )
+    broken = ~np.isfinite(scores).all(axis=1)
+    if broken.any():
+        raise ScoresError(
+            f"stage '{stage}' gave NaN or infinite scores for example {batch.ids[broken][0]}. "
+            "Check its input and the network; leave the example out if it is broken."
+        )
+
+
+def _finish(
+    networks: Networks,
+    runtime: Runtime,
+    out: Path,
+    identity: Mapping[str, Any],
+    settings: Settings,
+    x: AnyArray,
+) -> Trace:
+    graph = networks.graph
+    seconds = stage_seconds(runtime, graph.order, x, settings.batch)
+    columns = read_parts(out)
+    info = {key: value for key, value in identity.items() if key != "graph"}
+    trace = assemble(
+        graph,
+        Costs(seconds, dict.fromkeys(graph.order, 0.0), "s", _source(settings)),
+        {stage: columns[f"{stage}.scores"] for stage in graph.order},
+        labels=columns.get("label"),
+        ids=columns["id"],
+        info={
+            **info,
+            "versions": versions(),
+            "created": _now(),
+        },
+    )
+    write_json(out / "trace.json", trace.manifest())
+    return replace(trace, ids=columns["id"])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat("T", "seconds")
+
+
+def _source(settings: Settings) -> str:
+    where = machine()
+    return (
+        f"measured: ONNX Runtime {ort.__version__}, {where['processor']}, batch {settings.batch}, "
+        f"{settings.threads} thread(s), median per example"
+    )

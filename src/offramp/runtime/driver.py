@@ -1,0 +1,61 @@
+"""A batch through a plan on any engine: the engine runs stages, the walk decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from offramp import tasks
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.plan import Plan
+from offramp.walk import Work, drive, walk
+
+
+class Runtime(Protocol):
+    """An engine that runs stages."""
+
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        """The scores of a stage, (n, classes), for inputs (n, ...) of at least one row.
+
+        Raises:
+            NetworkError: the stage cannot run on these inputs.
+        """
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a plan answered, in the order of the inputs."""
+
+    answer: IntArray  # (n,) class
+    stage: AnyArray  # (n,) name of the stage that answered
+    cost: FloatArray  # (n,) in the unit of the plan
+    scores: FloatArray  # (n, classes) of the stage that answered
+
+
+def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
+    """Runs just enough network for each row of `x`.
+
+    Args:
+        plan: what decides.
+        runtime: holds the networks of the plan.
+        x: inputs of the root, (n, ...); n may be 0.
+
+    Returns:
+        The answers, in the order of `x`.
+
+    Raises:
+        NetworkError: a stage cannot run on these inputs.
+    """
+    scores = np.empty((len(x), plan.classes), dtype=np.float32)
+
+    def run(work: Work) -> FloatArray:
+        found = runtime.run(work.stage, x if len(work.rows) == len(x) else x[work.rows])
+        # rows that go on are overwritten by the later stage
+        scores[work.rows] = found
+        return found
+
+    outcome = drive(walk(plan.running, plan.setting, plan.costs, plan.kinds, len(x)), run)
+    names = np.array(outcome.order)[outcome.stage]
+    return Answers(tasks.answers(scores), names, outcome.cost, scores)

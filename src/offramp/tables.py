@@ -1,0 +1,108 @@
+"""Results as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from offramp.certify import ROUTE, Certificate
+from offramp.compare import Comparison
+from offramp.evaluate import Evaluation
+from offramp.frontier import Point, cost_at
+from offramp.measure import Bench
+from offramp.plan import Plan
+
+LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss at which policies are compared
+
+
+def certificate(plan: Plan) -> Table:
+    """The certificate, line by line."""
+    found = plan.certificate
+    return _lines(
+        found.verdict,
+        [
+            ("promise", f"{found.excess} excess loss ({found.loss}) of at most {found.budget:.2%}"),
+            ("confidence", f"{found.confidence:.1%}, {found.method} test"),
+            ("certified on", f"{found.examples} examples"),
+            ("answers changed", f"{found.losses} for the worse, {found.gains} for the better"),
+            ("runs", _runs(found)),
+            ("upper bound of its excess loss", f"{found.bound:.2%}"),
+            ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
+            ("speed-up", f"{found.speedup:.2f} by these costs"),
+            *([] if found.verdict == ROUTE else [("examples needed", _needed(found))]),
+        ],
+    )
+
+
+def _runs(found: Certificate) -> str:
+    if found.verdict == ROUTE:
+        return f"the policy at tradeoff {found.tradeoff:.4g}"
+    return f"'{found.static_choice}' alone"
+
+
+def _needed(found: Certificate) -> str:
+    if found.examples_needed is None:
+        return "no number would certify this budget at these rates"
+    return f"{found.examples_needed} to certify the safest point at these rates"
+
+
+def evaluation(found: Evaluation) -> Table:
+    """What a plan does on other examples, line by line."""
+    lines = [("examples", f"{found.examples}")]
+    if found.interval is not None and found.excess_loss is not None:
+        low, high = found.interval
+        lines += [
+            ("loss", f"{found.loss:.2%}, reference {found.reference_loss:.2%}"),
+            ("excess loss", f"{found.excess_loss:.2%} net, {found.induced_loss:.2%} induced"),
+            ("interval", f"{low:.2%} to {high:.2%} at {found.confidence:.0%} confidence"),
+            ("promise kept", f"{found.kept} (budget {found.budget:.2%})"),
+        ]
+    lines += [
+        ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {found.cost_unit}"),
+        ("speed-up", f"{found.speedup:.2f} by these costs"),
+        ("stops", ", ".join(f"{stage} {share:.1%}" for stage, share in found.exits.items())),
+        ("like the certified ones", "yes" if found.shift.alike else "no"),
+    ]
+    return _lines("evaluation", lines)
+
+
+def comparison(found: Comparison) -> Table:
+    """Speed-up of every policy at equal excess loss, on the hull of its frontier."""
+    table = Table(title=f"speed-up at equal net excess loss, {found.examples} examples")
+    table.add_column("policy")
+    for level in LEVELS:
+        table.add_column(f"{level * 100:g} points", justify="right")
+    alone = found.static[found.reference]
+    for name, points in found.policies.items():
+        table.add_row(name, *_speedups([*points, alone], alone.cost))
+    table.add_row("exact oracle", *_speedups([*found.exact_oracle, alone], alone.cost))
+    return table
+
+
+def _speedups(points: Sequence[Point], reference_cost: float) -> list[str]:
+    return [f"{reference_cost / cost_at(points, level):.2f}" for level in LEVELS]
+
+
+def bench(rows: Sequence[Bench]) -> Table:
+    """Wall clock, a row per batch size."""
+    table = Table(title=f"wall clock, ONNX Runtime, {rows[0].threads} thread(s)")
+    for name in ("batch", "reference ms", "adaptive ms", "speed-up", "theoretical", "realised"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.batch),
+            f"{row.reference_ms:.3f}",
+            f"{row.adaptive_ms:.3f}",
+            f"{row.speedup:.2f}",
+            f"{row.theoretical_speedup:.2f}",
+            f"{row.realised:.2f}",
+        )
+    return table
+
+
+def _lines(title: str, lines: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, show_header=False)
+    for name, value in lines:
+        table.add_row(name, value)
+    return table
