@@ -8,7 +8,7 @@ folder that holds these files as an argument.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import load_file
+
+from offramp.data import open_examples
+from offramp.graph import Costs, Graph
+from offramp.networks import Networks
+from offramp.preprocessing import Preprocessing
+from offramp.record import Settings, record
+from offramp.runtime import OnnxRuntime
+from offramp.trace import Trace, assemble
 
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
@@ -216,3 +224,47 @@ def read_images(path: Path, limit: int | None = None) -> tuple[Floats, NDArray[n
 def read_test(data: Path) -> tuple[Floats, NDArray[np.int64]]:
     """Read the 10,000 test photographs: images (n, 3, 32, 32) normalised, labels (n,)."""
     return read_images(data / "test.parquet")
+
+
+def record_all(data: Path, cache: Path) -> Trace:
+    """Every network's scores of the 10,000 test photographs, recorded once and kept in `cache`.
+
+    Costs are millions of multiply-adds.
+    """
+    folder = cache / "trace"
+    if not (folder / "trace.json").exists():
+        networks = described(data, cache)
+        examples = open_examples(data / "test.parquet", networks.preprocessing)
+        runtime = OnnxRuntime(networks.files, threads=2)
+        record(networks, runtime, examples, folder, Settings(batch=100, threads=2))
+    return Trace.read(folder)
+
+
+def described(data: Path, cache: Path) -> Networks:
+    """All networks as one chain, with what they read."""
+    files = build_networks(data, cache / "onnx")
+    return Networks(Graph.chain(files), files, Preprocessing((SIDE, SIDE), MEAN, STD))
+
+
+def select(trace: Trace, names: Sequence[str], edges: str | None = None) -> Trace:
+    """The trace of some networks in a graph of their own, in millions of multiply-adds."""
+    costs = Costs({n: float(COSTS[n]) for n in names}, dict.fromkeys(names, 0.0), "MMAC")
+    scores = {name: trace.scores[name] for name in names}
+    return assemble(Graph.build(names, edges), costs, scores, labels=trace.labels)
+
+
+GRAPHS: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "ResNet-20 > ResNet-56": (("resnet20", "resnet56"), None),
+    "ResNet-20 tuned > ResNet-56 tuned": (("resnet20_tuned", "resnet56_tuned"), None),
+    "ResNet-20, 32, 56 with skips": (
+        ("resnet20", "resnet32", "resnet56"),
+        "resnet20>resnet32,resnet20>resnet56,resnet32>resnet56",
+    ),
+}
+"""The graphs of the benchmarks: networks from the cheapest to the reference, and edges."""
+
+
+def traces(data: Path, cache: Path) -> dict[str, Trace]:
+    """One trace for each of GRAPHS."""
+    everything = record_all(data, cache)
+    return {name: select(everything, *graph) for name, graph in GRAPHS.items()}

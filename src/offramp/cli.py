@@ -104,9 +104,11 @@ def demo(
 
     with _progress() as step:
         result = journey.run(out, force=force, progress=step)
-    output.print(tables.demo(result))
-    for line in result.sentences():
-        output.print(line)
+    output.print(tables.certificate(result.plan))
+    output.print(tables.evaluation(result.evaluation))
+    output.print(tables.comparison(result.comparison))
+    output.print(tables.bench(result.benches))
+    output.print(f"report: {result.report}" if result.report else f"no report: {result.missing}")
 
 
 @app.command(epilog="Example: offramp graph small=a.onnx big=b.onnx --size 32 --out graph")

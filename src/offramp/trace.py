@@ -56,6 +56,10 @@ class Trace:
     def reference_cost(self) -> float:
         return self.graph.reference_cost(self.costs)
 
+    def log_probabilities(self, stage: str) -> FloatArray:
+        """The logarithms of the probabilities of a stage, (examples, classes)."""
+        return tasks.log_probabilities(self.scores[stage], self.kinds[stage])
+
     def take(self, rows: AnyArray | slice) -> Trace:
         """The trace of some examples: `rows` are indices or a mask."""
         return replace(

@@ -54,18 +54,79 @@ class Features:
         return tuple(size for size in sizes if size)
 
     def __call__(self, seen: Seen) -> FloatArray:
-        """(n, features), centred and scaled."""
+        """(n, features), centred and scaled: what is learned from."""
+        parts = self.parts(seen)
+        columns = [parts.curve]
+        if self.answers:
+            member = (parts.answer[:, None] == np.arange(self.classes)).astype(np.float64)
+            columns += [member, member * parts.unsure[:, None]]
+        return (np.hstack([*columns, parts.earlier]) - self.mean) / self.scale
+
+    @property
+    def answers(self) -> bool:
+        """Whether the answer itself is a feature."""
+        return self.classes <= _CLASSES
+
+    def parts(self, seen: Seen) -> Parts:
+        """The features before they are spread over columns: what a walk computes."""
         margins, answer = margin(seen.log_probabilities()), seen.answers()
-        columns = [margins, *(np.maximum(margins - knot, 0.0) for knot in self.knots)]
-        if self.classes <= _CLASSES:
-            member = (answer[:, None] == np.arange(self.classes)).astype(np.float64)
-            columns += [member, member * (1.0 - margins)[:, None]]
-        for stage in self.stages[:-1]:
-            columns += _earlier(seen.log_probabilities(stage), answer)
-        return (np.column_stack(columns) - self.mean) / self.scale
+        bends = np.maximum(margins[:, None] - self.knots, 0.0)
+        earlier = [_earlier(seen.log_probabilities(stage), answer) for stage in self.stages[:-1]]
+        return Parts(
+            np.hstack([margins[:, None], bends]),
+            answer,
+            1.0 - margins,
+            np.hstack(earlier) if earlier else np.empty((len(answer), 0)),
+        )
 
 
-def _earlier(log_probabilities: FloatArray, answer: IntArray) -> list[FloatArray]:
-    given = np.exp(log_probabilities[np.arange(len(answer)), answer].astype(np.float64))
-    alike = (log_probabilities.argmax(axis=1) == answer).astype(np.float64)
-    return [alike, margin(log_probabilities), given]
+@dataclass(frozen=True)
+class Parts:
+    """The features of n examples, compactly."""
+
+    curve: FloatArray  # (n, 1 + knots): the margin and its bends
+    answer: IntArray  # (n,)
+    unsure: FloatArray  # (n,): 1 minus the margin
+    earlier: FloatArray  # (n, 3 * earlier stages)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear functions of the features, with centring, scaling and the answer folded in."""
+
+    constant: FloatArray  # (outputs,)
+    curve: FloatArray  # (1 + knots, outputs)
+    by_answer: FloatArray | None  # (classes, outputs): added for the class answered
+    unsure_by_answer: FloatArray | None  # (classes, outputs): times 1 minus the margin
+    earlier: FloatArray  # (3 * earlier stages, outputs)
+
+    @classmethod
+    def fold(cls, features: Features, weights: FloatArray) -> Linear:
+        """From (outputs, 1 + features), constant first, on centred and scaled features."""
+        slopes = (weights[:, 1:] / features.scale).T
+        curve, answer = 1 + len(features.knots), features.classes if features.answers else 0
+        cut = np.cumsum([curve, answer, answer])
+        by_answer, unsure = slopes[cut[0] : cut[1]], slopes[cut[1] : cut[2]]
+        return cls(
+            weights[:, 0] - features.mean @ slopes,
+            slopes[:curve],
+            by_answer if answer else None,
+            unsure if answer else None,
+            slopes[cut[2] :],
+        )
+
+    def __call__(self, parts: Parts) -> FloatArray:
+        """(n, outputs)."""
+        total = self.constant + parts.curve @ self.curve
+        if self.by_answer is not None and self.unsure_by_answer is not None:
+            total += self.by_answer[parts.answer]
+            total += parts.unsure[:, None] * self.unsure_by_answer[parts.answer]
+        if parts.earlier.shape[1]:
+            total += parts.earlier @ self.earlier
+        return total
+
+
+def _earlier(log_probabilities: FloatArray, answer: IntArray) -> FloatArray:
+    given = np.exp(log_probabilities[np.arange(len(answer)), answer])
+    alike = log_probabilities.argmax(axis=1) == answer
+    return np.column_stack([alike, margin(log_probabilities), given]).astype(np.float64)

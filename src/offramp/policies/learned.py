@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
 
 from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
-from offramp.policies.features import Features
+from offramp.policies.features import Features, Linear
+from offramp.policies.posterior import expected_excess
 from offramp.policies.protocol import STOP, Seen
 from offramp.policies.rules import TRADEOFFS
 from offramp.tasks import Losses
@@ -45,6 +47,12 @@ class Model:
     features: Features
     loss: FloatArray  # (successors, 2, 1 + features): constant term first; for phi and log t * phi
     cost: FloatArray  # (successors, 2, 1 + features)
+
+    @cached_property
+    def linear(self) -> Linear:
+        """Both functions of all successors at once, (successors * 4) outputs."""
+        weights = np.stack([self.loss, self.cost], axis=1)
+        return Linear.fold(self.features, weights.reshape(-1, weights.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,7 @@ class Learned:
     def evidence(self, seen: Seen) -> FloatArray:
         """Loss and cost of each successor, against stopping: (n, successors * 4)."""
         model = self.models[seen.stage]
-        weights = np.stack([model.loss, model.cost], axis=1).reshape(-1, model.loss.shape[-1])
-        return weights[:, 0] + model.features(seen) @ weights[:, 1:].T
+        return model.linear(model.features.parts(seen))
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
         return decide(evidence, setting)
@@ -97,8 +104,8 @@ class _Learner:
 
     def __init__(self, trace: Trace, losses: Losses, seed: int) -> None:
         self.trace, self.graph = trace, trace.graph
-        self.excess = {v: losses.excess(v).astype(np.float64) for v in self.graph.order}
         self.folds = np.random.default_rng(seed).permutation(trace.examples) % FOLDS
+        self.excess = expected_excess(trace, losses, self.folds)
         self.rows = np.arange(trace.examples)
 
     def learn(self) -> dict[str, Model]:

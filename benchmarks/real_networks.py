@@ -1,0 +1,134 @@
+"""Every policy on real networks: at equal quality, and tuned on one half for the other.
+
+Usage: python -m benchmarks.real_networks DATA [--cache DIR] [--splits 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import cifar
+from benchmarks.results import save
+from offramp.arrays import FloatArray
+from offramp.compare import oracles
+from offramp.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
+from offramp.policies import FAMILIES, Policy
+from offramp.tasks import Losses
+from offramp.trace import Trace
+
+LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
+    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
+    parser.add_argument("--splits", type=int, default=20)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    found = {
+        name: study(trace, options.splits)
+        for name, trace in cifar.traces(options.data, options.cache).items()
+    }
+    values = {"levels": LEVELS, "splits": options.splits, "graphs": found}
+    save("real_networks", values, time.perf_counter() - start)
+
+
+def study(trace: Trace, splits: int) -> dict[str, Any]:
+    """Both tables of one graph, and the frontiers of its first split for the figure."""
+    equal: dict[str, list[list[float]]] = {}
+    tuned: dict[str, list[list[tuple[float, float]]]] = {}
+    figure: dict[str, Any] = {}
+    for seed in range(splits):
+        first, second = trace.split(0.5, seed)
+        halves = Halves(trace.take(first), trace.take(second))
+        for name, (points, chosen) in halves.measure().items():
+            equal.setdefault(name, []).append(halves.speedups(points))
+            if chosen:
+                tuned.setdefault(name, []).append(chosen)
+            if seed == 0:
+                figure[name] = [[p.excess_loss, p.cost] for p in hull(points)]
+        if seed == 0:
+            figure["static"] = {s: [p.excess_loss, p.cost] for s, p in halves.statics.items()}
+    return {
+        "examples": trace.examples,
+        "reference_cost": trace.reference_cost,
+        "cost_unit": trace.costs.unit,
+        "equal_quality": {name: _summary(np.array(rows)) for name, rows in equal.items()},
+        "learned_minus": _differences({n: np.array(rows) for n, rows in equal.items()}),
+        "tuned": {name: _tuned(np.array(rows)) for name, rows in tuned.items()},
+        "figure": figure,
+    }
+
+
+class Halves:
+    """One half to learn and tune on, the other to measure on."""
+
+    def __init__(self, first: Trace, second: Trace) -> None:
+        self.first, self.second = first, second
+        self.tune, self.test = first.losses("top1"), second.losses("top1")
+        self.statics = static_points(second, self.test)
+        self.reference = self.statics[first.graph.reference]
+
+    def measure(self) -> dict[str, tuple[list[Point], list[tuple[float, float]]]]:
+        """For each policy its frontier on the second half, and what the tuned points do there."""
+        found: dict[str, tuple[list[Point], list[tuple[float, float]]]] = {}
+        for name, family in FAMILIES.items():
+            policy = family(self.first, self.tune)
+            points = frontier(self.second, self.test, policy)
+            found[name] = (points, self._tuned(policy, points))
+        found["uniform"] = (uniform_points(self.statics.values()), [])
+        found["exact oracle"] = (oracles(self.second, self.test)[1], [])
+        return found
+
+    def _tuned(self, policy: Policy, points: Sequence[Point]) -> list[tuple[float, float]]:
+        """Excess loss and speed-up on the second half of the cheapest point that the first allows.
+
+        Where the first half allows none, the reference runs alone.
+        """
+        seen = frontier(self.first, self.tune, policy)
+        chosen = []
+        for level in LEVELS:
+            allowed = [i for i, point in enumerate(seen) if point.excess_loss <= level]
+            best = min(allowed, key=lambda i: seen[i].cost, default=None)
+            point = self.reference if best is None else points[best]
+            chosen.append((point.excess_loss, point.speedup))
+        return chosen
+
+    def speedups(self, points: Sequence[Point]) -> list[float]:
+        """At each level, on the hull of the points and the reference run alone."""
+        return [self.reference.cost / cost_at([*points, self.reference], at) for at in LEVELS]
+
+
+def _summary(rows: FloatArray) -> dict[str, list[float]]:
+    return {"mean": rows.mean(axis=0).tolist(), "se": _standard_error(rows)}
+
+
+def _standard_error(rows: FloatArray) -> list[float]:
+    return np.asarray(rows.std(axis=0, ddof=1) / np.sqrt(len(rows))).tolist()
+
+
+def _differences(equal: dict[str, FloatArray]) -> dict[str, dict[str, list[float]]]:
+    """The learned policy minus every other, paired over the splits."""
+    ours = equal["learned"]
+    return {name: _summary(ours - rows) for name, rows in equal.items() if name != "learned"}
+
+
+def _tuned(rows: FloatArray) -> dict[str, Any]:
+    """rows: (splits, levels, 2): excess loss and speed-up."""
+    missed = rows[:, :, 0] > np.array(LEVELS)
+    return {
+        "excess_loss": _summary(rows[:, :, 0]),
+        "speedup": _summary(rows[:, :, 1]),
+        "missed": missed.mean(axis=0).tolist(),
+    }
+
+
+if __name__ == "__main__":
+    main()
