@@ -111,7 +111,7 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
 
 
 def _record(networks: Networks, runtime: OnnxRuntime, folder: Path, part: str) -> Trace:
-    """Recorded one by one: the demo answers single requests, so that is where costs are measured."""
+    """Recorded one by one: the demo answers single requests, so costs are measured there."""
     examples = open_examples(folder / f"{part}.npz")
     return record(networks, runtime, examples, folder / f"{part}-trace", Settings(batch=1))
 

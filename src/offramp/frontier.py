@@ -14,7 +14,7 @@ from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.baselines import Static
 from offramp.policies.protocol import Policy, Seen
-from offramp.tasks import Excess, Losses
+from offramp.tasks import Excess, Losses, excess
 from offramp.trace import Trace
 from offramp.walk import Outcome, drive, walk
 
@@ -89,8 +89,6 @@ def loss_of(outcome: Outcome, losses: Losses) -> FloatArray:
 
 def excess_of(outcome: Outcome, losses: Losses, kind: Excess | None = None) -> FloatArray:
     """The excess loss of each example, (examples,); of the losses' own kind by default."""
-    from offramp.tasks import excess
-
     reference = losses.values[losses.reference]
     return excess(loss_of(outcome, losses), reference, kind or losses.kind)
 

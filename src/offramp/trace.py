@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from offramp import tasks
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.errors import BudgetError, InputError, LossError, ScoresError, TraceError
-from offramp.files import new_folder, read_json, replacing, storage, write_json
+from offramp.files import fingerprint, new_folder, read_json, replacing, storage, write_json
 from offramp.graph import Costs, Graph
 from offramp.tasks import Excess, Kind, Losses
 
@@ -282,7 +282,7 @@ def import_scores(
         labels=arrays.get("labels"),
         kind=kind,
         loss=loss or None,
-        info={"data": None, "versions": versions()},
+        info={"data": fingerprint(path), "versions": versions()},
     )
 
 

@@ -23,7 +23,8 @@ class Features:
 
     1. the margin (highest minus second highest probability), piecewise linear;
     2. which class is answered, and how unsurely: networks are biased by class where inputs shift;
-    3. of each earlier stage on every path: whether it answered alike, its margin, and the
+    3. which class comes second, by how unsurely: some pairs are confused more than others;
+    4. of each earlier stage on every path: whether it answered alike, its margin, and the
        probability it gave to the present answer.
     """
 
@@ -50,7 +51,7 @@ class Features:
     def blocks(self) -> tuple[int, ...]:
         """The number of features in each block that is not empty."""
         answered = 2 * self.classes if self.classes <= _CLASSES else 0
-        sizes = (1 + len(self.knots), answered, 3 * (len(self.stages) - 1))
+        sizes = (1 + len(self.knots), answered, answered // 2, 3 * (len(self.stages) - 1))
         return tuple(size for size in sizes if size)
 
     def __call__(self, seen: Seen) -> FloatArray:
@@ -58,8 +59,9 @@ class Features:
         parts = self.parts(seen)
         columns = [parts.curve]
         if self.answers:
-            member = (parts.answer[:, None] == np.arange(self.classes)).astype(np.float64)
-            columns += [member, member * parts.unsure[:, None]]
+            classes, unsure = np.arange(self.classes), parts.unsure[:, None]
+            member = (parts.answer[:, None] == classes).astype(np.float64)
+            columns += [member, member * unsure, (parts.second[:, None] == classes) * unsure]
         return (np.hstack([*columns, parts.earlier]) - self.mean) / self.scale
 
     @property
@@ -69,12 +71,14 @@ class Features:
 
     def parts(self, seen: Seen) -> Parts:
         """The features before they are spread over columns: what a walk computes."""
-        margins, answer = margin(seen.log_probabilities()), seen.answers()
+        said = seen.log_probabilities()
+        margins, answer = margin(said), seen.answers()
         bends = np.maximum(margins[:, None] - self.knots, 0.0)
         earlier = [_earlier(seen.log_probabilities(stage), answer) for stage in self.stages[:-1]]
         return Parts(
             np.hstack([margins[:, None], bends]),
             answer,
+            _second(said, answer) if self.answers else answer,
             1.0 - margins,
             np.hstack(earlier) if earlier else np.empty((len(answer), 0)),
         )
@@ -86,6 +90,7 @@ class Parts:
 
     curve: FloatArray  # (n, 1 + knots): the margin and its bends
     answer: IntArray  # (n,)
+    second: IntArray  # (n,): the class with the second highest score
     unsure: FloatArray  # (n,): 1 minus the margin
     earlier: FloatArray  # (n, 3 * earlier stages)
 
@@ -96,8 +101,9 @@ class Linear:
 
     constant: FloatArray  # (outputs,)
     curve: FloatArray  # (1 + knots, outputs)
-    by_answer: FloatArray | None  # (classes, outputs): added for the class answered
-    unsure_by_answer: FloatArray | None  # (classes, outputs): times 1 minus the margin
+    # (3, classes, outputs): for the class answered; for it, times 1 minus the margin; for the
+    # second class, times 1 minus the margin
+    by_class: FloatArray | None
     earlier: FloatArray  # (3 * earlier stages, outputs)
 
     @classmethod
@@ -105,25 +111,30 @@ class Linear:
         """From (outputs, 1 + features), constant first, on centred and scaled features."""
         slopes = (weights[:, 1:] / features.scale).T
         curve, answer = 1 + len(features.knots), features.classes if features.answers else 0
-        cut = np.cumsum([curve, answer, answer])
-        by_answer, unsure = slopes[cut[0] : cut[1]], slopes[cut[1] : cut[2]]
+        classes = slopes[curve : curve + 3 * answer]
         return cls(
             weights[:, 0] - features.mean @ slopes,
             slopes[:curve],
-            by_answer if answer else None,
-            unsure if answer else None,
-            slopes[cut[2] :],
+            classes.reshape(3, answer, -1) if answer else None,
+            slopes[curve + 3 * answer :],
         )
 
     def __call__(self, parts: Parts) -> FloatArray:
         """(n, outputs)."""
         total = self.constant + parts.curve @ self.curve
-        if self.by_answer is not None and self.unsure_by_answer is not None:
-            total += self.by_answer[parts.answer]
-            total += parts.unsure[:, None] * self.unsure_by_answer[parts.answer]
+        if self.by_class is not None:
+            answered, unsurely, second = self.by_class
+            unsurely = unsurely[parts.answer] + second[parts.second]
+            total += answered[parts.answer] + parts.unsure[:, None] * unsurely
         if parts.earlier.shape[1]:
             total += parts.earlier @ self.earlier
         return total
+
+
+def _second(log_probabilities: FloatArray, answer: IntArray) -> IntArray:
+    others = log_probabilities.copy()
+    others[np.arange(len(answer)), answer] = -np.inf
+    return np.asarray(others.argmax(axis=1), dtype=np.int64)
 
 
 def _earlier(log_probabilities: FloatArray, answer: IntArray) -> FloatArray:

@@ -1,0 +1,72 @@
+"""From folders to the sections of a report: traces are compared, plans judged on other examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from offramp import tasks
+from offramp.compare import compare
+from offramp.errors import InputError
+from offramp.evaluate import evaluate
+from offramp.plan import Plan
+from offramp.report.page import ReportInput
+from offramp.trace import Trace
+
+
+def report_inputs(paths: Sequence[Path]) -> list[ReportInput]:
+    """One section per plan, with the traces of its graph, and one per other trace.
+
+    A trace is compared on halves. A plan is evaluated only on a trace that it was not fitted on.
+
+    Raises:
+        InputError: a folder that is neither a trace nor a plan.
+    """
+    plans: dict[str, Plan] = {}
+    traces: dict[str, Trace] = {}
+    for path in paths:
+        name = path.name or str(path)
+        if (path / "plan.json").exists():
+            plans[name] = Plan.read(path)
+        elif (path / "trace.json").exists():
+            traces[name] = Trace.read(path)
+        else:
+            raise InputError(f"{path} is neither a trace nor a plan; give folders of `offramp`.")
+    sections, used = [], set()
+    for name, plan in plans.items():
+        found = {n: t for n, t in traces.items() if _fits(plan, t)}
+        used |= set(found)
+        sections += [_section(name, plan, found)]
+    return sections + [
+        ReportInput(name, compare(trace, loss=_loss(trace, None)))
+        for name, trace in traces.items()
+        if name not in used
+    ]
+
+
+def _fits(plan: Plan, trace: Trace) -> bool:
+    return plan.graph == trace.graph and plan.classes == trace.classes
+
+
+def _section(name: str, plan: Plan, traces: dict[str, Trace]) -> ReportInput:
+    """A plan with the frontier of the first trace and an evaluation on the first unseen one."""
+    own = tasks.is_own(plan.certificate.loss)
+    note = f"The loss {plan.certificate.loss} is code, which no report runs." if own else ""
+    fitted = {plan.info.get("learning_data"), plan.info.get("certification_data")} - {None}
+    unseen = [trace for trace in traces.values() if trace.info.get("data") not in fitted]
+    shown = [*(t for t in traces.values() if t.info.get("data") in fitted), *unseen][:1]
+    return ReportInput(
+        name,
+        compare(shown[0], loss=_loss(shown[0], plan)) if shown else None,
+        plan,
+        evaluate(plan, unseen[0]) if unseen and not own else None,
+        note,
+    )
+
+
+def _loss(trace: Trace, plan: Plan | None) -> str | None:
+    """The plan's loss where the trace can give it, else the trace's own, else disagreement."""
+    name = plan.certificate.loss if plan else None
+    if name == tasks.DISAGREEMENT or (trace.labels is None and not trace.loss):
+        return tasks.DISAGREEMENT
+    return None if name is None or tasks.is_own(name) else name

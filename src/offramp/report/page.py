@@ -1,0 +1,141 @@
+"""One HTML page that opens offline: everything it shows is inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offramp.compare import Comparison
+from offramp.errors import MissingExtra
+from offramp.evaluate import Evaluation
+from offramp.files import replacing, storage
+from offramp.frontier import cost_at
+from offramp.plan import Plan
+from offramp.report import figures, sentences
+from offramp.report.drawing import draw_exits, draw_frontier
+
+_LEVELS = (0.0, 0.005, 0.01, 0.02)
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """What one section of a report is about; at least a comparison or a plan."""
+
+    name: str
+    comparison: Comparison | None = None
+    plan: Plan | None = None
+    evaluation: Evaluation | None = None  # of the plan, on examples that it has not seen
+    note: str = ""  # what a reader must know of this section
+
+
+def write_report(path: Path, entries: Sequence[ReportInput]) -> None:
+    """Writes the page, whole or not at all; the same inputs give the same bytes.
+
+    Raises:
+        MissingExtra: the extra `report` is not installed.
+        StorageError: it cannot be written.
+    """
+    text = _template().render(
+        sections=[_section(entry) for entry in entries], assumptions=sentences.ASSUMPTIONS
+    )
+    with replacing(path) as temporary, storage(path):
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _template() -> Any:
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingExtra("jinja2", "report") from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def _section(entry: ReportInput) -> dict[str, Any]:
+    plan, comparison, evaluation = entry.plan, entry.comparison, entry.evaluation
+    return {
+        "name": entry.name,
+        "note": entry.note,
+        "plan": plan and _plan(plan),
+        "comparison": comparison and _comparison(comparison, plan),
+        "evaluation": evaluation and _evaluation(evaluation),
+        "stops": _stops(plan, evaluation),
+    }
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    found = plan.certificate
+    return {
+        "verdict": sentences.verdict(found),
+        "promise": sentences.promise(found, plan.graph.reference),
+        "routes": plan.routes,
+        "path": draw_frontier(figures.tested_path(found)),
+        "facts": [
+            ("test", f"{found.method}, fixed sequence, {len(found.points)} points tested"),
+            ("certification examples", f"{found.examples}"),
+            ("answers changed", f"{found.losses} for the worse, {found.gains} for the better"),
+            ("upper bound of the excess loss", f"{found.bound:.2%}"),
+            ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
+            ("costs", plan.costs.source),
+            *[("note", note) for note in plan.notes()],
+        ],
+    }
+
+
+def _comparison(found: Comparison, plan: Plan | None) -> dict[str, Any]:
+    certificate = plan.certificate if plan else None
+    alone = found.static[found.reference]
+    rows = {**found.policies, "exact oracle": found.exact_oracle}
+    learned = found.policies.get("learned", [])
+    return {
+        "examples": found.examples,
+        "reference": found.reference,
+        "reference_loss": f"{found.reference_loss:.2%}",
+        "frontier": draw_frontier(figures.frontiers(found, certificate)),
+        "exits": draw_exits(figures.exits(learned, found.static, found.reference_cost))
+        if learned
+        else None,
+        "levels": [f"{level * 100:g}" for level in _LEVELS],
+        "speedups": [
+            (name, [f"{alone.cost / cost_at([*points, alone], at):.2f}" for at in _LEVELS])
+            for name, points in rows.items()
+        ],
+        "statics": [
+            (name, f"{point.excess_loss:+.2%}", f"{point.cost:.4g}", f"{point.speedup:.2f}")
+            for name, point in found.static.items()
+        ],
+        "unit": found.cost_unit,
+    }
+
+
+def _evaluation(found: Evaluation) -> dict[str, Any]:
+    return {
+        "kept": sentences.kept(found),
+        "state": found.kept,
+        "speedup": f"{found.speedup:.2f}",
+        "alike": found.shift.alike,
+        "p_value": f"{found.shift.p_value:.3g}",
+    }
+
+
+def _stops(plan: Plan | None, evaluation: Evaluation | None) -> list[tuple[str, str, str]]:
+    """Per stage: the share that stops there at certification, and on other examples."""
+    if plan is None:
+        return []
+    later = evaluation.exits if evaluation else {}
+    return [
+        (
+            stage,
+            f"{plan.profile.exits.get(stage, 0.0):.1%}",
+            f"{later[stage]:.1%}" if stage in later else "",
+        )
+        for stage in plan.graph.order
+    ]

@@ -1,0 +1,77 @@
+"""The promise in words: for the person who must decide, not for the one who computed it."""
+
+from __future__ import annotations
+
+from offramp.certify import ROUTE, Certificate
+from offramp.evaluate import Evaluation
+from offramp.tasks import DISAGREEMENT
+
+
+def promise(found: Certificate, reference: str) -> str:
+    """The certificate in one sentence."""
+    chance = f"with a probability of at least {found.confidence:.4g}"
+    budget = f"{found.budget * 1000:.4g} in 1,000"
+    if found.loss == DISAGREEMENT:
+        what = f"at most {budget} answers differ from those of '{reference}'"
+    elif found.excess == "induced":
+        what = f"at most {budget} answers are worse than those of '{reference}' alone"
+    else:
+        what = f"the loss ({found.loss}) is at most {budget} above that of '{reference}' alone"
+    if found.verdict == ROUTE:
+        return (
+            f"On inputs drawn like the {found.examples} certification examples, {what}, {chance}, "
+            f"at {found.cost / found.reference_cost:.0%} of its cost."
+        )
+    if found.static_choice == reference:
+        return (
+            f"No saving could be certified: on {found.examples} examples nothing cheaper than "
+            f"'{reference}' was shown to stay within {budget}, so the plan runs '{reference}'."
+        )
+    return (
+        f"Running '{found.static_choice}' alone keeps the promise: on inputs drawn like the "
+        f"{found.examples} certification examples, {what}, {chance}, at "
+        f"{found.cost / found.reference_cost:.0%} of its cost; no routing was shown to be cheaper."
+    )
+
+
+def verdict(found: Certificate) -> str:
+    """What to do."""
+    if found.verdict == ROUTE:
+        return f"Route: {found.speedup:.2f} times less cost than the reference."
+    needed = found.examples_needed
+    if needed is None:
+        hint = "At these rates of changed answers no number of examples would certify the budget."
+    elif needed > found.examples:
+        hint = f"At these rates about {needed} certification examples would be needed."
+    else:
+        hint = "The policy can be certified, but is not cheaper than that network."
+    return f"Do not route: run '{found.static_choice}' alone. {hint}"
+
+
+def kept(found: Evaluation) -> str:
+    """What other examples say of the promise."""
+    if found.interval is None:
+        return f"{found.examples} other examples have no labels, so they cannot tell."
+    low, high = found.interval
+    seen = (
+        f"on {found.examples} other examples the excess loss lies between {low:.2%} and {high:.2%} "
+        f"at {found.confidence:.4g} confidence"
+    )
+    if found.kept == "yes":
+        return f"Kept: {seen}."
+    if found.kept == "no":
+        return f"Broken: {seen}, above the budget."
+    return f"Unknown: {seen}, which leaves both open."
+
+
+ASSUMPTIONS = (
+    "Inputs are drawn like the certification examples. Where cameras, users or seasons change, "
+    "the promise lapses; `offramp evaluate` on recent examples shows whether they look alike.",
+    "The certification examples trained nothing: neither the networks nor the policy.",
+    "The certificate covers this one fit. Fitting again after seeing it, or choosing among several "
+    "plans by it, needs new examples.",
+    "The probability is over the draw of the certification examples: of all plans made this way, "
+    "at most the stated share break their budget.",
+    "Labels are taken as the truth.",
+    "Costs are those that the trace states; what the clock says is measured by `offramp bench`.",
+)
