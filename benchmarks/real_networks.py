@@ -19,7 +19,6 @@ from offramp.arrays import FloatArray
 from offramp.compare import oracles
 from offramp.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
 from offramp.policies import FAMILIES, Policy
-from offramp.tasks import Losses
 from offramp.trace import Trace
 
 LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss
@@ -111,7 +110,8 @@ def _summary(rows: FloatArray) -> dict[str, list[float]]:
 
 
 def _standard_error(rows: FloatArray) -> list[float]:
-    return np.asarray(rows.std(axis=0, ddof=1) / np.sqrt(len(rows))).tolist()
+    errors: list[float] = (rows.std(axis=0, ddof=1) / np.sqrt(len(rows))).tolist()
+    return errors
 
 
 def _differences(equal: dict[str, FloatArray]) -> dict[str, dict[str, list[float]]]:

@@ -1,0 +1,59 @@
+"""offramp: run just enough network for each input, and keep the accuracy you promised.
+
+The names below come in the order in which the modules build on each other.
+"""
+
+from offramp.certify import Certificate, certify
+from offramp.compare import Comparison, compare
+from offramp.data import open_examples
+from offramp.errors import OfframpError
+from offramp.evaluate import Evaluation, evaluate
+from offramp.fit import fit
+from offramp.frontier import Point, frontier, hull
+from offramp.graph import Costs, Graph, Stage
+from offramp.measure import bench
+from offramp.networks import Networks
+from offramp.plan import Plan
+from offramp.policies import FAMILIES, Policy, Seen
+from offramp.preprocessing import Preprocessing
+from offramp.record import record
+from offramp.runtime import Answers, OnnxRuntime, infer
+from offramp.tasks import Losses
+from offramp.trace import Trace, import_scores
+from offramp.walk import Outcome, Work, drive, walk
+
+__all__ = [  # noqa: RUF022 - in the order of the modules
+    "OfframpError",
+    "Stage",
+    "Costs",
+    "Graph",
+    "Losses",
+    "Trace",
+    "import_scores",
+    "Seen",
+    "Policy",
+    "FAMILIES",
+    "certify",
+    "Certificate",
+    "Work",
+    "walk",
+    "drive",
+    "Outcome",
+    "Point",
+    "frontier",
+    "hull",
+    "Preprocessing",
+    "Networks",
+    "Plan",
+    "fit",
+    "Evaluation",
+    "evaluate",
+    "Comparison",
+    "compare",
+    "open_examples",
+    "Answers",
+    "OnnxRuntime",
+    "infer",
+    "bench",
+    "record",
+]

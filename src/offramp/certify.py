@@ -261,7 +261,7 @@ def _tail(difference: int, examples: int, rate: float, mean: float) -> float:
     Given the number of changes the losses are binomial; this sums over that number.
     """
     low, high = stats.binom.ppf([_NEGLIGIBLE / 2, 1 - _NEGLIGIBLE / 2], examples, rate)
-    changes = np.arange(low, high + 1)
+    changes = np.arange(int(low), int(high) + 1)
     share = min(1.0, (rate + mean) / (2 * rate))
     most = np.floor((changes + difference) / 2)
     below = np.where(most < 0, 0.0, special.bdtr(np.clip(most, 0, changes), changes, share))

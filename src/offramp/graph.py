@@ -160,7 +160,8 @@ class Graph:
         """`costs`, with the stages in the order of the graph.
 
         Raises:
-            CostError: a stage without cost, an unknown stage, a cost that is negative or no number.
+            CostError: a stage without cost, an unknown stage, a cost that is negative or no number,
+                or a stage that costs nothing at all.
         """
         names = [stage.name for stage in self.stages]
         for part, values in (("body", costs.body), ("head", costs.head)):
@@ -172,8 +173,9 @@ class Graph:
                 )
             for name in names:
                 _check_cost(name, part, values.get(name))
-        if self.reference_cost(costs) <= 0:
-            raise CostError(f"the reference '{self.reference}' must cost more than zero.")
+        for name in names:
+            if self.step_cost(costs, name) <= 0:
+                raise CostError(f"stage '{name}' costs nothing; every stage must cost something.")
         return Costs(
             {name: float(costs.body[name]) for name in names},
             {name: float(costs.head[name]) for name in names},

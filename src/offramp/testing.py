@@ -1,0 +1,198 @@
+"""Laws that any runtime or policy must pass, a runtime in memory, and traces made up.
+
+To test a runtime or a policy of your own, inherit its laws and give the fixtures they ask for:
+
+    class TestMine(RuntimeLaws):
+        @pytest.fixture
+        def runtime(self) -> Mine: ...
+        @pytest.fixture
+        def plan(self) -> Plan: ...
+        @pytest.fixture
+        def x(self) -> AnyArray: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.errors import NetworkError
+from offramp.frontier import replay
+from offramp.graph import Costs, Graph
+from offramp.plan import Plan
+from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
+from offramp.policies.encoding import Deployable
+from offramp.runtime.driver import Runtime, infer
+from offramp.trace import Trace, assemble
+
+_MARGIN = 1e-4  # decisions closer than this may differ between engines
+
+
+@dataclass(frozen=True)
+class MemoryRuntime:
+    """Answers from recorded scores: an input is the number of an example, (n, 1)."""
+
+    scores: Mapping[str, FloatArray]  # stage -> (examples, classes)
+
+    @classmethod
+    def of(cls, trace: Trace) -> MemoryRuntime:
+        return cls(trace.scores)
+
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        if x.ndim != 2 or x.shape[1] != 1:
+            raise NetworkError(f"stage '{stage}' reads numbers of examples, (n, 1).")
+        return self.scores[stage][x[:, 0].astype(np.int64)]
+
+
+def synthetic(
+    examples: int,
+    stages: Sequence[str] = ("small", "medium", "large"),
+    *,
+    edges: str | None = None,
+    classes: int = 10,
+    seed: int = 0,
+    labelled: bool = True,
+) -> Trace:
+    """A made-up trace: later stages cost three times as much and see with less noise.
+
+    Examples differ in difficulty, and stages err together on the hard ones, as networks do.
+    """
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, examples)
+    difficulty = random.gamma(1.0, 1.0, (examples, 1))
+    shared = random.normal(size=(examples, classes))
+    scores = {}
+    for depth, stage in enumerate(stages):
+        own = random.normal(size=(examples, classes))
+        noise = difficulty * (shared + own * 1.5 / (1 + depth))
+        scores[stage] = (4.0 * (labels[:, None] == np.arange(classes)) + noise).astype(np.float32)
+    costs = Costs(
+        {s: 3.0**depth for depth, s in enumerate(stages)}, dict.fromkeys(stages, 0.0), "MFLOP"
+    )
+    graph = Graph.build(stages, edges)
+    return assemble(graph, costs, scores, labels=labels if labelled else None, kind="logits")
+
+
+class RuntimeLaws:
+    """What every runtime must do. Fixtures: `runtime`, its `plan`, and `x` (n, ...), n >= 8."""
+
+    tolerance = 1e-4  # of scores, between batches of different sizes
+
+    def test_scores_have_one_finite_row_per_input(
+        self, runtime: Runtime, plan: Plan, x: AnyArray
+    ) -> None:
+        for stage in plan.graph.order:
+            scores = runtime.run(stage, x)
+            assert scores.shape == (len(x), plan.classes)
+            assert np.isfinite(scores).all()
+
+    def test_a_row_does_not_depend_on_its_batch(
+        self, runtime: Runtime, plan: Plan, x: AnyArray
+    ) -> None:
+        some = np.array([5, 0, 3])
+        for stage in plan.graph.order:
+            whole = runtime.run(stage, x)
+            np.testing.assert_allclose(
+                runtime.run(stage, x[some]), whole[some], atol=self.tolerance
+            )
+            np.testing.assert_allclose(runtime.run(stage, x[2:3]), whole[2:3], atol=self.tolerance)
+
+    def test_live_is_replay(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+        scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
+        trace = Trace(plan.graph, plan.costs, scores, plan.kinds)
+        outcome = replay(trace, plan.running, plan.setting)
+        found = infer(plan, runtime, x)
+        same = found.stage == np.array(outcome.order)[outcome.stage]
+        assert (same | self._close(plan, trace)).all()
+        np.testing.assert_allclose(found.cost[same], outcome.cost[same])
+        for row in np.flatnonzero(same):
+            expected = scores[found.stage[row]][row]
+            np.testing.assert_allclose(found.scores[row], expected, atol=self.tolerance)
+            assert found.answer[row] == found.scores[row].argmax()
+
+    def test_batch_order_changes_nothing(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+        order = np.random.default_rng(0).permutation(len(x))
+        one, other = infer(plan, runtime, x), infer(plan, runtime, x[order])
+        assert (one.stage[order] == other.stage).all()
+        np.testing.assert_allclose(one.scores[order], other.scores, atol=self.tolerance)
+
+    def test_batch_size_changes_nothing(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+        whole = infer(plan, runtime, x)
+        parts = [infer(plan, runtime, x[i : i + 3]) for i in range(0, len(x), 3)]
+        assert (whole.stage == np.concatenate([part.stage for part in parts])).all()
+        scores = np.concatenate([part.scores for part in parts])
+        np.testing.assert_allclose(whole.scores, scores, atol=self.tolerance)
+
+    def test_zero_rows_give_zero_answers(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+        found = infer(plan, runtime, x[:0])
+        assert len(found.answer) == len(found.stage) == len(found.cost) == 0
+        assert found.scores.shape == (0, plan.classes)
+
+    def test_inputs_of_another_shape_are_refused(
+        self, runtime: Runtime, plan: Plan, x: AnyArray
+    ) -> None:
+        wrong = np.zeros((2, *x.shape[1:], 3), dtype=x.dtype)
+        try:
+            runtime.run(plan.graph.root, wrong)
+        except NetworkError:
+            return
+        raise AssertionError("inputs of another shape must raise NetworkError")
+
+    @staticmethod
+    def _close(plan: Plan, trace: Trace) -> AnyArray:
+        """Rows whose decision turns when scores move by a little."""
+        close = np.zeros(trace.examples, dtype=bool)
+        before = replay(trace, plan.running, plan.setting).stage
+        for sign in (-1, 1):
+            tilt = 1 + sign * _MARGIN
+            scores = {stage: values * np.float32(tilt) for stage, values in trace.scores.items()}
+            moved = Trace(trace.graph, trace.costs, scores, trace.kinds)
+            close |= replay(moved, plan.running, plan.setting).stage != before
+        return close
+
+
+class PolicyLaws:
+    """What every policy must do. Fixtures: `policy`, and a `trace` of its graph."""
+
+    def test_evidence_of_a_row_does_not_depend_on_the_others(
+        self, policy: Policy, trace: Trace
+    ) -> None:
+        some = np.arange(1, trace.examples, 3)
+        for stage in policy.graph.order:
+            if policy.graph.successors[stage]:
+                whole = policy.evidence(seen_at(policy.graph, trace, stage))
+                part = policy.evidence(seen_at(policy.graph, trace, stage, some))
+                np.testing.assert_allclose(part, whole[some], atol=1e-9)
+
+    def test_choices_are_actions_of_the_stage(self, policy: Policy, trace: Trace) -> None:
+        for stage in policy.graph.order:
+            if successors := policy.graph.successors[stage]:
+                evidence = policy.evidence(seen_at(policy.graph, trace, stage))
+                for setting in policy.settings:
+                    action = policy.choose(stage, evidence, float(setting))
+                    assert action.shape == (trace.examples,)
+                    assert ((action >= 0) & (action <= len(successors))).all()
+
+    def test_the_dial_goes_from_safe_to_cheap(self, policy: Policy, trace: Trace) -> None:
+        ends = [
+            replay(trace, policy, float(setting)).cost.mean()
+            for setting in policy.settings[[0, -1]]
+        ]
+        assert ends[0] >= ends[-1]
+
+    def test_saved_and_loaded_it_decides_alike(self, policy: Deployable, trace: Trace) -> None:
+        loaded = policy_from_json(policy_to_json(policy))
+        for setting in policy.settings[:: max(1, len(policy.settings) // 5)]:
+            one = replay(trace, policy, float(setting))
+            other = replay(trace, loaded, float(setting))
+            assert (one.stage == other.stage).all()
+
+
+def seen_at(graph: Graph, trace: Trace, stage: str, rows: IntArray | None = None) -> Seen:
+    """What a walk that lets everything through has seen at `stage`."""
+    rows = np.arange(trace.examples) if rows is None else rows
+    said = {v: (rows, trace.scores[v][rows]) for v in graph.observed[stage]}
+    return Seen(stage, rows, said, trace.kinds)

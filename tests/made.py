@@ -1,0 +1,91 @@
+"""Small things that several tests need: networks as ONNX, images, arbitrary graphs and policies."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.graph import Graph
+from offramp.policies import Seen
+
+
+def linear_network(
+    path: Path,
+    weights: FloatArray,
+    shape: Sequence[int | str],
+    *,
+    batch: int | str = "batch",
+    opset: int = 17,
+) -> Path:
+    """An ONNX file: inputs (batch, *shape), flattened, times weights (features, classes)."""
+    nodes = [
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, *shape])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, weights.shape[1]])],
+        [numpy_helper.from_array(weights.astype(np.float32), "weights")],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def blobs(examples: int, seed: int = 0) -> tuple[FloatArray, IntArray]:
+    """Four classes of points (n, 6) around four corners, and their labels."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 4, examples)
+    x = np.eye(4, 6)[labels] * 2 + random.normal(size=(examples, 6)) * 0.7
+    return x.astype(np.float32), labels
+
+
+def blob_networks(folder: Path) -> dict[str, Path]:
+    """Two linear networks for `blobs`: a poor one and the best one."""
+    random = np.random.default_rng(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    best = np.eye(6, 4) * 4
+    poor = best * 0.7 + random.normal(size=best.shape) * 0.7
+    return {
+        "small": linear_network(folder / "small.onnx", poor, [6]),
+        "big": linear_network(folder / "big.onnx", best, [6]),
+    }
+
+
+def picture(colour: tuple[int, int, int], size: tuple[int, int] = (8, 8)) -> bytes:
+    """A PNG of one colour, (width, height)."""
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, format="PNG")
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Scramble:
+    """A policy with no sense at all: a fixed action for every first score, stage and setting."""
+
+    graph: Graph
+    settings: FloatArray
+    seed: int
+
+    def evidence(self, seen: Seen) -> FloatArray:
+        # every stage that may be seen takes part, so that a wrong row would change the action
+        total = sum(seen.scores(stage)[:, 0].astype(np.float64) for stage in self._stages(seen))
+        return np.asarray(total)[:, None]
+
+    def _stages(self, seen: Seen) -> tuple[str, ...]:
+        return self.graph.observed[seen.stage]
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        mixed = np.floor(evidence[:, 0] * 1009 + setting * 31 + self.seed).astype(np.int64)
+        actions: AnyArray = (mixed * 2654435761 >> 7) % (len(self.graph.successors[stage]) + 1)
+        return actions.astype(np.int64)
