@@ -20,7 +20,7 @@ from offramp.plan import Plan
 from offramp.policies import FAMILIES, ExactOracle, Policy, Static
 from offramp.policies.rules import Threshold
 from offramp.runtime.driver import infer
-from offramp.testing import MemoryRuntime, PolicyLaws, RuntimeLaws, synthetic
+from offramp.testing import MemoryRuntime, PolicyLaws, RuntimeLaws, seen_at, synthetic
 from offramp.trace import Trace
 from offramp.walk import drive, walk
 from tests.made import Scramble
@@ -68,7 +68,6 @@ def test_a_cost_is_the_bodies_passed_and_the_heads_answered(trace: Trace, seed: 
 
 def one_by_one(trace: Trace, policy: Policy, row: int) -> tuple[str, float]:
     """An independent walk of one example: where it stops and what it costs."""
-    from offramp.testing import seen_at
 
     stage, ran, cost = trace.graph.root, set[str](), 0.0
     while True:

@@ -11,6 +11,9 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+import numpy as np
+
+from offramp.arrays import IntArray
 from offramp.errors import CostError, GraphError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -140,12 +143,28 @@ class Graph:
 
     def bodies(self, name: str) -> tuple[str, ...]:
         """The stages whose bodies must have run for `name` to answer, itself included."""
-        chain: list[str] = []
-        current: str | None = name
-        while current is not None:
-            chain.append(current)
-            current = self.stage(current).after
-        return tuple(reversed(chain))
+        return self._bodies[name]
+
+    @cached_property
+    def _bodies(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for stage in self.stages:  # listed after the one they continue
+            before = () if stage.after is None else found[stage.after]
+            found[stage.name] = (*before, stage.name)
+        return found
+
+    @cached_property
+    def continued(self) -> frozenset[str]:
+        """The stages whose bodies another stage continues: only these can be met twice."""
+        return frozenset(stage.after for stage in self.stages if stage.after is not None)
+
+    @cached_property
+    def targets(self) -> dict[str, IntArray]:
+        """For each stage where each action leads, as positions in `order`: stop, successors."""
+        return {
+            name: np.array([self.order.index(t) for t in (name, *self.successors[name])])
+            for name in self.order
+        }
 
     def step_cost(self, costs: Costs, target: str, run: Collection[str] = ()) -> float:
         """The cost of reaching and answering at `target`, given the bodies already `run`."""

@@ -79,8 +79,7 @@ def walk(
             seen = Seen(stage, rows, {v: said[v] for v in graph.observed[stage]}, kinds)
             action = policy.choose(stage, policy.evidence(seen), setting)
             action = _never_trust_nan(action, scores, len(successors))
-            targets = np.array([position, *map(order.index, successors)])
-            at[rows] = targets[action]
+            at[rows] = graph.targets[stage][action]
     return Outcome(order, at, cost)
 
 
@@ -99,8 +98,10 @@ def drive(
 
 def _never_trust_nan(action: IntArray, scores: FloatArray, last: int) -> IntArray:
     """Examples with NaN or infinite scores do not leave early: they go on, as far as possible."""
-    broken = ~np.isfinite(scores).all(axis=1)
-    return np.where(broken & (action == STOP), last, action) if broken.any() else action
+    whole = np.isfinite(scores)
+    if whole.all():
+        return action
+    return np.where(~whole.all(axis=1) & (action == STOP), last, action)
 
 
 class _Meter:
@@ -108,16 +109,14 @@ class _Meter:
 
     def __init__(self, graph: Graph, costs: Costs, batch: int) -> None:
         self.graph, self.costs = graph, costs
-        # only bodies that another stage continues can be run twice on one walk
-        shared = {stage.after for stage in graph.stages} - {None}
-        self.ran = {name: np.zeros(batch, dtype=bool) for name in shared if name is not None}
+        self.ran = {name: np.zeros(batch, dtype=bool) for name in graph.continued}
 
-    def pay(self, stage: str, rows: IntArray) -> FloatArray:
-        total = np.full(len(rows), self.costs.head[stage])
+    def pay(self, stage: str, rows: IntArray) -> FloatArray | float:
+        total: FloatArray | float = self.costs.head[stage]
         for body in self.graph.bodies(stage):
+            price: FloatArray | float = self.costs.body[body]
             if body in self.ran:
-                total += np.where(self.ran[body][rows], 0.0, self.costs.body[body])
+                price = np.where(self.ran[body][rows], 0.0, price)
                 self.ran[body][rows] = True
-            else:
-                total += self.costs.body[body]
+            total = total + price
         return total

@@ -9,7 +9,7 @@ import numpy as np
 from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.protocol import Seen
-from offramp.policies.rules import margin
+from offramp.policies.rules import margin as margin_of
 
 _KNOTS = 6  # bends of the piecewise linear function of the margin
 _CLASSES = 64  # with more classes the answer itself is no feature
@@ -37,7 +37,7 @@ class Features:
     @classmethod
     def fit(cls, graph: Graph, seen: Seen) -> Features:
         """Features for `seen.stage`, scaled on the examples that were seen."""
-        margins = margin(seen.log_probabilities())
+        margins = margin_of(seen.log_probabilities())
         knots = np.unique(np.quantile(margins, np.linspace(0, 1, _KNOTS + 2)[1:-1]))
         classes = seen.scores().shape[1]
         raw = cls(graph.observed[seen.stage], classes, knots, np.zeros(1), np.ones(1))
@@ -57,12 +57,15 @@ class Features:
     def __call__(self, seen: Seen) -> FloatArray:
         """(n, features), centred and scaled: what is learned from."""
         parts = self.parts(seen)
-        columns = [parts.curve]
+        margin = parts.margin[:, None]
+        columns = [margin, np.maximum(margin - self.knots, 0.0)]
         if self.answers:
-            classes, unsure = np.arange(self.classes), parts.unsure[:, None]
+            classes, unsure = np.arange(self.classes), 1.0 - margin
             member = (parts.answer[:, None] == classes).astype(np.float64)
             columns += [member, member * unsure, (parts.second[:, None] == classes) * unsure]
-        return (np.hstack([*columns, parts.earlier]) - self.mean) / self.scale
+        if parts.earlier is not None:
+            columns.append(parts.earlier)
+        return (np.hstack(columns) - self.mean) / self.scale
 
     @property
     def answers(self) -> bool:
@@ -71,73 +74,66 @@ class Features:
 
     def parts(self, seen: Seen) -> Parts:
         """The features before they are spread over columns: what a walk computes."""
-        said = seen.log_probabilities()
-        margins, answer = margin(said), seen.answers()
-        bends = np.maximum(margins[:, None] - self.knots, 0.0)
+        probable = np.exp(seen.log_probabilities().astype(np.float64))
+        rows, answer = np.arange(len(probable)), seen.answers()
+        highest = probable[rows, answer]
+        probable[rows, answer] = -1.0
+        second = probable.argmax(axis=1)
+        margins = highest - probable[rows, second]
         earlier = [_earlier(seen.log_probabilities(stage), answer) for stage in self.stages[:-1]]
-        return Parts(
-            np.hstack([margins[:, None], bends]),
-            answer,
-            _second(said, answer) if self.answers else answer,
-            1.0 - margins,
-            np.hstack(earlier) if earlier else np.empty((len(answer), 0)),
-        )
+        return Parts(margins, answer, second, np.hstack(earlier) if earlier else None)
 
 
 @dataclass(frozen=True)
 class Parts:
     """The features of n examples, compactly."""
 
-    curve: FloatArray  # (n, 1 + knots): the margin and its bends
+    margin: FloatArray  # (n,): the highest minus the second highest probability
     answer: IntArray  # (n,)
-    second: IntArray  # (n,): the class with the second highest score
-    unsure: FloatArray  # (n,): 1 minus the margin
-    earlier: FloatArray  # (n, 3 * earlier stages)
+    second: IntArray  # (n,): the class with the second highest probability
+    earlier: FloatArray | None  # (n, 3 * earlier stages)
 
 
 @dataclass(frozen=True)
 class Linear:
     """Linear functions of the features, with centring, scaling and the answer folded in."""
 
+    knots: FloatArray  # (knots,) margins
     constant: FloatArray  # (outputs,)
-    curve: FloatArray  # (1 + knots, outputs)
-    # (3, classes, outputs): for the class answered; for it, times 1 minus the margin; for the
-    # second class, times 1 minus the margin
-    by_class: FloatArray | None
+    slope: FloatArray  # (outputs,): of the margin
+    bends: FloatArray  # (knots, outputs): added to the slope above each knot
+    # (classes, outputs) each, or None: for the class answered; for it, times 1 minus the margin;
+    # for the second class, times 1 minus the margin
+    answered: FloatArray | None
+    unsurely: FloatArray | None
+    second: FloatArray | None
     earlier: FloatArray  # (3 * earlier stages, outputs)
 
     @classmethod
     def fold(cls, features: Features, weights: FloatArray) -> Linear:
         """From (outputs, 1 + features), constant first, on centred and scaled features."""
         slopes = (weights[:, 1:] / features.scale).T
-        curve, answer = 1 + len(features.knots), features.classes if features.answers else 0
-        classes = slopes[curve : curve + 3 * answer]
-        return cls(
-            weights[:, 0] - features.mean @ slopes,
-            slopes[:curve],
-            classes.reshape(3, answer, -1) if answer else None,
-            slopes[curve + 3 * answer :],
-        )
+        classes = features.classes if features.answers else 0
+        sizes = np.cumsum([1, len(features.knots), classes, classes, classes])
+        slope, bends, *by_class, earlier = np.split(slopes, sizes)
+        answered, unsurely, second = by_class if classes else (None, None, None)
+        constant = weights[:, 0] - features.mean @ slopes
+        return cls(features.knots, constant, slope[0], bends, answered, unsurely, second, earlier)
 
     def __call__(self, parts: Parts) -> FloatArray:
         """(n, outputs)."""
-        total = self.constant + parts.curve @ self.curve
-        if self.by_class is not None:
-            answered, unsurely, second = self.by_class
-            unsurely = unsurely[parts.answer] + second[parts.second]
-            total += answered[parts.answer] + parts.unsure[:, None] * unsurely
-        if parts.earlier.shape[1]:
+        margin = parts.margin[:, None]
+        total: FloatArray = np.maximum(margin - self.knots, 0.0) @ self.bends
+        total += self.constant + margin * self.slope
+        if self.answered is not None and self.unsurely is not None and self.second is not None:
+            total += self.answered[parts.answer]
+            total += (1.0 - margin) * (self.unsurely[parts.answer] + self.second[parts.second])
+        if parts.earlier is not None:
             total += parts.earlier @ self.earlier
         return total
-
-
-def _second(log_probabilities: FloatArray, answer: IntArray) -> IntArray:
-    others = log_probabilities.copy()
-    others[np.arange(len(answer)), answer] = -np.inf
-    return np.asarray(others.argmax(axis=1), dtype=np.int64)
 
 
 def _earlier(log_probabilities: FloatArray, answer: IntArray) -> FloatArray:
     given = np.exp(log_probabilities[np.arange(len(answer)), answer])
     alike = log_probabilities.argmax(axis=1) == answer
-    return np.column_stack([alike, margin(log_probabilities), given]).astype(np.float64)
+    return np.column_stack([alike, margin_of(log_probabilities), given]).astype(np.float64)

@@ -12,6 +12,7 @@ Downstream decisions are out of fold for the examples that upstream stages learn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,11 +93,12 @@ class Learned:
 
 def decide(evidence: FloatArray, tradeoff: float) -> IntArray:
     """The action with the lowest predicted cost-to-go, (n,); stopping wins ties."""
-    loss0, loss1, cost0, cost1 = evidence.reshape(len(evidence), -1, 4).transpose(2, 0, 1)
-    log_t = np.log(tradeoff)
-    going = tradeoff * (loss0 + log_t * loss1) + cost0 + log_t * cost1
-    best = going.argmin(axis=1)
-    return np.where(going.min(axis=1) < 0, best + 1, STOP)
+    log_t = math.log(tradeoff)
+    weights = np.array([tradeoff, tradeoff * log_t, 1.0, log_t])
+    going = evidence.reshape(len(evidence), -1, 4) @ weights
+    if going.shape[1] == 1:  # most stages: no choice among successors to make
+        return np.asarray(going[:, 0] < 0, dtype=np.int64)
+    return np.where(going.min(axis=1) < 0, going.argmin(axis=1) + 1, STOP)
 
 
 class _Learner:

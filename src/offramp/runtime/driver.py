@@ -51,9 +51,10 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
     scores = np.empty((len(x), plan.classes), dtype=np.float32)
 
     def run(work: Work) -> FloatArray:
-        found = runtime.run(work.stage, x if len(work.rows) == len(x) else x[work.rows])
+        everyone = len(work.rows) == len(x)
+        found = runtime.run(work.stage, x if everyone else x[work.rows])
         # rows that go on are overwritten by the later stage
-        scores[work.rows] = found
+        scores[slice(None) if everyone else work.rows] = found
         return found
 
     outcome = drive(walk(plan.running, plan.setting, plan.costs, plan.kinds, len(x)), run)
