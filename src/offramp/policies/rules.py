@@ -178,9 +178,12 @@ class _Tuner:
             ahead[u] + self.step[stage, u] for u in self.graph.successors[stage]
         ]
         order = self.order[stage][reach[self.order[stage]]]
-        ends = best_bands(np.stack([choice[order] for choice in choices]))
-        sure = np.append(self.sure[stage][order], -np.inf)
-        above = np.append(np.inf, self.sure[stage][order])
+        sorted_sure = self.sure[stage][order]
+        # equally sure examples must go the same way, so that a cut can only lie between groups
+        starts = np.flatnonzero(np.diff(sorted_sure, prepend=np.inf))
+        ends = best_bands(np.stack([np.add.reduceat(c[order], starts) for c in choices]))
+        sure = np.append(sorted_sure[starts], -np.inf)
+        above = np.append(np.inf, sorted_sure[starts])
         cuts[stage] = np.array([_between(above[end], sure[end]) for end in ends])
         action = np.asarray((self.sure[stage][:, None] < cuts[stage]).sum(axis=1))
         ahead[stage] = np.choose(action, choices)
