@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import optimize, special, stats
 
-from offramp.arrays import FloatArray
+from offramp.arrays import FloatArray, IntArray
 from offramp.errors import BudgetError
 from offramp.tasks import Excess
 
@@ -251,21 +251,38 @@ def trinomial(
         highest = float(stats.beta.ppf(1 - spent, changes + 1, examples - changes))
     lowest = max(abs(budget), 1.0 / examples**2)
     rates = np.linspace(lowest, max(highest, lowest), _RATES)
-    worst = max(_tail(losses - gains, examples, rate, budget) for rate in rates)
+    worst = float(_tails(losses - gains, examples, rates, budget).max())
     return min(1.0, worst + spent)
 
 
-def _tail(difference: int, examples: int, rate: float, mean: float) -> float:
-    """P(losses - gains <= difference) when changes have probability `rate` and the mean is `mean`.
+def _tails(difference: int, examples: int, rates: FloatArray, mean: float) -> FloatArray:
+    """P(losses - gains <= difference) when changes have these `rates` and the mean is `mean`.
 
-    Given the number of changes the losses are binomial; this sums over that number.
+    Given the number of changes the losses are binomial; this sums over that number, as far from its
+    mean as Bernstein's inequality says that the rest is negligible.
     """
-    low, high = stats.binom.ppf([_NEGLIGIBLE / 2, 1 - _NEGLIGIBLE / 2], examples, rate)
-    changes = np.arange(int(low), int(high) + 1)
-    share = min(1.0, (rate + mean) / (2 * rate))
+    far = -math.log(_NEGLIGIBLE / 2)
+    centre = examples * rates
+    spread = far / 3 + np.sqrt(far**2 / 9 + 2 * far * centre * (1 - rates))
+    low = np.floor(np.maximum(centre - spread, 0)).astype(np.int64)
+    high = np.ceil(np.minimum(centre + spread, examples)).astype(np.int64)
+    sizes = high - low + 1
+    starts = np.cumsum(sizes) - sizes
+    changes = np.arange(sizes.sum()) + np.repeat(low - starts, sizes)
+    rate = np.repeat(rates, sizes)
+    share = np.minimum(1.0, (rate + mean) / (2 * rate))
     most = np.floor((changes + difference) / 2)
     below = np.where(most < 0, 0.0, special.bdtr(np.clip(most, 0, changes), changes, share))
-    return float(stats.binom.pmf(changes, examples, rate) @ below) + _NEGLIGIBLE
+    terms = np.exp(_log_binomial(changes, examples, rate)) * below
+    return np.asarray(np.add.reduceat(terms, starts) + _NEGLIGIBLE)
+
+
+def _log_binomial(successes: IntArray, n: int, probability: FloatArray) -> FloatArray:
+    """The logarithm of the probability of that many successes among n."""
+    ways = special.gammaln(n + 1) - special.gammaln(successes + 1)
+    ways = ways - special.gammaln(n - successes + 1)
+    failures = special.xlog1py(n - successes, -probability)
+    return np.asarray(ways + special.xlogy(successes, probability) + failures)
 
 
 def betting(excess: FloatArray, budget: float, *, seed: int = 0) -> float:

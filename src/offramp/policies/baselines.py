@@ -9,9 +9,10 @@ import numpy as np
 from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Costs, Graph
 from offramp.policies.protocol import STOP, Seen, backbone, path
-from offramp.policies.rules import TRADEOFFS
 from offramp.tasks import Losses
 from offramp.trace import Trace
+
+_TRADEOFFS = np.geomspace(1000.0, 0.001, 61)  # to where even a certain gain is not worth its cost
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ExactOracle:
             {name: cost / unit for name, cost in trace.costs.head.items()},
         )
         excess = np.stack([losses.excess(stage) for stage in graph.order], axis=1)
-        return cls(graph, TRADEOFFS, excess, costs)
+        return cls(graph, _TRADEOFFS, excess, costs)
 
     def evidence(self, seen: Seen) -> FloatArray:
         return self.excess[seen.rows]
