@@ -163,17 +163,17 @@ class Trace:
                 "it goes on where it stopped."
             )
         columns = read_parts(path)
-        try:
-            graph = Graph.from_json(manifest["graph"])
-            trace = _assemble(graph, manifest, columns)
-        except (KeyError, TypeError, AttributeError) as problem:
-            raise TraceError(f"{path} lacks {problem}; record or import it again.") from None
-        if trace.examples != manifest["examples"]:
+        rows = len(columns.get("id", ()))
+        if rows != manifest.get("examples"):
             raise TraceError(
-                f"{path} should hold {manifest['examples']} examples but holds {trace.examples}; "
+                f"{path} should hold {manifest.get('examples')} examples but holds {rows}; "
                 "a part is missing. Record or import it again."
             )
-        return trace
+        try:
+            graph = Graph.from_json(manifest["graph"])
+            return _assemble(graph, manifest, columns)
+        except (KeyError, TypeError, AttributeError) as problem:
+            raise TraceError(f"{path} lacks {problem}; record or import it again.") from None
 
 
 def assemble(
@@ -289,7 +289,7 @@ def import_scores(
 def read_npz(path: Path) -> dict[str, AnyArray]:
     """Every array in an .npz; never unpickles. Raises TraceError where it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise TraceError(f"{path} is a single array; save several with numpy.savez.")
             return {name: archive[name] for name in archive.files}

@@ -1,0 +1,219 @@
+"""Plans: fit, evaluate, compare, and plans that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offramp.compare import compare
+from offramp.errors import BudgetError, InputError, LossError, PlanError, TraceError
+from offramp.evaluate import evaluate
+from offramp.fit import fit
+from offramp.frontier import cost_at, frontier, hull, static_points
+from offramp.graph import Graph
+from offramp.networks import Networks
+from offramp.plan import Plan
+from offramp.policies import FAMILIES, policy_to_json
+from offramp.testing import synthetic
+from tests.made import blob_networks
+
+LEARN = synthetic(1500, seed=1)
+FRESH = synthetic(1500, seed=2)
+
+
+@pytest.mark.parametrize("policy", FAMILIES)
+def test_every_policy_can_be_planned_and_kept(policy: str, tmp_path: Path) -> None:
+    plan = fit(LEARN, 0.1, policy=policy)
+    plan.write(tmp_path / "plan")
+    loaded = Plan.read(tmp_path / "plan")
+    found = evaluate(loaded, FRESH)
+    assert found.kept != "no"
+    assert found.exits.keys() == set(LEARN.graph.order)
+    assert sum(found.exits.values()) == pytest.approx(1)
+    assert found.speedup == pytest.approx(FRESH.reference_cost / found.cost)
+
+
+def test_learning_and_certifying_examples_are_apart() -> None:
+    plan = fit(LEARN, 0.05, learn_share=0.4)
+    assert plan.info["learning_examples"] == 600
+    assert plan.certificate.examples == 900
+    other = fit(LEARN, 0.05, certify_on=FRESH)
+    assert other.info["learning_examples"] == other.certificate.examples == 1500
+
+
+def test_the_path_is_fixed_before_the_certification_examples_are_seen() -> None:
+    """Other labels on the certification half change the certificate, never the policy."""
+    first, second = LEARN.split(0.5, 0)
+    assert LEARN.labels is not None
+    labels = LEARN.labels.copy()
+    labels[second] = (labels[second] + 1) % 10
+    one, other = fit(LEARN, 0.05), fit(replace(LEARN, labels=labels), 0.05)
+    one_json, other_json = (_policy(plan) for plan in (one, other))
+    assert one_json == other_json
+    assert one.certificate != other.certificate
+    assert len(first) + len(second) == LEARN.examples
+
+
+def _policy(plan: Plan) -> str:
+    return json.dumps(policy_to_json(plan.policy))
+
+
+def test_nothing_of_a_fit_is_left_to_chance() -> None:
+    assert fit(LEARN, 0.05, seed=3).certificate == fit(LEARN, 0.05, seed=3).certificate
+
+
+def test_without_labels_disagreement_is_certified() -> None:
+    plan = fit(replace(LEARN, labels=None), 0.15, unlabelled=True)
+    assert plan.certificate.loss == "disagreement"
+    found = evaluate(plan, replace(FRESH, labels=None))
+    assert found.loss is not None
+    assert found.reference_loss == 0.0
+
+
+def test_unlabelled_examples_say_only_whether_they_look_alike() -> None:
+    plan = fit(LEARN, 0.1)
+    found = evaluate(plan, replace(FRESH, labels=None))
+    assert (found.loss, found.excess_loss, found.interval, found.kept) == (
+        None, None, None, "unknown",
+    )  # fmt: skip
+    assert found.shift.alike
+
+
+def test_shifted_examples_do_not_look_alike() -> None:
+    noisy = {
+        stage: scores + np.random.default_rng(0).normal(size=scores.shape).astype(np.float32) * 3
+        for stage, scores in FRESH.scores.items()
+    }
+    found = evaluate(fit(LEARN, 0.1), replace(FRESH, scores=noisy))
+    assert not found.shift.alike
+    assert found.kept == "no" or found.excess_loss is not None
+
+
+def test_a_broken_promise_is_called_broken() -> None:
+    plan = fit(LEARN, 0.05)
+    assert plan.routes
+    wrong = {"small": np.roll(FRESH.scores["small"], 1, axis=1)}  # as sure, of the next class
+    found = evaluate(plan, replace(FRESH, scores={**FRESH.scores, **wrong}))
+    assert found.kept == "no"
+    assert found.interval is not None
+    assert found.interval[0] > 0.05
+
+
+def test_a_plan_runs_no_code_of_its_own_accord() -> None:
+    name = "tests.test_tasks:half_wrong"
+    plan = fit(LEARN, 0.1, loss=name)
+    with pytest.raises(LossError, match="--loss"):
+        evaluate(plan, FRESH)
+    assert evaluate(plan, FRESH, loss=name).loss is not None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
+def test_a_learning_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(BudgetError, match="share"):
+        fit(LEARN, 0.05, learn_share=share)
+
+
+def test_too_few_examples_are_refused() -> None:
+    with pytest.raises(TraceError, match="at least 20"):
+        fit(LEARN.take(slice(30)), 0.05)
+
+
+def test_traces_of_another_graph_are_refused() -> None:
+    other = synthetic(300, ("small", "large"))
+    plan = fit(LEARN, 0.1)
+    for call in (
+        lambda: evaluate(plan, other),
+        lambda: fit(LEARN, 0.1, certify_on=other),
+        lambda: compare(LEARN, other),
+    ):
+        with pytest.raises(TraceError, match="another graph"):
+            call()
+
+
+def test_unknown_policies_are_refused() -> None:
+    with pytest.raises(InputError, match="learned, myopic"):
+        fit(LEARN, 0.1, policy="magic")
+
+
+def test_comparison_measures_on_other_examples_than_it_tunes_on() -> None:
+    found = compare(LEARN, FRESH)
+    assert found.examples == FRESH.examples
+    assert set(found.policies) == {*FAMILIES, "uniform"}
+    losses = FRESH.losses()
+    again = frontier(FRESH, losses, FAMILIES["learned"](LEARN, LEARN.losses()))
+    assert found.policies["learned"] == again
+    alone = found.static["large"]
+    oracle = cost_at([*found.exact_oracle, alone], 0.01)
+    for points in found.policies.values():
+        assert oracle <= cost_at([*points, alone], 0.01) + 1e-9
+
+
+def test_uniform_lies_on_the_hull_of_the_single_networks() -> None:
+    statics = static_points(FRESH, FRESH.losses())
+    for point in compare(LEARN, FRESH).policies["uniform"]:
+        assert point.cost == pytest.approx(cost_at(list(statics.values()), point.excess_loss))
+    assert hull(statics.values())
+
+
+def written(tmp_path: Path) -> Path:
+    graph_files = blob_networks(tmp_path / "onnx")
+    trace = synthetic(300, ("small", "big"), classes=4)
+    networks = Networks(Graph.chain(["small", "big"]), graph_files)
+    fit(trace, 0.1, networks=networks).write(tmp_path / "plan")
+    return tmp_path / "plan"
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("newer", "version 99"),
+        ("no json", "JSON"),
+        ("no policy", "damaged"),
+        ("other policy", "unknown"),
+        ("altered network", "fingerprint"),
+        ("missing network", "missing"),
+        ("costs", "cost"),
+    ],
+)
+def test_damaged_plans_are_refused(tmp_path: Path, how: str, says: str) -> None:
+    plan = written(tmp_path)
+    manifest, network = plan / "plan.json", plan / "stages" / "small.onnx"
+    value = json.loads(manifest.read_text())
+    if how == "newer":
+        value["version"] = 99
+    elif how == "no policy":
+        del value["policy"]["graph"]
+    elif how == "other policy":
+        value["policy"]["kind"] = "magic"
+    elif how == "costs":
+        value["cost"]["small"]["body"] = -1
+    elif how == "altered network":
+        network.write_bytes(network.read_bytes() + b"\0")
+    elif how == "missing network":
+        network.unlink()
+    manifest.write_text("{" if how == "no json" else json.dumps(value))
+    with pytest.raises(InputError, match=says):
+        Plan.read(plan)
+
+
+def test_a_plan_without_networks_says_so() -> None:
+    with pytest.raises(PlanError, match="--graph"):
+        fit(LEARN, 0.1).runnable()
+
+
+def test_large_learning_sets_are_sampled_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("offramp.policies.learned", "offramp.fit"):
+        monkeypatch.setattr(sys.modules[module], "SAMPLE", 300)
+    plan = fit(LEARN, 0.1)
+    assert any("sample of 300 of 750" in note for note in plan.notes())
+    assert plan.certificate.examples == 750
+
+
+def test_a_trace_without_examples_of_some_class_can_be_learned() -> None:
+    rows = np.flatnonzero(np.asarray(LEARN.labels) < 3)
+    assert fit(LEARN.take(rows), 0.2).certificate.examples > 0
