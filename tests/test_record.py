@@ -1,0 +1,229 @@
+"""Recording: it streams, survives being killed, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offramp import trace as traces
+from offramp.arrays import AnyArray, FloatArray
+from offramp.data import Examples, open_examples
+from offramp.errors import InputError, ScoresError, StorageError, TraceError
+from offramp.graph import Graph
+from offramp.networks import Networks
+from offramp.record import Settings, record
+from offramp.runtime import OnnxRuntime
+from offramp.trace import Trace
+from tests.made import blob_networks, blobs
+
+BATCH = Settings(batch=16)
+
+
+@dataclass
+class Setup:
+    """Networks and 10,000 examples: five parts."""
+
+    folder: Path
+    networks: Networks = field(init=False)
+    runtime: OnnxRuntime = field(init=False)
+    examples: Examples = field(init=False)
+
+    def __post_init__(self) -> None:
+        files = blob_networks(self.folder / "onnx")
+        Networks(Graph.chain(files), files).write(self.folder / "graph")
+        self.networks = Networks.read(self.folder / "graph")
+        self.runtime = OnnxRuntime(self.networks.files)
+        x, y = blobs(10_000)
+        np.savez(self.folder / "data.npz", x=x, y=y)
+        self.examples = open_examples(self.folder / "data.npz")
+
+    def record(self, name: str, **options: Any) -> Trace:
+        given: dict[str, Any] = {"runtime": self.runtime, "examples": self.examples}
+        given |= {"settings": BATCH, **options}
+        return record(self.networks, out=self.folder / name, **given)
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def same(one: Path, other: Path) -> None:
+    """Equal in every column and in trace.json but for costs and dates."""
+    columns = [traces.read_parts(path) for path in (one, other)]
+    assert columns[0].keys() == columns[1].keys()
+    for name, values in columns[0].items():
+        assert values.dtype == columns[1][name].dtype
+        assert (values == columns[1][name]).all(), name
+    changing = {"cost", "created"}
+    manifests = [json.loads((path / "trace.json").read_text()) for path in (one, other)]
+    kept = [{k: v for k, v in m.items() if k not in changing} for m in manifests]
+    assert kept[0] == kept[1]
+    assert manifests[0].keys() == manifests[1].keys()
+
+
+def test_a_recording_holds_what_the_networks_say(setup: Setup) -> None:
+    seen: list[tuple[int, int]] = []
+    trace = setup.record("t", progress=lambda done, total: seen.append((done, total)))
+    x, y = blobs(10_000)
+    loaded = Trace.read(setup.folder / "t")
+    for found in (trace, loaded):
+        assert found.labels is not None
+        assert (found.labels == y).all()
+        np.testing.assert_allclose(found.scores["big"], setup.runtime.run("big", x), atol=1e-5)
+    assert len(traces.parts(setup.folder / "t")) == 5
+    assert seen == sorted(seen)
+    assert seen[-1] == (10_000, 10_000)
+    assert loaded.costs.unit == "s"
+    assert loaded.costs.body["big"] > 0
+    assert "1 thread" in loaded.costs.source
+
+
+class Stopping:
+    """A runtime that fails after some calls."""
+
+    def __init__(self, runtime: OnnxRuntime, calls: int, error: BaseException) -> None:
+        self.runtime, self.calls, self.error = runtime, calls, error
+
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        self.calls -= 1
+        if self.calls < 0:
+            raise self.error
+        return self.runtime.run(stage, x)
+
+
+@pytest.mark.parametrize("calls", [0, 5, 300, 700, 1249])
+def test_an_interrupted_recording_goes_on_where_it_stopped(setup: Setup, calls: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        setup.record("t", runtime=Stopping(setup.runtime, calls, KeyboardInterrupt()))
+    with pytest.raises(TraceError, match="interrupted"):
+        Trace.read(setup.folder / "t")
+    kept = len(traces.parts(setup.folder / "t"))
+    counted = Stopping(setup.runtime, 10**9, RuntimeError())
+    setup.record("t", runtime=counted)
+    setup.record("whole")
+    same(setup.folder / "t", setup.folder / "whole")
+    assert kept == calls // 2 // BATCH.batches_per_part
+    again = 2 * (10_000 // 16 - kept * BATCH.batches_per_part)
+    measured = 10**9 - counted.calls - again
+    assert 0 < measured <= 2 * (50 + 2)  # costs are measured once, and nothing is run twice
+
+
+SLOW = """
+import sys, time
+from offramp.cli import main
+from offramp.runtime import onnxruntime
+run = onnxruntime.OnnxRuntime.run
+def slow(self, stage, x):
+    time.sleep(0.0005)
+    return run(self, stage, x)
+onnxruntime.OnnxRuntime.run = slow
+print("ready", flush=True)
+main()
+"""
+
+
+def test_killed_at_random_moments_and_resumed_it_is_the_same_trace(setup: Setup) -> None:
+    """SIGKILL leaves no chance to tidy up."""
+    out, chance, kills = setup.folder / "killed", random.Random(0), 0
+    arguments = ["record", str(setup.folder / "graph"), "--data", str(setup.folder / "data.npz")]
+    command = [sys.executable, "-c", SLOW, *arguments, "--batch", "16", "--out", str(out)]
+    for attempt in range(12):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            process.wait(chance.uniform(0.02, 0.6) if attempt < 8 else None)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        _, said = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, said
+    assert process.returncode == 0
+    assert kills >= 2
+    setup.record("whole", graph_folder=setup.folder / "graph")
+    same(out, setup.folder / "whole")
+    assert not list(out.glob(".*"))
+
+
+def test_another_recording_is_not_continued(setup: Setup) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        setup.record("t", runtime=Stopping(setup.runtime, 300, KeyboardInterrupt()))
+    x, y = blobs(10_000, seed=5)
+    np.savez(setup.folder / "other.npz", x=x, y=y)
+    for options in (
+        {"examples": open_examples(setup.folder / "other.npz")},
+        {"settings": Settings(batch=32)},
+    ):
+        with pytest.raises(InputError, match=r"another (data|batch)"):
+            setup.record("t", **options)
+    assert setup.record("t", force=True, settings=Settings(batch=32)).examples == 10_000
+
+
+def test_a_finished_recording_is_not_replaced_unasked(setup: Setup) -> None:
+    setup.record("t")
+    with pytest.raises(InputError, match="--force"):
+        setup.record("t")
+
+
+def test_a_full_disk_keeps_what_was_recorded(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, left = traces.pq.write_table, [2]  # type: ignore[attr-defined]
+
+    def filling(table: Any, path: Path, **options: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            Path(path).write_bytes(b"half of")
+            raise OSError(28, "No space left on device")
+        write(table, path, **options)
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", filling)
+    with pytest.raises(StorageError, match="already written is kept"):
+        setup.record("t")
+    monkeypatch.undo()
+    out = setup.folder / "t"
+    assert sorted(p.name for p in out.iterdir()) == [
+        "part-000000.parquet",
+        "part-000001.parquet",
+        "trace.json",
+    ]
+    setup.record("t")
+    setup.record("whole")
+    same(out, setup.folder / "whole")
+
+
+class Broken:
+    """Says NaN of one example."""
+
+    def __init__(self, runtime: OnnxRuntime) -> None:
+        self.runtime = runtime
+
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        scores = self.runtime.run(stage, x)
+        if stage == "big":
+            scores[5] = np.nan
+        return scores
+
+
+def test_broken_scores_name_the_stage_and_the_example(setup: Setup) -> None:
+    with pytest.raises(ScoresError, match="stage 'big' gave NaN or infinite scores for example 5"):
+        setup.record("t", runtime=Broken(setup.runtime))
+
+
+def test_no_examples_are_no_trace(setup: Setup) -> None:
+    np.savez(setup.folder / "none.npz", x=np.zeros((0, 6), np.float32))
+    with pytest.raises(TraceError, match="no examples"):
+        setup.record("t", examples=open_examples(setup.folder / "none.npz"))

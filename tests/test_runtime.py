@@ -1,0 +1,136 @@
+"""ONNX Runtime as a driver of the walk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from offramp.arrays import FloatArray
+from offramp.errors import DataError, NetworkError
+from offramp.fit import fit
+from offramp.graph import Costs, Graph
+from offramp.measure import bench, interleaved, stage_seconds
+from offramp.plan import Plan
+from offramp.runtime import OnnxRuntime
+from offramp.testing import RuntimeLaws
+from offramp.trace import assemble
+from tests.made import blob_networks, blobs, linear_network
+
+
+def planned(folder: Path) -> tuple[Plan, OnnxRuntime]:
+    files = blob_networks(folder)
+    runtime = OnnxRuntime(files)
+    x, y = blobs(1200)
+    scores = {stage: runtime.run(stage, x) for stage in files}
+    costs = Costs({"small": 1.0, "big": 4.0}, {"small": 0.0, "big": 0.0})
+    trace = assemble(Graph.chain(files), costs, scores, labels=y, kind="logits")
+    return fit(trace, 0.05), runtime
+
+
+class TestOnnxRuntime(RuntimeLaws):
+    @pytest.fixture
+    def both(self, tmp_path: Path) -> tuple[Plan, OnnxRuntime]:
+        return planned(tmp_path)
+
+    @pytest.fixture
+    def runtime(self, both: tuple[Plan, OnnxRuntime]) -> OnnxRuntime:
+        return both[1]
+
+    @pytest.fixture
+    def plan(self, both: tuple[Plan, OnnxRuntime]) -> Plan:
+        return both[0]
+
+    @pytest.fixture
+    def x(self) -> FloatArray:
+        return blobs(300, seed=9)[0]
+
+
+def test_the_plan_of_the_laws_routes(tmp_path: Path) -> None:
+    plan, _ = planned(tmp_path)
+    assert plan.routes  # else the laws above would say little
+
+
+def test_threads_are_set_explicitly(tmp_path: Path) -> None:
+    runtime = OnnxRuntime(blob_networks(tmp_path), threads=2)
+    options = runtime.stages["big"].session.get_session_options()
+    assert options.intra_op_num_threads == runtime.threads == 2
+
+
+def two_inputs(path: Path) -> Path:
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 2]) for n in "ab"]
+    output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["a", "b"], ["scores"])], "g", values, [output]
+    )
+    onnx.save(helper.make_model(graph, ir_version=8), path)
+    return path
+
+
+def text(path: Path) -> Path:
+    path.write_text("not a network")
+    return path
+
+
+def cut(path: Path) -> Path:
+    whole = linear_network(path, np.eye(6, 4), [6]).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    return path
+
+
+def three_dimensional(path: Path) -> Path:
+    value = helper.make_tensor_value_info("a", TensorProto.FLOAT, ["batch", 2, 2])
+    output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2, 2])
+    graph = helper.make_graph([helper.make_node("Relu", ["a"], ["scores"])], "g", [value], [output])
+    onnx.save(helper.make_model(graph, ir_version=8), path)
+    return path
+
+
+def test_networks_that_cannot_be_stages_are_refused(tmp_path: Path) -> None:
+    cases = [
+        (text(tmp_path / "a.onnx"), "does not load"),
+        (cut(tmp_path / "b.onnx"), "does not load"),
+        (two_inputs(tmp_path / "c.onnx"), "2 inputs"),
+        (three_dimensional(tmp_path / "d.onnx"), "must be scores"),
+        (linear_network(tmp_path / "e.onnx", np.eye(6, 4), [6], batch=1), "fixed batch size of 1"),
+        (linear_network(tmp_path / "f.onnx", np.eye(6, 4), [6], opset=99), "does not load"),
+    ]
+    for file, says in cases:
+        with pytest.raises(NetworkError, match=says):
+            OnnxRuntime({"small": file})
+
+
+def test_inputs_of_another_type_are_refused_or_converted(tmp_path: Path) -> None:
+    runtime = OnnxRuntime(blob_networks(tmp_path))
+    x = blobs(5)[0]
+    assert (runtime.run("big", x.astype(np.float64)) == runtime.run("big", x)).all()
+    with pytest.raises(NetworkError, match="Convert"):
+        runtime.run("big", x.astype(complex))
+    with pytest.raises(NetworkError, match="stage 'big' cannot run on inputs of shape"):
+        runtime.run("big", x[:, :3])
+
+
+def test_timing_takes_turns_and_keeps_whole_batches(tmp_path: Path) -> None:
+    turns: list[str] = []
+    times = interleaved(
+        {"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, rounds=3, warmup=1
+    )
+    assert turns == ["a", "b"] * 4
+    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
+    runtime = OnnxRuntime(blob_networks(tmp_path))
+    found = stage_seconds(runtime, ["small", "big"], blobs(10)[0], 64, rounds=5)
+    assert all(0 < seconds < 1 for seconds in found.values())
+
+
+def test_a_benchmark_is_of_the_plan_against_its_reference(tmp_path: Path) -> None:
+    plan, runtime = planned(tmp_path)
+    for batch in (1, 8):
+        found = bench(plan, runtime, blobs(64)[0], batch=batch, rounds=3)
+        assert found.realised == pytest.approx(found.speedup / found.theoretical_speedup)
+        assert found.reference_ms > 0
+        assert found.adaptive_ms > 0
+    with pytest.raises(DataError, match="a batch of 100"):
+        bench(plan, runtime, blobs(64)[0], batch=100)
