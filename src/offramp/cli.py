@@ -215,7 +215,7 @@ def fit(
         budget,
         confidence=confidence,
         excess=excess,
-        loss=loss,
+        loss=parsing.loss(loss, unlabelled),
         unlabelled=unlabelled,
         policy=policy,
         learn_share=learn_share,
@@ -351,7 +351,7 @@ def main() -> None:
             raise
         code = _say(str(error))
     except _UsageError as error:
-        code = _say(getattr(error, "message", str(error)))
+        code = _say(error.format_message())  # type: ignore[attr-defined]
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
@@ -360,3 +360,7 @@ def main() -> None:
 def _say(sentence: str) -> int:
     messages.print(f"offramp: {sentence}", markup=False, soft_wrap=True)
     return 2
+
+
+if __name__ == "__main__":
+    main()

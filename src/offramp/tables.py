@@ -19,6 +19,7 @@ LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss at which policies are compa
 def certificate(plan: Plan) -> Table:
     """The certificate, line by line."""
     found = plan.certificate
+    nothing = found.verdict != ROUTE and found.static_choice == plan.graph.reference
     return _lines(
         found.verdict,
         [
@@ -30,7 +31,7 @@ def certificate(plan: Plan) -> Table:
             ("upper bound of its excess loss", f"{found.bound:.2%}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("speed-up", f"{found.speedup:.2f} by these costs"),
-            *([] if found.verdict == ROUTE else [("examples needed", _needed(found))]),
+            *([("examples needed", _needed(found))] if nothing else []),
         ],
     )
 
