@@ -28,7 +28,7 @@ from offramp.trace import Trace, versions
 
 BUDGET, CONFIDENCE = 0.02, 0.9
 LEARN_SHARE = 1 / 3  # the rest certifies: the digits are few, and a certificate needs more of them
-_STAGES = ("small", "medium", "large")
+STAGES = ("small", "medium", "large")
 _EDGES = "small>medium>large,small>large"
 _STEPS = ("recording", "fitting", "measuring", "comparing", "reporting")
 Progress = Callable[[str, int, int], None]
@@ -77,8 +77,8 @@ def run(out: Path, *, force: bool = False, progress: Progress) -> Demo:
     """
     with new_folder(out, force=force) as folder:
         with as_file(files("offramp") / "demo_networks") as shipped:
-            found = {stage: shipped / f"{stage}.onnx" for stage in _STAGES}
-            Networks(Graph.build(_STAGES, _EDGES), found).write(folder / "graph")
+            found = {stage: shipped / f"{stage}.onnx" for stage in STAGES}
+            Networks(Graph.build(STAGES, _EDGES), found).write(folder / "graph")
         for part in ("fit", "measure"):
             x, y = digits(part)
             np.savez(folder / f"{part}.npz", x=x, y=y)

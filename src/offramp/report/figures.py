@@ -57,7 +57,7 @@ def frontiers(found: Comparison, certificate: Certificate | None = None) -> Fron
     )
 
 
-def tested_path(certificate: Certificate) -> FrontierFigure:
+def certified_path(certificate: Certificate) -> FrontierFigure:
     """The points that were tested, on the certification examples."""
     unit = certificate.reference_cost
     tested = Series(

@@ -77,7 +77,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "verdict": sentences.verdict(found),
         "promise": sentences.promise(found, plan.graph.reference),
         "routes": plan.routes,
-        "path": draw_frontier(figures.tested_path(found)),
+        "path": draw_frontier(figures.certified_path(found)),
         "facts": [
             ("test", f"{found.method}, fixed sequence, {len(found.points)} points tested"),
             ("certification examples", f"{found.examples}"),

@@ -1,0 +1,64 @@
+"""The demo, whole, and the networks that come along."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offramp import demo
+from offramp.errors import InputError
+from offramp.runtime import OnnxRuntime
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[demo.Demo, Path]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    steps: list[str] = []
+    result = demo.run(out, progress=lambda what, done, total: steps.append(what))
+    assert len(set(steps)) >= 5
+    return result, out
+
+
+def test_the_parts_of_the_data_do_not_overlap() -> None:
+    parts = list(demo.split().values())
+    assert [len(part) for part in parts] == [300, 600, 897]
+    assert sorted(np.concatenate(parts)) == list(range(1797))
+
+
+def test_every_step_leaves_its_result(found: tuple[demo.Demo, Path]) -> None:
+    result, out = found
+    for name in ("graph", "plan", "fit-trace", "measure-trace", "demo.json", "report.html"):
+        assert (out / name).exists()
+    values = json.loads((out / "demo.json").read_text())
+    assert values["certificate"]["examples"] == 400
+    assert values["certificate"]["budget"] == 0.02
+    assert values["evaluation"]["examples"] == 897
+    assert [row["batch"] for row in values["bench"]] == [1, 64]
+    assert result.report == out / "report.html"
+
+
+def test_what_it_measures_trained_nothing(found: tuple[demo.Demo, Path]) -> None:
+    result, out = found
+    assert (
+        result.plan.info["certification_data"]
+        != json.loads((out / "measure-trace" / "trace.json").read_text())["data"]
+    )
+    assert result.evaluation.kept != "no"
+
+
+def test_the_networks_are_as_good_as_said(found: tuple[demo.Demo, Path]) -> None:
+    files = {stage: found[1] / "graph" / "stages" / f"{stage}.onnx" for stage in demo.STAGES}
+    runtime = OnnxRuntime(files)
+    x, y = demo.digits("measure")
+    right = [float((runtime.run(s, x).argmax(axis=1) == y).mean()) for s in demo.STAGES]
+    assert right == sorted(right)
+    assert right[0] > 0.85
+    assert right[-1] > 0.98
+
+
+def test_it_replaces_only_what_is_its_own(found: tuple[demo.Demo, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--force"):
+        demo.run(found[1], progress=lambda what, done, total: None)
