@@ -1,0 +1,180 @@
+"""How often promises are broken, where the truth is known, and what keeping them costs.
+
+Usage: python -m benchmarks.promise DATA [--cache DIR] [--draws 2000]
+
+A policy learns on 2,500 photographs. The other 7,500 are the population: its mean is the truth.
+Certification sets are drawn from it with replacement; each is certified, and the chosen point's
+true excess loss compared with the budget. Beside it: tuning without a certificate, which takes the
+cheapest point whose mean on the same set is within the budget. The same on made-up types of
+examples whose probabilities, and so every policy's true risk, are known exactly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import cifar
+from benchmarks.results import save
+from offramp.arrays import FloatArray
+from offramp.certify import method_for, p_value
+from offramp.fit import candidates
+from offramp.policies.learned import Learned
+from offramp.tasks import Excess, Losses
+from offramp.testing import synthetic
+from offramp.trace import Trace
+
+LEARNING = 2500
+SIZES = (1000, 5000)
+BUDGETS = (0.005, 0.01, 0.02)
+CONFIDENCES = (0.9, 0.95)
+KINDS: tuple[Excess, ...] = ("net", "induced")
+CHAIN = "ResNet-20 > ResNet-56"
+TYPES = 3000  # of made-up examples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
+    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
+    parser.add_argument("--draws", type=int, default=2000)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    real = cifar.traces(options.data, options.cache)[CHAIN]
+    learning, rest = real.split(LEARNING / real.examples, 0)
+    known = synthetic(TYPES, seed=2)
+    chances = np.random.default_rng(3).dirichlet(np.ones(TYPES))
+    uniform = np.full(len(rest), 1 / len(rest))
+    rows = [
+        *study(CHAIN, real.take(learning), real.take(rest), uniform, options.draws),
+        *study("made-up types", synthetic(LEARNING, seed=1), known, chances, options.draws),
+    ]
+    values = {"draws": options.draws, "learning": LEARNING, "rows": rows}
+    save("promise", values, time.perf_counter() - start)
+
+
+def study(
+    name: str, learning: Trace, population: Trace, chances: FloatArray, draws: int
+) -> list[dict[str, Any]]:
+    """A row for each kind of excess, size, budget and confidence."""
+    rows = []
+    for kind in KINDS:
+        path = Points.of(learning, population, chances, kind)
+        for size in SIZES:
+            random = np.random.default_rng(size)
+            counts = [path.draw(size, random) for _ in range(draws)]
+            for budget in BUDGETS:
+                for confidence in CONFIDENCES:
+                    found = path.judge(counts, size, budget, confidence)
+                    rows.append({"population": name, "excess": kind, "examples": size, **found})
+    return rows
+
+
+@dataclass(frozen=True)
+class Points:
+    """The policy's path on a population: each example type's excess loss, and the truth."""
+
+    losses: FloatArray  # (points, types) 0 or 1
+    gains: FloatArray  # (points, types) 0 or 1
+    truth: FloatArray  # (points,): true excess loss
+    cost: FloatArray  # (points,): true mean cost, as a share of the reference's
+    chances: FloatArray  # (types,)
+    kind: Excess
+
+    @classmethod
+    def of(cls, learning: Trace, population: Trace, chances: FloatArray, kind: Excess) -> Points:
+        policy = Learned.fit(learning, learning.losses("top1", kind))
+        losses: Losses = population.losses("top1", kind)
+        points = list(candidates(population, losses, policy))
+        excess = np.stack([point.excess for point in points]).astype(np.float64)
+        # the cost of a point is known from the population, so that draws differ in losses alone
+        cost = np.array([point.cost for point in points]) / population.reference_cost
+        return cls(
+            (excess > 0).astype(np.float32),
+            (excess < 0).astype(np.float32),
+            excess @ chances,
+            cost,
+            chances,
+            kind,
+        )
+
+    def draw(self, size: int, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Numbers of losses and gains at each point, in a set drawn with replacement."""
+        drawn = random.multinomial(size, self.chances).astype(np.float32)
+        return self.losses @ drawn, self.gains @ drawn
+
+    def judge(
+        self,
+        counts: list[tuple[FloatArray, FloatArray]],
+        size: int,
+        budget: float,
+        confidence: float,
+    ) -> dict[str, Any]:
+        """Shares of broken promises and speed-ups, certified and merely tuned.
+
+        The path gets half of the allowed error, as in `certify`; the other half is kept for
+        single networks, so that promises here are broken at half the allowed share.
+        """
+        level = (1 - confidence) / 2
+        passes = _passes(size, budget, level, self.kind)
+        certified, tuned = [], []
+        for lost, gained in counts:
+            points = zip(lost.astype(int).tolist(), gained.astype(int).tolist(), strict=True)
+            certified.append(self._certified([*points], passes))
+            allowed = np.flatnonzero((lost - gained) / size <= budget)
+            tuned.append(int(allowed[self.cost[allowed].argmin()]) if len(allowed) else None)
+        return {
+            "budget": budget,
+            "confidence": confidence,
+            "certified": self._summary(certified, budget),
+            "tuned": self._summary(tuned, budget),
+            "best_speedup": self._best(budget),
+        }
+
+    def _certified(self, points: list[tuple[int, int]], passes: Any) -> int | None:
+        """Fixed-sequence testing: the cheapest point before the first failure."""
+        chosen = None
+        for i, (lost, gained) in enumerate(points):
+            if not passes(lost, gained):
+                break
+            if self.cost[i] < 1 and (chosen is None or self.cost[i] < self.cost[chosen]):
+                chosen = i
+        return chosen
+
+    def _summary(self, chosen: list[int | None], budget: float) -> dict[str, float]:
+        """Where nothing was chosen the reference runs: no promise broken, no speed-up."""
+        broken = [i is not None and self.truth[i] > budget for i in chosen]
+        speedups = [1.0 if i is None else float(1 / self.cost[i]) for i in chosen]
+        return {
+            "broken": float(np.mean(broken)),
+            "routed": float(np.mean([i is not None for i in chosen])),
+            "speedup": float(np.mean(speedups)),
+        }
+
+    def _best(self, budget: float) -> float:
+        """The speed-up of the cheapest point that truly keeps the budget."""
+        kept = self.truth <= budget
+        return float(1 / self.cost[kept].min()) if kept.any() else 1.0
+
+
+def _passes(size: int, budget: float, level: float, kind: Excess) -> Any:
+    """Whether counts of losses and gains are rejected at `level`, each pair tested once."""
+    method = method_for(kind, binary=True)
+
+    @cache
+    def passes(lost: int, gained: int) -> bool:
+        excess = np.zeros(size, dtype=np.float32)
+        excess[:lost], excess[lost : lost + gained] = 1, -1
+        return p_value(excess, budget, method, level=level) <= level
+
+    return passes
+
+
+if __name__ == "__main__":
+    main()
