@@ -121,7 +121,7 @@ def test_an_archive_that_is_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 def test_large_traces_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PART_ROWS", 70)
+    monkeypatch.setattr(module, "PART_NUMBERS", 70 * 30)
     trace = synthetic(200)
     trace.write(tmp_path / "t")
     assert len(list((tmp_path / "t").glob("part-*.parquet"))) == 3

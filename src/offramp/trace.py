@@ -22,7 +22,7 @@ from offramp.graph import Costs, Graph
 from offramp.tasks import Excess, Kind, Losses
 
 VERSION = 1
-PART_ROWS = 65_536
+PART_NUMBERS = 16_000_000  # scores in a part, so that reading one at a time takes little memory
 _KEYS = frozenset(
     (
         *("version", "complete", "examples", "classes", "labelled"),
@@ -130,8 +130,9 @@ class Trace:
             StorageError: it cannot be written.
         """
         with new_folder(path, force=force) as folder:
-            for part, start in enumerate(range(0, self.examples, PART_ROWS)):
-                rows = slice(start, start + PART_ROWS)
+            step = max(1, PART_NUMBERS // (self.classes * len(self.graph.order)))
+            for part, start in enumerate(range(0, self.examples, step)):
+                rows = slice(start, start + step)
                 write_part(folder, part, table(self.take(rows), start))
             write_json(folder / "trace.json", self.manifest())
 
