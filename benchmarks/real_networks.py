@@ -17,11 +17,14 @@ from benchmarks import cifar
 from benchmarks.results import save
 from offramp.arrays import FloatArray
 from offramp.compare import oracles
+from offramp.evaluate import evaluate
+from offramp.fit import fit
 from offramp.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
 from offramp.policies import FAMILIES, Policy
 from offramp.trace import Trace
 
 LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss
+BUDGET, CONFIDENCE = 0.01, 0.95  # of the certified point in the figure
 
 
 def main() -> None:
@@ -55,6 +58,7 @@ def study(trace: Trace, splits: int) -> dict[str, Any]:
                 figure[name] = [[p.excess_loss, p.cost] for p in hull(points)]
         if seed == 0:
             figure["static"] = {s: [p.excess_loss, p.cost] for s, p in halves.statics.items()}
+            figure["certified"] = halves.certified()
     return {
         "examples": trace.examples,
         "reference_cost": trace.reference_cost,
@@ -99,6 +103,18 @@ class Halves:
             point = self.reference if best is None else points[best]
             chosen.append((point.excess_loss, point.speedup))
         return chosen
+
+    def certified(self) -> dict[str, float]:
+        """A plan fitted and certified inside the first half, and what it does on the second."""
+        plan = fit(self.first, BUDGET, confidence=CONFIDENCE)
+        found = evaluate(plan, self.second)
+        return {
+            "budget": BUDGET,
+            "confidence": CONFIDENCE,
+            "bound": plan.certificate.bound,
+            "excess_loss": found.excess_loss or 0.0,
+            "cost": found.cost,
+        }
 
     def speedups(self, points: Sequence[Point]) -> list[float]:
         """At each level, on the hull of the points and the reference run alone."""

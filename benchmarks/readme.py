@@ -1,0 +1,190 @@
+"""Writes the README's tables and its figure from the saved results.
+
+Usage: python -m benchmarks.readme [--check]       --check: exit 1 where the README is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.results import ROOT, load
+from offramp.report.drawing import draw_frontier
+from offramp.report.figures import FrontierFigure, Role, Series
+
+README = ROOT.parent / "README.md"
+FIGURE = ROOT.parent / "docs" / "frontier.svg"
+SHOWN = "ResNet-20, 32, 56 with skips"  # in the figure
+BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if options.check:
+        sys.exit(after != before)
+    README.write_text(after, encoding="utf-8")
+    FIGURE.write_text(figure(), encoding="utf-8")
+
+
+def filled(text: str) -> str:
+    """`text` with every block that names a table holding that table."""
+    return BLOCK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Markdown; the first column is text, the others are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def equal_quality() -> str:
+    found = load("real_networks")
+    head = ["policy", *(f"{level * 100:g} points" for level in found["levels"])]
+    parts = []
+    for name, graph in found["graphs"].items():
+        rows = [
+            [policy, *_speedups(values["mean"], graph["learned_minus"].get(policy))]
+            for policy, values in graph["equal_quality"].items()
+        ]
+        parts.append(f"**{name}**\n\n{table(head, rows)}")
+    return "\n\n".join(parts)
+
+
+def _speedups(means: list[float], minus: dict[str, list[float]] | None) -> list[str]:
+    """Speed-ups, and for the others in brackets the learned policy's lead and its error."""
+    if minus is None:
+        return [f"**{mean:.2f}**" for mean in means]
+    differences = zip(means, minus["mean"], minus["se"], strict=True)
+    return [f"{mean:.2f} ({lead:+.2f} ± {error:.2f})" for mean, lead, error in differences]
+
+
+def tuned() -> str:
+    found = load("real_networks")
+    head = ["graph, policy", *(f"{level * 100:g} points" for level in found["levels"])]
+    rows = []
+    for name, graph in found["graphs"].items():
+        for policy in ("learned", "myopic", "margin", "thresholds"):
+            values = graph["tuned"][policy]
+            cells = zip(
+                values["speedup"]["mean"],
+                values["excess_loss"]["mean"],
+                values["missed"],
+                strict=True,
+            )
+            shown = [f"{s:.2f} at {e * 100:+.2f}, missed {m:.0%}" for s, e, m in cells]
+            rows.append([f"{name}, {policy}", *shown])
+    return table(head, rows)
+
+
+def promise() -> str:
+    rows = []
+    for row in load("promise")["rows"]:
+        if row["confidence"] == 0.95:
+            certified, tuned_ = row["certified"], row["tuned"]
+            rows.append(
+                [
+                    f"{row['population']}, {row['excess']}",
+                    f"{row['examples']:,}",
+                    f"{row['budget'] * 100:g}",
+                    f"{certified['broken']:.1%}",
+                    f"{tuned_['broken']:.1%}",
+                    f"{certified['speedup']:.2f}",
+                    f"{tuned_['speedup']:.2f}",
+                    f"{row['best_speedup']:.2f}",
+                ]
+            )
+    head = ["population, excess", "examples", "budget, points", "broken, certified"]
+    head += ["broken, tuned", "speed-up, certified", "speed-up, tuned", "speed-up, truth known"]
+    return table(head, rows)
+
+
+def wall_clock() -> str:
+    head = ["batch", "certified budget, points", "reference, ms", "adaptive, ms", "speed-up"]
+    head += ["in theory", "realised"]
+    rows = [
+        [
+            f"{row['batch']}",
+            f"{row['budget'] * 100:g}",
+            f"{row['reference_ms']:.2f}",
+            f"{row['adaptive_ms']:.2f}",
+            f"{row['speedup']:.2f}",
+            f"{row['theoretical_speedup']:.2f}",
+            f"{row['realised']:.2f}",
+        ]
+        for row in load("wall_clock")["rows"]
+    ]
+    return table(head, rows)
+
+
+def scale() -> str:
+    head = ["examples", "classes", "import, s", "import, GB", "fit, s", "fit, GB"]
+    rows = [
+        [
+            f"{row['examples']:,}",
+            f"{row['classes']:,}",
+            f"{row['import']['seconds']:.1f}",
+            f"{row['import']['peak_gb']:.2f}",
+            f"{row['fit']['seconds']:.1f}",
+            f"{row['fit']['peak_gb']:.2f}",
+        ]
+        for row in load("scale")["rows"]
+    ]
+    return table(head, rows)
+
+
+def machine() -> str:
+    names = ("real_networks", "promise", "wall_clock", "scale")
+    about = [load(name)["about"] for name in names]
+    where = {f"{a['machine']['processor']}, {a['machine']['cores']} cores" for a in about}
+    versions = about[0]["versions"]
+    engines = ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy", "onnxruntime"))
+    return f"Measured on {' and '.join(sorted(where))}; {engines}."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "equal_quality": equal_quality,
+    "tuned": tuned,
+    "promise": promise,
+    "wall_clock": wall_clock,
+    "scale": scale,
+    "machine": machine,
+}
+
+
+def figure() -> str:
+    """Excess loss against cost of one graph, with the promise marked."""
+    found = load("real_networks")["graphs"][SHOWN]
+    curves: dict[str, Any] = found["figure"]
+    unit = found["reference_cost"]
+    kept = curves["certified"]
+    series = [
+        _series(name, _role(name), points, unit)
+        for name, points in curves.items()
+        if name not in ("static", "certified", "patience", "agreement")
+    ]
+    series += [_series(name, "static", [p], unit) for name, p in curves["static"].items()]
+    point = [kept["excess_loss"], kept["cost"]]
+    label = f"certified: {kept['budget'] * 100:g} point, {kept['confidence']:.0%}"
+    series.append(_series(label, "certified", [point], unit))
+    drawn = draw_frontier(FrontierFigure(tuple(series), kept["budget"] * 100, kept["bound"] * 100))
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + drawn
+
+
+def _role(name: str) -> Role:
+    return "oracle" if "oracle" in name else "learned" if name == "learned" else "policy"
+
+
+def _series(name: str, role: Role, points: list[list[float]], unit: float) -> Series:
+    costs, losses = [p[1] / unit for p in points], [p[0] * 100 for p in points]
+    return Series(name, role, tuple(costs), tuple(losses))
+
+
+if __name__ == "__main__":
+    main()
