@@ -150,10 +150,10 @@ def test_killed_at_random_moments_and_resumed_it_is_the_same_trace(setup: Setup)
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
         _, said = process.communicate()
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, said
-    assert process.returncode == 0
+        assert process.returncode in (0, -signal.SIGKILL), said
+        manifest = out / "trace.json"
+        if manifest.exists() and json.loads(manifest.read_text())["complete"]:
+            break  # perhaps killed as well, but too late
     assert kills >= 2
     setup.record("whole", graph_folder=setup.folder / "graph")
     same(out, setup.folder / "whole")

@@ -19,7 +19,7 @@ import onnxruntime as ort
 from offramp.arrays import AnyArray, FloatArray
 from offramp.data import Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
-from offramp.files import check_output, read_json, remove, storage, write_json
+from offramp.files import new_folder, read_json, remove, write_json
 from offramp.graph import Costs
 from offramp.measure import machine, stage_seconds
 from offramp.networks import Networks
@@ -129,11 +129,10 @@ def _begin(out: Path, identity: Mapping[str, Any], force: bool) -> int:
         value = read_json(manifest, TraceError)
         if not value.get("complete", True):
             return _continue(out, value, identity)
-    check_output(out, force)
-    remove(out)
-    with storage(out):
-        out.mkdir(parents=True)
-    write_json(manifest, {"version": VERSION, "complete": False, **identity})
+    with new_folder(
+        out, force=force
+    ) as folder:  # killed here, it leaves no folder without manifest
+        write_json(folder / manifest.name, {"version": VERSION, "complete": False, **identity})
     return 0
 
 
