@@ -11,9 +11,6 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-import numpy as np
-
-from offramp.arrays import IntArray
 from offramp.errors import CostError, GraphError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -157,14 +154,6 @@ class Graph:
     def continued(self) -> frozenset[str]:
         """The stages whose bodies another stage continues: only these can be met twice."""
         return frozenset(stage.after for stage in self.stages if stage.after is not None)
-
-    @cached_property
-    def targets(self) -> dict[str, IntArray]:
-        """For each stage where each action leads, as positions in `order`: stop, successors."""
-        return {
-            name: np.array([self.order.index(t) for t in (name, *self.successors[name])])
-            for name in self.order
-        }
 
     def step_cost(self, costs: Costs, target: str, run: Collection[str] = ()) -> float:
         """The cost of reaching and answering at `target`, given the bodies already `run`."""

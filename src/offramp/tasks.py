@@ -123,6 +123,17 @@ def log_probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
+def probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
+    """The probabilities that the scores stand for, float64 (n, classes), a new array."""
+    values = scores.astype(np.float64)
+    if kind == "probabilities":
+        return np.asarray(np.maximum(values, _SMALLEST))
+    values -= values.max(axis=1, keepdims=True)
+    np.exp(values, out=values)
+    values /= values.sum(axis=1, keepdims=True)
+    return values
+
+
 def answers(scores: FloatArray) -> IntArray:
     """The class with the highest score, the first of several, (n,)."""
     return np.asarray(scores.argmax(axis=1), dtype=np.int64)

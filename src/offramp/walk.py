@@ -63,15 +63,16 @@ def walk(
         The Outcome.
     """
     graph = policy.graph
-    order = graph.order
-    at = np.zeros(batch, dtype=np.int64)
-    cost = np.zeros(batch)
+    at, cost = np.zeros(batch, dtype=np.int64), np.zeros(batch)
     meter = _Meter(graph, costs, batch)
     said: dict[str, tuple[IntArray, FloatArray]] = {}
-    for position, stage in enumerate(order):
-        rows = np.flatnonzero(at == position)
-        if not rows.size:
+    waiting: dict[str, list[IntArray]] = {graph.root: [np.arange(batch)]}
+    for position, stage in enumerate(graph.order):
+        arrived = [rows for rows in waiting.pop(stage, ()) if rows.size]
+        if not arrived:
             continue
+        rows = arrived[0] if len(arrived) == 1 else np.sort(np.concatenate(arrived))
+        at[rows] = position
         cost[rows] += meter.pay(stage, rows)
         scores = yield Work(stage, rows)
         said[stage] = (rows, scores)
@@ -79,8 +80,9 @@ def walk(
             seen = Seen(stage, rows, {v: said[v] for v in graph.observed[stage]}, kinds)
             action = policy.choose(stage, policy.evidence(seen), setting)
             action = _never_trust_nan(action, scores, len(successors))
-            at[rows] = graph.targets[stage][action]
-    return Outcome(order, at, cost)
+            for number, successor in enumerate(successors, start=1):
+                waiting.setdefault(successor, []).append(rows[action == number])
+    return Outcome(graph.order, at, cost)
 
 
 def drive(

@@ -74,13 +74,13 @@ class Features:
 
     def parts(self, seen: Seen) -> Parts:
         """The features before they are spread over columns: what a walk computes."""
-        probable = np.exp(seen.log_probabilities().astype(np.float64))
-        rows, answer = np.arange(len(probable)), seen.answers()
+        probable = seen.probabilities()
+        rows, answer = np.arange(len(probable)), probable.argmax(axis=1)
         highest = probable[rows, answer]
         probable[rows, answer] = -1.0
         second = probable.argmax(axis=1)
         margins = highest - probable[rows, second]
-        earlier = [_earlier(seen.log_probabilities(stage), answer) for stage in self.stages[:-1]]
+        earlier = [_earlier(seen.probabilities(stage), answer) for stage in self.stages[:-1]]
         return Parts(margins, answer, second, np.hstack(earlier) if earlier else None)
 
 
@@ -98,14 +98,12 @@ class Parts:
 class Linear:
     """Linear functions of the features, with centring, scaling and the answer folded in."""
 
-    knots: FloatArray  # (knots,) margins
+    knots: FloatArray  # (1 + knots,): 0, and the margins where the function bends
+    curve: FloatArray  # (1 + knots, outputs): added to the slope above each
     constant: FloatArray  # (outputs,)
-    slope: FloatArray  # (outputs,): of the margin
-    bends: FloatArray  # (knots, outputs): added to the slope above each knot
-    # (classes, outputs) each, or None: for the class answered; for it, times 1 minus the margin;
-    # for the second class, times 1 minus the margin
+    # for the class answered, (classes, 2, outputs): a constant, and a slope in 1 minus the margin;
+    # for the second class, (classes, outputs): a slope likewise; None: they do not count
     answered: FloatArray | None
-    unsurely: FloatArray | None
     second: FloatArray | None
     earlier: FloatArray  # (3 * earlier stages, outputs)
 
@@ -114,26 +112,34 @@ class Linear:
         """From (outputs, 1 + features), constant first, on centred and scaled features."""
         slopes = (weights[:, 1:] / features.scale).T
         classes = features.classes if features.answers else 0
-        sizes = np.cumsum([1, len(features.knots), classes, classes, classes])
-        slope, bends, *by_class, earlier = np.split(slopes, sizes)
-        answered, unsurely, second = by_class if classes else (None, None, None)
-        constant = weights[:, 0] - features.mean @ slopes
-        return cls(features.knots, constant, slope[0], bends, answered, unsurely, second, earlier)
+        sizes = np.cumsum([1 + len(features.knots), classes, classes, classes])
+        curve, answered, unsurely, second, earlier = np.split(slopes, sizes)
+        return cls(
+            np.concatenate([[0.0], features.knots]),
+            curve,
+            weights[:, 0] - features.mean @ slopes,
+            np.stack([answered, unsurely], axis=1) if classes else None,
+            second if classes else None,
+            earlier,
+        )
 
     def __call__(self, parts: Parts) -> FloatArray:
         """(n, outputs)."""
         margin = parts.margin[:, None]
-        total: FloatArray = np.maximum(margin - self.knots, 0.0) @ self.bends
-        total += self.constant + margin * self.slope
-        if self.answered is not None and self.unsurely is not None and self.second is not None:
-            total += self.answered[parts.answer]
-            total += (1.0 - margin) * (self.unsurely[parts.answer] + self.second[parts.second])
+        total: FloatArray = np.maximum(margin - self.knots, 0.0) @ self.curve
+        total += self.constant
+        if self.answered is not None and self.second is not None:
+            answered = self.answered[parts.answer]
+            total += answered[:, 0]
+            total += (1.0 - margin) * (answered[:, 1] + self.second[parts.second])
         if parts.earlier is not None:
             total += parts.earlier @ self.earlier
         return total
 
 
-def _earlier(log_probabilities: FloatArray, answer: IntArray) -> FloatArray:
-    given = np.exp(log_probabilities[np.arange(len(answer)), answer])
-    alike = log_probabilities.argmax(axis=1) == answer
-    return np.column_stack([alike, margin_of(log_probabilities), given]).astype(np.float64)
+def _earlier(probable: FloatArray, answer: IntArray) -> FloatArray:
+    """Whether an earlier stage answered alike, its margin, and what it gave to `answer`, (n, 3)."""
+    given = probable[np.arange(len(answer)), answer]
+    top = np.partition(probable, -2, axis=1)[:, -2:]
+    alike = probable.argmax(axis=1) == answer
+    return np.column_stack([alike, top[:, 1] - top[:, 0], given])

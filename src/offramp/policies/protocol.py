@@ -42,6 +42,10 @@ class Seen:
         """The logarithms of the probabilities of `stage` for `rows`, (n, classes)."""
         return tasks.log_probabilities(self.scores(stage), self.kinds[stage or self.stage])
 
+    def probabilities(self, stage: str | None = None) -> FloatArray:
+        """The probabilities of `stage` for `rows`, float64 (n, classes), a new array."""
+        return tasks.probabilities(self.scores(stage), self.kinds[stage or self.stage])
+
     def answers(self, stage: str | None = None) -> IntArray:
         """What `stage` would answer for `rows`, (n,)."""
         return tasks.answers(self.scores(stage))

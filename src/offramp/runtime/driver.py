@@ -48,13 +48,16 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
     Raises:
         NetworkError: a stage cannot run on these inputs.
     """
-    scores = np.empty((len(x), plan.classes), dtype=np.float32)
+    scores = np.empty((0, plan.classes), dtype=np.float32)
 
     def run(work: Work) -> FloatArray:
-        everyone = len(work.rows) == len(x)
-        found = runtime.run(work.stage, x if everyone else x[work.rows])
-        # rows that go on are overwritten by the later stage
-        scores[slice(None) if everyone else work.rows] = found
+        nonlocal scores
+        if work.stage == plan.running.graph.root:
+            scores = runtime.run(work.stage, x)
+            return scores
+        found = runtime.run(work.stage, x[work.rows])
+        scores = scores.copy()  # the earlier ones belong to the walk, and to the runtime
+        scores[work.rows] = found
         return found
 
     outcome = drive(walk(plan.running, plan.setting, plan.costs, plan.kinds, len(x)), run)
