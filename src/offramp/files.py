@@ -71,6 +71,23 @@ def read_json(path: Path, error: type[InputError]) -> dict[str, Any]:
     return value
 
 
+def read_manifest(folder: Path, kind: str, version: int, error: type[InputError]) -> dict[str, Any]:
+    """The JSON object in folder/KIND.json; raises `error` where it is absent or of another version.
+
+    `kind` is graph, trace or plan.
+    """
+    path = folder / f"{kind}.json"
+    if not path.exists():
+        raise error(f"{folder} is not a {kind}: it holds no {path.name}.")
+    value = read_json(path, error)
+    if value.get("version") != version:
+        raise error(
+            f"{folder} is a {kind} of version {value.get('version')}; this offramp reads version "
+            f"{version}. Upgrade offramp, or make the {kind} again."
+        )
+    return value
+
+
 def check_output(path: Path, force: bool) -> None:
     """Raises where `path` is taken; with `force` only where it holds something that is not ours."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp.errors import GraphError, InputError, NetworkError
-from offramp.files import fingerprint, new_folder, read_json, storage, write_json
+from offramp.files import fingerprint, new_folder, read_manifest, storage, write_json
 from offramp.graph import Graph
 from offramp.preprocessing import Preprocessing
 
@@ -47,14 +47,7 @@ class Networks:
         Raises:
             GraphError: no graph, a damaged or newer one, or networks that do not match.
         """
-        if not (path / "graph.json").exists():
-            raise GraphError(f"{path} is not a graph: it holds no graph.json.")
-        value = read_json(path / "graph.json", GraphError)
-        if value.get("version") != VERSION:
-            raise GraphError(
-                f"{path} is a graph of version {value.get('version')}; this offramp reads version "
-                f"{VERSION}. Upgrade offramp, or make the graph again."
-            )
+        value = read_manifest(path, "graph", VERSION, GraphError)
         graph = Graph.from_json(value)
         files = find_networks(path, graph, value.get("networks") or {}, GraphError)
         missing = [stage for stage in graph.order if stage not in files]

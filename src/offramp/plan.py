@@ -13,7 +13,7 @@ from offramp import tasks
 from offramp.arrays import FloatArray
 from offramp.certify import Certificate
 from offramp.errors import InputError, PlanError
-from offramp.files import new_folder, read_json, write_json
+from offramp.files import new_folder, read_manifest, write_json
 from offramp.graph import Costs, Graph
 from offramp.networks import copy_networks, find_networks, read_preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
@@ -158,14 +158,7 @@ class Plan:
             PlanError: no plan, a damaged one, a newer version, or networks that do not match their
                 fingerprints.
         """
-        if not (path / "plan.json").exists():
-            raise PlanError(f"{path} is not a plan: it holds no plan.json.")
-        value = read_json(path / "plan.json", PlanError)
-        if value.get("version") != VERSION:
-            raise PlanError(
-                f"{path} is a plan of version {value.get('version')}; this offramp reads version "
-                f"{VERSION}. Upgrade offramp, or fit again."
-            )
+        value = read_manifest(path, "plan", VERSION, PlanError)
         try:
             return cls._from_manifest(path, value)
         except InputError:

@@ -17,7 +17,14 @@ import pyarrow.parquet as pq
 from offramp import tasks
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.errors import BudgetError, InputError, LossError, ScoresError, TraceError
-from offramp.files import fingerprint, new_folder, read_json, replacing, storage, write_json
+from offramp.files import (
+    fingerprint,
+    new_folder,
+    read_manifest,
+    replacing,
+    storage,
+    write_json,
+)
 from offramp.graph import Costs, Graph
 from offramp.tasks import Excess, Kind, Losses
 
@@ -157,7 +164,7 @@ class Trace:
         Raises:
             TraceError: no trace, an unfinished one, a newer version, a part that cannot be read.
         """
-        manifest = read_manifest(path)
+        manifest = read_manifest(path, "trace", VERSION, TraceError)
         if not manifest.get("complete"):
             raise TraceError(
                 f"recording {path} was interrupted. Run the same `offramp record` again: "
@@ -328,19 +335,6 @@ def write_part(folder: Path, part: int, rows: pa.Table) -> None:
     path = part_path(folder, part)
     with replacing(path) as temporary, storage(path):
         pq.write_table(rows, temporary, compression="zstd")
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """trace.json of folder `path`. Raises TraceError: absent, damaged or of a newer version."""
-    if not (path / "trace.json").exists():
-        raise TraceError(f"{path} is not a trace: it holds no trace.json.")
-    manifest = read_json(path / "trace.json", TraceError)
-    if manifest.get("version") != VERSION:
-        raise TraceError(
-            f"{path} is a trace of version {manifest.get('version')}; this offramp reads "
-            f"version {VERSION}. Upgrade offramp, or record again."
-        )
-    return manifest
 
 
 def parts(path: Path) -> list[Path]:
