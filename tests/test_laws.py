@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +24,7 @@ from offramp.runtime.driver import infer
 from offramp.testing import MemoryRuntime, PolicyLaws, RuntimeLaws, seen_at, synthetic
 from offramp.trace import Trace
 from offramp.walk import drive, walk
-from tests.made import Scramble
+from tests.made import Scramble, Stopping
 from tests.strategies import graphs, traces
 
 SEEDS = st.integers(0, 1000)
@@ -64,6 +65,16 @@ def test_a_cost_is_the_bodies_passed_and_the_heads_answered(trace: Trace, seed: 
         stage, cost = one_by_one(trace, policy, row)
         assert outcome.order[outcome.stage[row]] == stage
         assert outcome.cost[row] == pytest.approx(cost)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_that_come_by_different_branches_are_joined_in_order(seed: int) -> None:
+    edges = "a>b>d>e,a>c>d"  # at e is observed what was said at d, where branches join
+    trace = synthetic(80, "abcde", edges=edges, seed=seed)
+    policy = scramble(trace, seed)
+    outcome = replay(trace, policy, 1.0)
+    for row in range(trace.examples):
+        assert outcome.order[outcome.stage[row]] == one_by_one(trace, policy, row)[0]
 
 
 def one_by_one(trace: Trace, policy: Policy, row: int) -> tuple[str, float]:
@@ -141,8 +152,8 @@ def test_no_policy_beats_the_exact_oracle(trace: Trace) -> None:
 def test_broken_scores_never_leave_early(trace: Trace, broken: str) -> None:
     root = trace.graph.root
     scores = {**trace.scores, root: np.full_like(trace.scores[root], float(broken))}
-    policy = Threshold(trace.graph, np.array([-np.inf]), "margin")  # everyone stops at once
-    walking = walk(policy, -np.inf, trace.costs, trace.kinds, trace.examples)
+    policy = Stopping(trace.graph, np.array([1.0]))
+    walking = walk(policy, 1.0, trace.costs, trace.kinds, trace.examples)
     with np.errstate(all="ignore"):
         outcome = drive(walking, lambda work: scores[work.stage][work.rows])
     stopped = {outcome.order[stage] for stage in outcome.stage}
@@ -248,18 +259,20 @@ class TestPolicies(PolicyLaws):
         return SEEN
 
 
+# a setting of each policy at which examples stop at every stage
+@pytest.mark.parametrize(("name", "setting"), [("learned", 8.0), ("agreement", 2.0)])
 class TestMemoryRuntime(RuntimeLaws):
     @pytest.fixture
     def runtime(self) -> MemoryRuntime:
         return MemoryRuntime.of(SEEN)
 
     @pytest.fixture
-    def plan(self) -> Plan:
-        return fit(FITTED, 0.05)
+    def plan(self, name: str, setting: float) -> Plan:
+        return replace(fit(FITTED, 0.05, policy=name), tradeoff=setting)
 
     @pytest.fixture
     def x(self) -> FloatArray:
-        return np.arange(40, dtype=float)[:, None]
+        return np.arange(200, dtype=float)[:, None]
 
 
 class Faulty(MemoryRuntime):

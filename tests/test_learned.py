@@ -14,9 +14,10 @@ from offramp.arrays import FloatArray, IntArray
 from offramp.frontier import cost_at, excess_of, frontier, replay, static_points
 from offramp.graph import Costs, Graph
 from offramp.policies import ExactOracle, Learned, SoftOracle
+from offramp.policies.features import Features, Linear
 from offramp.policies.rules import Threshold, Thresholds, best_bands
 from offramp.tasks import Excess, Losses
-from offramp.testing import synthetic
+from offramp.testing import seen_at, synthetic
 from offramp.trace import Trace, assemble
 from tests.strategies import traces
 
@@ -168,6 +169,22 @@ def test_jointly_tuned_thresholds_are_close_to_the_optimum_of_a_chain() -> None:
     for tradeoff in (2.0, 8.0, 30.0):
         best = optimum(trace, losses, tradeoff)
         assert reached(trace, losses, policy, tradeoff) <= best + 0.02
+
+
+def test_folded_weights_are_the_weights_on_the_features() -> None:
+    """What a walk computes compactly against the plain product with every feature."""
+    trace = synthetic(300, "abc", classes=5)
+    for stage in "ab":
+        seen = seen_at(trace.graph, trace, stage)
+        features = Features.fit(trace.graph, seen)
+        phi = features(seen)
+        weights = np.random.default_rng(0).normal(size=(3, 1 + phi.shape[1]))
+        assert sum(features.blocks) == phi.shape[1]
+        np.testing.assert_allclose(
+            Linear.fold(features, weights)(features.parts(seen)),
+            weights[:, 0] + phi @ weights[:, 1:].T,
+            atol=1e-9,
+        )
 
 
 @pytest.mark.parametrize("edges", ["a>b>c", "a>b>c,a>c"])

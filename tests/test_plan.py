@@ -104,6 +104,13 @@ def test_a_broken_promise_is_called_broken() -> None:
     assert found.interval[0] > 0.05
 
 
+def test_few_examples_leave_it_unknown() -> None:
+    found = evaluate(fit(LEARN, 0.05), FRESH.take(slice(60)))
+    assert found.interval is not None
+    assert found.interval[0] <= 0.05 < found.interval[1]
+    assert found.kept == "unknown"
+
+
 def test_a_plan_runs_no_code_of_its_own_accord() -> None:
     name = "tests.test_tasks:half_wrong"
     plan = fit(LEARN, 0.1, loss=name)

@@ -67,37 +67,18 @@ def test_the_binomial_test_is_exact() -> None:
     assert np.mean(found <= 0.1) > 0.03  # and not vacuous
 
 
-def test_the_trinomial_tail_is_the_sum_over_all_outcomes() -> None:
-    """An independent sum of multinomial probabilities, at the rate that is worst."""
-    n, budget, losses, gains = 30, 0.1, 3, 4
-    worst = 0.0
-    for rate in np.linspace(budget, 1, 60):
-        p = [(rate + budget) / 2, (rate - budget) / 2, 1 - rate]
-        total = sum(
-            stats.multinomial.pmf([lost, gained, n - lost - gained], n, p)
-            for lost in range(n + 1)
-            for gained in range(n + 1 - lost)
-            if lost - gained <= losses - gains
-        )
-        worst = max(worst, total)
-    found = trinomial(losses, gains, n, budget)
-    # it looks no further than the rates that the examples leave open, and pays for that
-    assert found <= worst + 0.02 * 0.05 + 1e-6
-    rates = np.linspace(budget, stats.beta.ppf(1 - 0.001, 8, 23), 60)
-    seen = max(
-        sum(
-            stats.multinomial.pmf(
-                [lost, gained, n - lost - gained],
-                n,
-                [(rate + budget) / 2, (rate - budget) / 2, 1 - rate],
-            )
-            for lost in range(n + 1)
-            for gained in range(n + 1 - lost)
-            if lost - gained <= losses - gains
-        )
-        for rate in rates
+@pytest.mark.parametrize(("losses", "gains"), [(3, 4), (6, 0), (0, 0), (1, 9)])
+def test_the_trinomial_tail_is_the_sum_over_all_outcomes(losses: int, gains: int) -> None:
+    """An independent sum of multinomial probabilities, at the worst rate that is left open."""
+    n, budget, spent = 30, 0.1, 0.02 * 0.05
+    highest = stats.beta.ppf(1 - spent, losses + gains + 1, n - losses - gains)
+    outcomes = [(lost, gained) for lost in range(n + 1) for gained in range(n + 1 - lost)]
+    below = np.array([[a, b, n - a - b] for a, b in outcomes if a - b <= losses - gains])
+    worst = max(
+        stats.multinomial.pmf(below, n, [(q + budget) / 2, (q - budget) / 2, 1 - q]).sum()
+        for q in np.linspace(budget, max(highest, budget), 33)
     )
-    assert found == pytest.approx(seen + 0.001, abs=2e-3)
+    assert trinomial(losses, gains, n, budget) == pytest.approx(min(1.0, worst + spent), abs=1e-6)
 
 
 def test_the_trinomial_test_needs_far_fewer_examples_than_betting() -> None:
