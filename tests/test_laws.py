@@ -69,8 +69,8 @@ def test_a_cost_is_the_bodies_passed_and_the_heads_answered(trace: Trace, seed: 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rows_that_come_by_different_branches_are_joined_in_order(seed: int) -> None:
-    edges = "a>b>d>e,a>c>d"  # at e is observed what was said at d, where branches join
-    trace = synthetic(80, "abcde", edges=edges, seed=seed)
+    edges = "a>b>d>e>f,a>c>d"  # at e is observed what was said at d, where branches join
+    trace = synthetic(300, "abcdef", edges=edges, seed=seed)
     policy = scramble(trace, seed)
     outcome = replay(trace, policy, 1.0)
     for row in range(trace.examples):
