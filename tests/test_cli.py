@@ -119,6 +119,16 @@ def test_evaluate_says_whether_the_promise_is_kept(offramp: Offramp, made: Path)
     assert said.json["cost_unit"] == "MFLOP"
 
 
+def test_examples_that_taught_a_plan_say_little(offramp: Offramp, made: Path) -> None:
+    assert "taught or certified" in offramp("evaluate", made / "plan", made / "trace").err
+
+
+def test_without_arguments_it_shows_its_help(offramp: Offramp) -> None:
+    said = offramp()
+    assert said.code == 0
+    assert "Usage: offramp" in said.out
+
+
 def test_compare_shows_everything_side_by_side(offramp: Offramp, made: Path) -> None:
     said = offramp("compare", made / "trace", "--json")
     found = said.json

@@ -239,7 +239,10 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """What the plan does on other recorded examples, and whether the promise is kept there."""
-    found = evaluate_plan(Plan.read(plan), Trace.read(trace), loss=loss)
+    read, examples = Plan.read(plan), Trace.read(trace)
+    found = evaluate_plan(read, examples, loss=loss)
+    if examples.info.get("data") in read.fitted_on:
+        messages.print("these examples taught or certified this plan: they say little about others")
     _print(json_, found.to_json(), lambda: tables.evaluation(found))
 
 
@@ -345,7 +348,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments or ["--help"], prog_name="offramp", standalone_mode=False)
     except (OfframpError, OSError) as error:
         if debug:
             raise

@@ -101,6 +101,12 @@ class Plan:
     def setting(self) -> float:
         return float("nan") if self.tradeoff is None else self.tradeoff
 
+    @property
+    def fitted_on(self) -> frozenset[str]:
+        """The fingerprints of the data that taught or certified it."""
+        found = (self.info.get("learning_data"), self.info.get("certification_data"))
+        return frozenset(fingerprint for fingerprint in found if fingerprint)
+
     def runnable(self) -> Mapping[str, Path]:
         """The networks of every stage. Raises PlanError where the plan has none."""
         if not self.networks:

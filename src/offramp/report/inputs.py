@@ -52,7 +52,7 @@ def _section(name: str, plan: Plan, traces: dict[str, Trace]) -> ReportInput:
     """A plan with the frontier of the first trace and an evaluation on the first unseen one."""
     own = tasks.is_own(plan.certificate.loss)
     note = f"The loss {plan.certificate.loss} is code, which no report runs." if own else ""
-    fitted = {plan.info.get("learning_data"), plan.info.get("certification_data")} - {None}
+    fitted = plan.fitted_on
     unseen = [trace for trace in traces.values() if trace.info.get("data") not in fitted]
     shown = [*(t for t in traces.values() if t.info.get("data") in fitted), *unseen][:1]
     return ReportInput(
