@@ -16,7 +16,8 @@ def promise(found: Certificate, reference: str) -> str:
     elif found.excess == "induced":
         what = f"at most {budget} answers are worse than those of '{reference}' alone"
     else:
-        what = f"the loss ({found.loss}) is at most {budget} above that of '{reference}' alone"
+        name = f"the {found.loss} error rate" if found.loss.startswith("top") else "the mean loss"
+        what = f"{name} is at most {budget} above that of '{reference}' alone"
     if found.verdict == ROUTE:
         return (
             f"On inputs drawn like the {found.examples} certification examples, {what}, {chance}, "
