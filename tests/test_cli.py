@@ -404,6 +404,24 @@ def test_too_small_a_trace(offramp: Offramp, tmp_path: Path) -> None:
     assert_refused(said, "at least 20")
 
 
+def test_a_loss_of_ones_own_lies_in_the_current_folder(
+    offramp: Offramp, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "graded_loss.py").write_text(
+        "import numpy as np\n"
+        "def near(scores, labels):\n    return abs(scores.argmax(1) - labels) / 10\n"
+        "def failing(scores, labels):\n    raise ValueError('no such\\ncolour')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    fit = ["fit", made / "trace", "--budget", 0.1, "--out", tmp_path / "p", "--force"]
+    assert offramp(*fit, "--loss", "graded_loss:near").code in (0, 1)
+    evaluate = ["evaluate", tmp_path / "p", made / "trace"]
+    assert_refused(offramp(*evaluate), "--loss graded_loss:near")
+    assert offramp(*evaluate, "--loss", "graded_loss:near").code == 0
+    assert_refused(offramp(*fit, "--loss", "graded_loss:failing"), "no such colour")
+
+
 def test_missing_labels(offramp: Offramp, tmp_path: Path) -> None:
     synthetic(300, labelled=False).write(tmp_path / "t")
     said = offramp("fit", tmp_path / "t", "--budget", 0.1, "--out", tmp_path / "p")

@@ -19,6 +19,10 @@ def out_of_range(scores: FloatArray, labels: IntArray) -> FloatArray:
     return np.full(len(labels), 2.0)
 
 
+def failing(scores: FloatArray, labels: IntArray) -> FloatArray:
+    raise ValueError("no such\ncolour")
+
+
 def wrong_shape(scores: FloatArray, labels: IntArray) -> FloatArray:
     return np.zeros(3)
 
@@ -47,7 +51,7 @@ def test_unknown_losses_are_refused(name: str) -> None:
         tasks.loss_function(name)
 
 
-@pytest.mark.parametrize("name", ["out_of_range", "wrong_shape"])
+@pytest.mark.parametrize("name", ["out_of_range", "wrong_shape", "failing"])
 def test_a_loss_gives_one_number_between_0_and_1_per_example(name: str) -> None:
     with pytest.raises(LossError):
         tasks.loss_function(f"{__name__}:{name}")(np.eye(5), np.arange(5))

@@ -30,7 +30,7 @@ from offramp.plan import Plan
 from offramp.record import Settings
 from offramp.record import record as record_trace
 from offramp.runtime import OnnxRuntime
-from offramp.tasks import Excess, Kind
+from offramp.tasks import Excess, Kind, is_own
 from offramp.trace import Trace, import_scores
 
 app = typer.Typer(
@@ -215,7 +215,7 @@ def fit(
         budget,
         confidence=confidence,
         excess=excess,
-        loss=parsing.loss(loss, unlabelled),
+        loss=_loss(loss, unlabelled),
         unlabelled=unlabelled,
         policy=policy,
         learn_share=learn_share,
@@ -240,7 +240,7 @@ def evaluate(
 ) -> None:
     """What the plan does on other recorded examples, and whether the promise is kept there."""
     read, examples = Plan.read(plan), Trace.read(trace)
-    found = evaluate_plan(read, examples, loss=loss)
+    found = evaluate_plan(read, examples, loss=_loss(loss))
     if examples.info.get("data") in read.fitted_on:
         messages.print("these examples taught or certified this plan: they say little about others")
     _print(json_, found.to_json(), lambda: tables.evaluation(found))
@@ -259,7 +259,7 @@ def compare(
     found = compare_policies(
         Trace.read(trace),
         Trace.read(test) if test else None,
-        loss=parsing.loss(loss, unlabelled),
+        loss=_loss(loss, unlabelled),
         seed=seed,
     )
     _print(json_, found.to_json(), lambda: tables.comparison(found))
@@ -323,6 +323,13 @@ def report(
     check_output(out, force)
     write_report(out, report_inputs(inputs))
     messages.print(f"{out}: open it in a browser")
+
+
+def _loss(name: str | None, unlabelled: bool = False) -> str | None:
+    """The loss that the options name; one of the user's own may lie in the current folder."""
+    if name and is_own(name):
+        sys.path.insert(0, str(Path.cwd()))
+    return parsing.loss(name, unlabelled)
 
 
 def _print(as_json: bool, value: Any, table: Callable[[], Any]) -> None:

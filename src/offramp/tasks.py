@@ -154,8 +154,8 @@ def loss_function(name: str) -> LossFunction:
         raise LossError(f"loss '{name}' is unknown. Use top1, top5 or module:function.")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as problem:
-        raise LossError(f"loss '{name}' cannot be imported: {problem}.") from None
+    except Exception as problem:  # importing runs the user's code, which may raise anything
+        raise LossError(f"loss '{name}' cannot be imported: {_line(problem)}.") from problem
     return _Checked(name, found)
 
 
@@ -192,7 +192,15 @@ class _Checked:
     function: LossFunction
 
     def __call__(self, scores: FloatArray, labels: IntArray) -> FloatArray:
-        return check_loss(np.asarray(self.function(scores, labels)), len(labels), self.name)
+        try:
+            values = np.asarray(self.function(scores, labels))
+        except Exception as problem:  # the user's code may raise anything
+            raise LossError(f"loss '{self.name}' failed: {_line(problem)}.") from problem
+        return check_loss(values, len(labels), self.name)
+
+
+def _line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())}".rstrip(".")
 
 
 def check_loss(values: AnyArray, examples: int, name: str) -> FloatArray:
