@@ -11,6 +11,9 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+import numpy as np
+
+from offramp.arrays import AnyArray
 from offramp.errors import CostError, GraphError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -105,6 +108,11 @@ class Graph:
             order.append(ready.pop(0))
             sorter.done(order[-1])
         return tuple(order)
+
+    @cached_property
+    def names(self) -> AnyArray:
+        """`order` as an array of strings, to be indexed by position."""
+        return np.array(self.order)
 
     @property
     def root(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class Plan:
     def routes(self) -> bool:
         return self.tradeoff is not None
 
-    @property
+    @cached_property
     def running(self) -> Policy:
         """The policy that runs: the plan's own, or the single network of choice."""
         return self.policy if self.routes else Static.of(self.graph, self.certificate.static_choice)

@@ -19,7 +19,8 @@ LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss at which policies are compa
 def certificate(plan: Plan) -> Table:
     """The certificate, line by line."""
     found = plan.certificate
-    nothing = found.verdict != ROUTE and found.static_choice == plan.graph.reference
+    enough = found.examples_needed is not None and found.examples_needed <= found.examples
+    nothing = found.verdict != ROUTE and found.static_choice == plan.graph.reference and not enough
     return _lines(
         found.verdict,
         [

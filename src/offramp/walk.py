@@ -6,6 +6,7 @@ back the scores of those rows, and gets the `Outcome` at the end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
@@ -100,10 +101,10 @@ def drive(
 
 def _never_trust_nan(action: IntArray, scores: FloatArray, last: int) -> IntArray:
     """Examples with NaN or infinite scores do not leave early: they go on, as far as possible."""
-    whole = np.isfinite(scores)
-    if whole.all():
+    if math.isfinite(scores.sum()):  # the quick look that nearly every batch passes
         return action
-    return np.where(~whole.all(axis=1) & (action == STOP), last, action)
+    broken = ~np.isfinite(scores).all(axis=1)
+    return np.where(broken & (action == STOP), last, action)
 
 
 class _Meter:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
@@ -93,12 +93,17 @@ class Learned:
 
 def decide(evidence: FloatArray, tradeoff: float) -> IntArray:
     """The action with the lowest predicted cost-to-go, (n,); stopping wins ties."""
-    log_t = math.log(tradeoff)
-    weights = np.array([tradeoff, tradeoff * log_t, 1.0, log_t])
-    going = evidence.reshape(len(evidence), -1, 4) @ weights
+    going = evidence.reshape(len(evidence), -1, 4) @ _weights(tradeoff)
     if going.shape[1] == 1:  # most stages: no choice among successors to make
         return np.asarray(going[:, 0] < 0, dtype=np.int64)
     return np.where(going.min(axis=1) < 0, going.argmin(axis=1) + 1, STOP)
+
+
+@lru_cache(maxsize=256)
+def _weights(tradeoff: float) -> FloatArray:
+    """Of loss, log t * loss, cost and log t * cost in the cost-to-go."""
+    log_t = math.log(tradeoff)
+    return np.array([tradeoff, tradeoff * log_t, 1.0, log_t])
 
 
 class _Learner:

@@ -48,11 +48,12 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
     Raises:
         NetworkError: a stage cannot run on these inputs.
     """
+    policy = plan.running
     scores = np.empty((0, plan.classes), dtype=np.float32)
 
     def run(work: Work) -> FloatArray:
         nonlocal scores
-        if work.stage == plan.running.graph.root:
+        if work.stage == policy.graph.root:
             scores = runtime.run(work.stage, x)
             return scores
         found = runtime.run(work.stage, x[work.rows])
@@ -60,6 +61,6 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
         scores[work.rows] = found
         return found
 
-    outcome = drive(walk(plan.running, plan.setting, plan.costs, plan.kinds, len(x)), run)
-    names = np.array(outcome.order)[outcome.stage]
+    outcome = drive(walk(policy, plan.setting, plan.costs, plan.kinds, len(x)), run)
+    names = policy.graph.names[outcome.stage]
     return Answers(tasks.answers(scores), names, outcome.cost, scores)

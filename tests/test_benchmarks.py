@@ -1,0 +1,49 @@
+"""What the README says is what was saved, and what was saved says where it comes from."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cifar
+from benchmarks.readme import README, TABLES, filled
+from benchmarks.results import RESULTS, ROOT
+
+SAVED = sorted(RESULTS.glob("*.json"))
+
+
+def test_every_result_is_there() -> None:
+    names = {path.stem for path in SAVED}
+    assert names == {"real_networks", "promise", "wall_clock", "scale"}
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: str(path.stem))
+def test_results_name_machine_versions_and_commit(path: Path) -> None:
+    about = json.loads(path.read_text(encoding="utf-8"))["about"]
+    assert about.keys() == {"machine", "versions", "commit", "date", "seconds"}
+    assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?", about["commit"])
+
+
+def test_the_tables_of_the_readme_come_from_saved_results() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert filled(text) == text, "run python -m benchmarks.readme"
+    assert set(re.findall(r"<!-- (\w+) -->\n", text)) - {"end"} == set(TABLES)
+    assert (ROOT.parent / "docs" / "frontier.svg").exists()
+
+
+def test_promises_were_broken_no_more_often_than_allowed() -> None:
+    for row in json.loads((RESULTS / "promise.json").read_text(encoding="utf-8"))["rows"]:
+        assert row["certified"]["broken"] <= 1 - row["confidence"]
+
+
+def test_the_graphs_of_the_benchmarks_are_those_they_are_called() -> None:
+    assert list(cifar.GRAPHS) == [
+        "ResNet-20 > ResNet-56",
+        "ResNet-20 tuned > ResNet-56 tuned",
+        "ResNet-20, 32, 56 with skips",
+    ]
+    for names, _ in cifar.GRAPHS.values():
+        assert set(names) <= set(cifar.COSTS)
