@@ -15,6 +15,7 @@ from offramp.trace import versions
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
+MADE = ("benchmarks/results", "README.md", "docs/frontier.svg")  # what benchmarks write
 PACKAGES = ("offramp", "numpy", "scipy", "scikit-learn", "onnxruntime")
 
 
@@ -40,6 +41,13 @@ def load(name: str) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    """The commit that was measured, and whether anything but results differed from it."""
+    found = _git("rev-parse", "--short=12", "HEAD")
+    others = [":/", *(f":(exclude,top){made}" for made in MADE)]
+    changed = _git("status", "--porcelain", "--", *others)
+    return f"{found}-dirty" if changed else found or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
