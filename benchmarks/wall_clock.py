@@ -20,8 +20,7 @@ from benchmarks import cifar
 from benchmarks.results import save
 from offramp.arrays import FloatArray
 from offramp.fit import fit
-from offramp.graph import Costs
-from offramp.measure import bench, stage_seconds
+from offramp.measure import bench, stage_costs
 from offramp.runtime import OnnxRuntime
 from offramp.trace import Trace
 
@@ -56,8 +55,7 @@ def timed(
     trace: Trace, runtime: OnnxRuntime, images: FloatArray, budget: float, batch: int
 ) -> dict[str, Any]:
     """One row: a plan fitted with costs at this batch size, timed on images it has not seen."""
-    seconds = stage_seconds(runtime, trace.graph.order, images, batch)
-    costs = Costs(seconds, dict.fromkeys(trace.graph.order, 0.0), "s")
+    costs = stage_costs(runtime, trace.graph, images, batch)
     plan = fit(replace(trace, costs=costs), budget)
     found = bench(plan, runtime, images, batch=batch, rounds=ROUNDS, most=EXAMPLES)
     return {
@@ -65,7 +63,7 @@ def timed(
         "confidence": plan.certificate.confidence,
         "verdict": plan.certificate.verdict,
         "certified_speedup": plan.certificate.speedup,
-        "stage_ms": {stage: float(np.round(s * 1e3, 4)) for stage, s in seconds.items()},
+        "stage_ms": {stage: float(np.round(s * 1e3, 4)) for stage, s in costs.body.items()},
         **found.to_json(),
     }
 

@@ -14,6 +14,7 @@ ORDER = [
     *("certify", "walk", "frontier", "preprocessing", "networks", "plan", "fit"),
     *("evaluate", "compare"),
     *("data", "runtime.driver", "runtime.onnxruntime", "runtime", "measure", "record"),
+    *("exits.network", "exits.cutting", "exits.heads", "exits.placement", "exits.attach", "exits"),
     *("report.figures", "report.sentences", "report.drawing", "report.page", "report.inputs"),
     *("report", "testing", "parsing", "answers", "demo", "tables", "cli"),
 ]

@@ -23,6 +23,7 @@ from offramp.graph import Graph
 from offramp.networks import Networks
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
+from offramp.runtime.driver import Alone
 from offramp.trace import Trace
 from tests.made import blob_networks, blobs
 
@@ -101,6 +102,9 @@ class Stopping:
             raise self.error
         return self.runtime.run(stage, x)
 
+    def begin(self, x: AnyArray) -> Alone:
+        return Alone(self, x)
+
 
 @pytest.mark.parametrize("calls", [0, 5, 300, 700, 1249])
 def test_an_interrupted_recording_goes_on_where_it_stopped(setup: Setup, calls: int) -> None:
@@ -123,11 +127,11 @@ SLOW = """
 import sys, time
 from offramp.cli import main
 from offramp.runtime import onnxruntime
-run = onnxruntime.OnnxRuntime.run
-def slow(self, stage, x):
+run = onnxruntime._Session.run
+def slow(self, given):
     time.sleep(0.0005)
-    return run(self, stage, x)
-onnxruntime.OnnxRuntime.run = slow
+    return run(self, given)
+onnxruntime._Session.run = slow
 print("ready", flush=True)
 main()
 """
@@ -216,6 +220,9 @@ class Broken:
         if stage == "big":
             scores[5] = np.nan
         return scores
+
+    def begin(self, x: AnyArray) -> Alone:
+        return Alone(self, x)
 
 
 def test_broken_scores_name_the_stage_and_the_example(setup: Setup) -> None:

@@ -9,13 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from offramp.arrays import FloatArray
+from offramp.arrays import AnyArray, FloatArray
 from offramp.errors import DataError, NetworkError
 from offramp.fit import fit
 from offramp.graph import Costs, Graph
-from offramp.measure import bench, interleaved, stage_seconds
+from offramp.measure import bench, stage_costs
 from offramp.plan import Plan
 from offramp.runtime import OnnxRuntime
+from offramp.runtime.driver import Alone
 from offramp.testing import RuntimeLaws
 from offramp.trace import assemble
 from tests.made import blob_networks, blobs, linear_network
@@ -56,7 +57,7 @@ def test_the_plan_of_the_laws_routes(tmp_path: Path) -> None:
 
 def test_threads_are_set_explicitly(tmp_path: Path) -> None:
     runtime = OnnxRuntime(blob_networks(tmp_path), threads=2)
-    options = runtime.stages["big"].session.get_session_options()
+    options = runtime.parts["big"].session.get_session_options()
     assert options.intra_op_num_threads == runtime.threads == 2
 
 
@@ -113,16 +114,28 @@ def test_inputs_of_another_type_are_refused_or_converted(tmp_path: Path) -> None
         runtime.run("big", x[:, :3])
 
 
+class Turns:
+    """A runtime that notes which stage it ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        self.ran.append(stage)
+        return np.zeros((len(x), 2))
+
+    def begin(self, x: AnyArray) -> Alone:
+        return Alone(self, x)
+
+
 def test_timing_takes_turns_and_keeps_whole_batches(tmp_path: Path) -> None:
-    turns: list[str] = []
-    times = interleaved(
-        {"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, rounds=3, warmup=1
-    )
-    assert turns == ["a", "b", "a", "b", "b", "a", "a", "b"]  # warm-up, then a round each
-    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
+    turns = Turns()
+    stage_costs(turns, Graph.chain("ab"), np.zeros((4, 1)), 2, rounds=3)
+    assert "".join(turns.ran) == "abab" + "ab" + "ba" + "ab"  # warm-up twice, then the rounds
     runtime = OnnxRuntime(blob_networks(tmp_path))
-    found = stage_seconds(runtime, ["small", "big"], blobs(10)[0], 64, rounds=5)
-    assert all(0 < seconds < 1 for seconds in found.values())
+    found = stage_costs(runtime, Graph.chain(["small", "big"]), blobs(10)[0], 64, rounds=5)
+    assert all(0 < seconds < 1 for seconds in found.body.values())
+    assert set(found.head.values()) == {0.0}
 
 
 def test_a_benchmark_is_of_the_plan_against_its_reference(tmp_path: Path) -> None:

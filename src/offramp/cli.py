@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -18,8 +19,10 @@ from offramp.answers import AnswerFile, stream
 from offramp.certify import DO_NOT_ROUTE
 from offramp.compare import compare as compare_policies
 from offramp.data import NOTHING, open_examples
-from offramp.errors import OfframpError
+from offramp.errors import InputError, OfframpError
 from offramp.evaluate import evaluate as evaluate_plan
+from offramp.exits import Settings as ExitSettings
+from offramp.exits import add_exits, candidates
 from offramp.files import check_output
 from offramp.fit import fit as fit_plan
 from offramp.graph import Graph
@@ -82,6 +85,7 @@ Unlabelled = Annotated[
 AnswersOut = Annotated[
     Path | None, typer.Option("--out", help="A Parquet file. Default: CSV on standard output.")
 ]
+HeadStyle = Literal["auto", "linear", "deep"]
 Loss = Annotated[
     str | None, typer.Option(help="top1, top5 (any k) or module:function. Default: top1.")
 ]
@@ -135,6 +139,46 @@ def graph(
     )
 
 
+@app.command(epilog="Example: offramp exits big.onnx --data train/ --size 32 --out graph")
+def exits(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A trained network.")],
+    data: Annotated[str | None, typer.Option(help="Labelled examples to train heads on.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write.")] = None,
+    at: Annotated[
+        str, typer.Option(help="auto; outputs (those it has); or tensors or modules: a,b.")
+    ] = "auto",
+    list_: Annotated[bool, typer.Option("--list", help="Show the candidate points.")] = False,
+    head: Annotated[HeadStyle, typer.Option(help="auto takes the better one.")] = "auto",
+    hears: Annotated[bool, typer.Option("--hears", help="Heads read earlier scores.")] = False,
+    padding: Annotated[int | None, typer.Option(help="The token that is no token.")] = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    seed: Annotated[int, typer.Option(help="Of heads and held-out examples.")] = 0,
+    skip_broken: SkipBroken = False,
+    force: Force = False,
+) -> None:
+    """Put early exits into one trained network: where to cut, heads, and which of them pay."""
+    pixels = parsing.preprocessing(size, mean, std, layout)
+    examples = open_examples(data, pixels, skip_broken=skip_broken) if data else None
+    if list_:
+        output.print(tables.points(candidates(model, examples)))
+        return
+    if out is None:
+        raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
+    check_output(out, force)
+    settings = ExitSettings(
+        parsing.points(at), None if head == "auto" else head, hears, padding, seed
+    )
+    with TemporaryDirectory() as folder, _progress() as step:
+        found = add_exits(
+            model, examples, settings, Path(folder), preprocessing=pixels, progress=step
+        )
+        found.networks.write(out, force=force)
+    output.print(tables.exits(found))
+
+
 @app.command(epilog="Example: offramp record graph --data images/ --out trace")
 def record(
     graph: Annotated[Path, typer.Argument(help="Folder made by `offramp graph`.")],
@@ -148,7 +192,7 @@ def record(
     """Run every stage once on every example and measure costs; goes on after an interruption."""
     networks = Networks.read(graph)
     examples = open_examples(data, networks.preprocessing, skip_broken=skip_broken)
-    runtime = OnnxRuntime(networks.files, threads=threads)
+    runtime = OnnxRuntime(networks.files, networks.graph, threads=threads)
     with _progress() as step:
         trace = record_trace(
             networks,
@@ -281,7 +325,7 @@ def run(
         check_output(out, force)
     read = Plan.read(plan)
     examples = open_examples(data, read.preprocessing, skip_broken=skip_broken)
-    runtime = OnnxRuntime(read.runnable(), threads=threads)
+    runtime = OnnxRuntime(read.runnable(), read.graph, threads=threads)
     with _progress() as step, AnswerFile.open(out, scores=scores) as file:
         for done, answers in stream(read, runtime, examples, batch):
             file.write(answers)
@@ -300,7 +344,7 @@ def bench(
     """Wall clock of the plan against the reference in ONNX Runtime, interleaved."""
     read = Plan.read(plan)
     sizes = parsing.batches(batch)
-    runtime = OnnxRuntime(read.runnable(), threads=threads)
+    runtime = OnnxRuntime(read.runnable(), read.graph, threads=threads)
     examples = open_examples(data, read.preprocessing)
     x = next(examples.batches(max(MOST, *sizes)), NOTHING).x
     rows = []

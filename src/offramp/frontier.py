@@ -18,6 +18,8 @@ from offramp.tasks import Excess, Losses, excess
 from offramp.trace import Trace
 from offramp.walk import Outcome, drive, walk
 
+LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss at which policies are compared
+
 
 @dataclass(frozen=True)
 class Point:

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from offramp.arrays import AnyArray
 from offramp.errors import CostError, GraphError
 
+BATCH = "batch"  # the name of the batch dimension in every part of a network
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -25,6 +26,18 @@ class Stage:
 
     name: str  # [A-Za-z0-9_-]+
     after: str | None = None  # the stage whose body hands its carry to this body; None: the input
+    hears: tuple[str, ...] = ()  # earlier stages whose scores its head reads
+    answers: bool = True  # False: walks only pass it
+
+
+def head(stage: str) -> str:
+    """The name of a stage's head among the parts of a graph; its body is called as the stage."""
+    return f"{stage}.head"
+
+
+def whole(stage: str) -> str:
+    """The name of a stage's network before it was cut, which runs where nothing is routed."""
+    return f"{stage}.whole"
 
 
 @dataclass(frozen=True)
@@ -35,11 +48,18 @@ class Costs:
     head: Mapping[str, float]  # what runs only where the stage's answer is asked for
     unit: str = "s"  # "s" (seconds), "MFLOP", "J", ...
     source: str = "given"  # how and where they were measured
+    whole: float | None = None  # the reference run alone and uncut; None: the sum of its parts
+
+    def part(self, name: str) -> float:
+        """The cost of a part: a body, called as its stage, or a head."""
+        stage, dot, _ = name.partition(".")
+        return self.head[stage] if dot else self.body[stage]
 
     def to_json(self) -> dict[str, Any]:
         """The entries of a manifest that describe costs."""
         each = {name: {"body": self.body[name], "head": self.head[name]} for name in self.body}
-        return {"cost": each, "cost_unit": self.unit, "cost_source": self.source}
+        found = {"cost": each, "cost_unit": self.unit, "cost_source": self.source}
+        return found if self.whole is None else {**found, "cost_whole": self.whole}
 
     @classmethod
     def from_json(cls, manifest: Mapping[str, Any]) -> Costs:
@@ -48,7 +68,8 @@ class Costs:
             each = manifest["cost"]
             body = {name: part["body"] for name, part in each.items()}
             head = {name: part["head"] for name, part in each.items()}
-            return cls(body, head, manifest["cost_unit"], manifest["cost_source"])
+            unit, source = manifest["cost_unit"], manifest["cost_source"]
+            return cls(body, head, unit, source, manifest.get("cost_whole"))
         except (KeyError, TypeError, AttributeError) as problem:
             raise CostError(f"this is not a record of costs: {problem!r}.") from None
 
@@ -97,7 +118,7 @@ class Graph:
 
     @cached_property
     def order(self) -> tuple[str, ...]:
-        """Stage names, each after all that may precede it; ties in the order given."""
+        """Names of stages that answer, each after all that may precede it; ties as given."""
         rank = {stage.name: i for i, stage in enumerate(self.stages)}
         sorter = TopologicalSorter(self._predecessors)
         sorter.prepare()
@@ -119,7 +140,7 @@ class Graph:
         return self.order[0]
 
     def stage(self, name: str) -> Stage:
-        return next(stage for stage in self.stages if stage.name == name)
+        return self._stage[name]
 
     @cached_property
     def successors(self) -> dict[str, tuple[str, ...]]:
@@ -131,7 +152,7 @@ class Graph:
 
     @cached_property
     def _predecessors(self) -> dict[str, set[str]]:
-        before: dict[str, set[str]] = {stage.name: set() for stage in self.stages}
+        before: dict[str, set[str]] = {s.name: set() for s in self.stages if s.answers}
         for source, target in self.edges:
             before[target].add(source)
         return before
@@ -148,29 +169,49 @@ class Graph:
 
     def bodies(self, name: str) -> tuple[str, ...]:
         """The stages whose bodies must have run for `name` to answer, itself included."""
-        return self._bodies[name]
+        return tuple(part for part in self.parts(name) if part in self._stage)
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The bodies and heads that must have run for `name` to answer, in order.
+
+        A body is called as its stage, a head as `head` says.
+        """
+        return self._parts[name]
 
     @cached_property
-    def _bodies(self) -> dict[str, tuple[str, ...]]:
+    def _parts(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
-        for stage in self.stages:  # listed after the one they continue
-            before = () if stage.after is None else found[stage.after]
-            found[stage.name] = (*before, stage.name)
+        passed: dict[str, tuple[str, ...]] = {}
+        for stage in self.stages:  # listed after those it continues and hears
+            before = () if stage.after is None else passed[stage.after]
+            passed[stage.name] = (*before, stage.name)
+            heard = [part for name in stage.hears for part in found[name]]
+            found[stage.name] = tuple(
+                dict.fromkeys((*passed[stage.name], *heard, head(stage.name)))
+            )
         return found
 
     @cached_property
-    def continued(self) -> frozenset[str]:
-        """The stages whose bodies another stage continues: only these can be met twice."""
-        return frozenset(stage.after for stage in self.stages if stage.after is not None)
+    def _stage(self) -> dict[str, Stage]:
+        return {stage.name: stage for stage in self.stages}
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """The parts that several stages need: only these can be met twice by one walk."""
+        needed = [part for stage in self.stages for part in self.parts(stage.name)]
+        return frozenset(part for part in needed if needed.count(part) > 1)
+
+    def ran(self, name: str) -> frozenset[str]:
+        """The parts that have run, on every path, once `name` has answered."""
+        return frozenset(part for stage in self.observed[name] for part in self.parts(stage))
 
     def step_cost(self, costs: Costs, target: str, run: Collection[str] = ()) -> float:
-        """The cost of reaching and answering at `target`, given the bodies already `run`."""
-        missing = [name for name in self.bodies(target) if name not in run]
-        return math.fsum(costs.body[name] for name in missing) + costs.head[target]
+        """The cost of reaching and answering at `target`, given the parts already `run`."""
+        return math.fsum(costs.part(name) for name in self.parts(target) if name not in run)
 
     def reference_cost(self, costs: Costs) -> float:
         """The cost of running the reference alone."""
-        return self.step_cost(costs, self.reference)
+        return self.step_cost(costs, self.reference) if costs.whole is None else costs.whole
 
     def check_costs(self, costs: Costs) -> Costs:
         """`costs`, with the stages in the order of the graph.
@@ -192,16 +233,19 @@ class Graph:
         for name in names:
             if self.step_cost(costs, name) <= 0:
                 raise CostError(f"stage '{name}' costs nothing; every stage must cost something.")
+        if costs.whole is not None:
+            _check_cost(self.reference, "whole", costs.whole or None)
         return Costs(
             {name: float(costs.body[name]) for name in names},
             {name: float(costs.head[name]) for name in names},
             costs.unit,
             costs.source,
+            costs.whole,
         )
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "stages": [{"name": stage.name, "after": stage.after} for stage in self.stages],
+            "stages": [{**asdict(stage), "hears": list(stage.hears)} for stage in self.stages],
             "edges": [list(edge) for edge in self.edges],
             "reference": self.reference,
         }
@@ -210,7 +254,10 @@ class Graph:
     def from_json(cls, value: Mapping[str, Any]) -> Graph:
         """The inverse of `to_json`. Raises GraphError where the value is no graph."""
         try:
-            stages = tuple(Stage(s["name"], s.get("after")) for s in value["stages"])
+            stages = tuple(
+                Stage(s["name"], s.get("after"), tuple(s.get("hears", ())), s.get("answers", True))
+                for s in value["stages"]
+            )
             edges = tuple((str(a), str(b)) for a, b in value["edges"])
             return cls(stages, edges, value["reference"])
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
@@ -246,20 +293,23 @@ def _check(graph: Graph) -> None:
             raise GraphError(f"stage name {name!r} may only hold letters, digits, '_' and '-'.")
         if names.count(name) > 1:
             raise GraphError(f"stage '{name}' is given twice; every stage needs its own name.")
-    if graph.reference not in names:
+    answering = [stage.name for stage in graph.stages if stage.answers]
+    if graph.reference not in answering:
         raise GraphError(
-            f"the reference '{graph.reference}' is not a stage; the stages are {', '.join(names)}."
+            f"the reference '{graph.reference}' is not a stage; "
+            f"the stages are {', '.join(answering)}."
         )
     _check_edges(graph, names)
 
 
 def _check_edges(graph: Graph, names: list[str]) -> None:
+    answering = [stage.name for stage in graph.stages if stage.answers]
     for source, target in graph.edges:
         for name in (source, target):
-            if name not in names:
+            if name not in answering:
                 raise GraphError(
                     f"edge '{source}>{target}' names '{name}', which is not a stage; "
-                    f"the stages are {', '.join(names)}."
+                    f"the stages are {', '.join(answering)}."
                 )
     if len(set(graph.edges)) < len(graph.edges):
         raise GraphError("an edge is given twice.")
@@ -268,7 +318,7 @@ def _check_edges(graph: Graph, names: list[str]) -> None:
     except CycleError as cycle:
         path = ">".join(reversed(cycle.args[1]))
         raise GraphError(f"the edges go in a circle: {path}. Remove one of them.") from None
-    roots = [name for name in names if not graph._predecessors[name]]
+    roots = [name for name in answering if not graph._predecessors[name]]
     if len(roots) > 1:
         raise GraphError(
             f"stages {' and '.join(repr(r) for r in roots)} follow no other stage, so the graph "
@@ -279,9 +329,10 @@ def _check_edges(graph: Graph, names: list[str]) -> None:
 
 def _check_carries(graph: Graph, names: list[str]) -> None:
     for stage in graph.stages:
-        if stage.after is None:
-            continue
-        if stage.after not in names:
-            raise GraphError(f"stage '{stage.name}' continues unknown stage '{stage.after}'.")
-        if names.index(stage.after) >= names.index(stage.name):
-            raise GraphError(f"stage '{stage.name}' must be listed after '{stage.after}'.")
+        for other in (stage.after, *stage.hears):
+            if other is None:
+                continue
+            if other not in names:
+                raise GraphError(f"stage '{stage.name}' continues unknown stage '{other}'.")
+            if names.index(other) >= names.index(stage.name):
+                raise GraphError(f"stage '{stage.name}' must be listed after '{other}'.")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -16,12 +15,14 @@ import numpy as np
 
 from offramp.arrays import AnyArray, FloatArray
 from offramp.errors import DataError
+from offramp.graph import Costs, Graph, head, whole
 from offramp.plan import Plan
 from offramp.runtime.driver import Runtime, infer
 
 Task = Callable[[], object]
 MOST = 1024  # examples in one pass of a benchmark, at most
 _FEWEST_ROUNDS = 5
+_WARMUP = 2
 
 
 @dataclass(frozen=True)
@@ -40,26 +41,74 @@ class Bench:
         return asdict(self)
 
 
-def interleaved(
-    tasks: Mapping[str, Task], *, rounds: int, warmup: int = 2, limit_s: float = 10.0
-) -> dict[str, FloatArray]:
-    """Seconds that each task takes, (rounds,), all tasks in turn so that all meet the same noise.
+def stage_costs(
+    runtime: Runtime,
+    graph: Graph,
+    x: AnyArray,
+    batch: int,
+    source: str = "measured",
+    *,
+    rounds: int = 50,
+    limit_s: float = 10.0,
+) -> Costs:
+    """Seconds per example of each body and head at a batch size: medians over rounds.
 
-    Stops early, after at least five rounds, once `limit_s` seconds have passed.
+    Networks take turns within a round, so that all meet the same noise. Stops early, after at least
+    five rounds, once `limit_s` seconds have passed.
+
+    Args:
+        runtime: runs the stages.
+        graph: the stages.
+        x: examples (n, ...), at least one; rounds go through them batch by batch.
+        batch: rows per call.
+        source: what the costs say of where they come from.
+        rounds: calls of each part.
+        limit_s: seconds.
     """
-    for _ in range(warmup):
-        for task in tasks.values():
-            task()
-    times: dict[str, list[float]] = {name: [] for name in tasks}
+    chunks = cycle(_chunks(x, min(batch, len(x))))
+    laps: dict[str, list[float]] = {}
+    networks = _networks(graph)
     begin = time.perf_counter()
-    names = list(tasks)
-    for number in range(rounds):
+    for number in range(-_WARMUP, rounds):
         # another one first each time: what runs after a large network finds the caches cold
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            times[name].append(_seconds(tasks[name]))
+        turn = max(number, 0) % len(networks)
+        chunk = next(chunks)
+        for stages in networks[turn:] + networks[:turn]:
+            for part, seconds in _lap(runtime, graph, stages, chunk):
+                laps.setdefault(part, []).append(seconds)
         if number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begin > limit_s:
             break
-    return {name: np.array(found) for name, found in times.items()}
+    spent = {p: float(np.median(found[_WARMUP:])) / len(chunk) for p, found in laps.items()}
+    names = [stage.name for stage in graph.stages]
+    return Costs(
+        {name: spent[name] for name in names},
+        {name: spent.get(head(name), 0.0) for name in names},
+        "s",
+        source,
+        spent.get(whole(graph.reference)),
+    )
+
+
+def _networks(graph: Graph) -> list[list[str]]:
+    """The stages of each network, in order."""
+    found: dict[str, list[str]] = {}
+    for stage in graph.stages:
+        found.setdefault(graph.bodies(stage.name)[0], []).append(stage.name)
+    return list(found.values())
+
+
+def _lap(
+    runtime: Runtime, graph: Graph, stages: Sequence[str], x: AnyArray
+) -> Iterator[tuple[str, float]]:
+    """Seconds that each part of a network takes once."""
+    running = runtime.begin(x)
+    for stage in stages:
+        yield stage, _seconds(partial(running.advance, stage, None))
+        answering = _seconds(partial(running.answer, stage, None))
+        if len(stages) > 1:  # a network that was not cut has no head
+            yield head(stage), answering
+    if len(stages) > 1 and graph.reference in stages:
+        yield whole(graph.reference), _seconds(partial(runtime.run, graph.reference, x))
 
 
 def _seconds(task: Task) -> float:
@@ -68,43 +117,9 @@ def _seconds(task: Task) -> float:
     return time.perf_counter() - start
 
 
-def stage_seconds(
-    runtime: Runtime, stages: Sequence[str], x: AnyArray, batch: int, *, rounds: int = 50
-) -> dict[str, float]:
-    """Seconds per example of each stage at a batch size: medians over interleaved rounds.
-
-    Args:
-        runtime: runs the stages.
-        stages: their names.
-        x: examples (n, ...), at least one; rounds go through them batch by batch.
-        batch: rows per call.
-        rounds: calls of each stage.
-    """
-    chunks = _chunks(x, min(batch, len(x)))
-    turns = {stage: cycle(chunks) for stage in stages}
-
-    def task(stage: str) -> Task:
-        return lambda: runtime.run(stage, next(turns[stage]))
-
-    times = interleaved({stage: task(stage) for stage in stages}, rounds=rounds)
-    return {stage: float(np.median(found)) / len(chunks[0]) for stage, found in times.items()}
-
-
 def _chunks(x: AnyArray, batch: int) -> list[AnyArray]:
     """Whole batches only: a smaller last one would be timed as if it were whole."""
     return [x[start : start + batch] for start in range(0, len(x) - batch + 1, batch)]
-
-
-@dataclass
-class _Counting:
-    """A runtime that counts the rows it runs through each stage."""
-
-    runtime: Runtime
-    rows: Counter[str] = field(default_factory=Counter)
-
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        self.rows[stage] += len(x)
-        return self.runtime.run(stage, x)
 
 
 def bench(
@@ -134,15 +149,11 @@ def bench(
     chunks = _chunks(x[: max(most, batch)], batch)
     if not chunks:
         raise DataError(f"a batch of {batch} needs as many examples; there are {len(x)}.")
-    reference, stages = plan.graph.reference, plan.running.graph.order
-    counting = _Counting(runtime)
-    for chunk in chunks:
-        infer(plan, counting, chunk)
     spent = _rounds(plan, runtime, chunks, rounds)
-    per_row = stage_seconds(runtime, [*stages, reference], x, batch)
+    measured = replace(plan, costs=stage_costs(runtime, plan.graph, x, batch))
+    ideal = np.concatenate([infer(measured, runtime, chunk).cost for chunk in chunks]).mean()
     adaptive, alone = spent["adaptive"], spent["reference"]
-    ideal = sum(per_row[stage] * rows for stage, rows in counting.rows.items())
-    theoretical = per_row[reference] * batch * len(chunks) / ideal
+    theoretical = float(plan.graph.reference_cost(measured.costs) / ideal)
     speedup = float(np.median(alone / adaptive))
     return Bench(
         batch,

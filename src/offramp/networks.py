@@ -1,4 +1,4 @@
-"""A graph with the ONNX files of its stages, as a folder: graph.json and stages/<stage>.onnx."""
+"""A graph with the ONNX files of its parts, as a folder: graph.json and stages/<part>.onnx."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Networks:
     """A graph whose stages can run."""
 
     graph: Graph
-    files: Mapping[str, Path]  # stage -> ONNX file
+    files: Mapping[str, Path]  # part -> ONNX file; a whole network, or bodies and heads
     preprocessing: Preprocessing | None = None  # None: examples are arrays, read as they are
 
     def fingerprints(self) -> dict[str, str]:
-        return {stage: fingerprint(self.files[stage]) for stage in self.graph.order}
+        return {part: fingerprint(file) for part, file in self.files.items()}
 
     def write(self, path: Path, *, force: bool = False) -> None:
         """Writes the graph and copies of its networks, whole or not at all.
@@ -50,7 +50,7 @@ class Networks:
         value = read_manifest(path, "graph", VERSION, GraphError)
         graph = Graph.from_json(value)
         files = find_networks(path, graph, value.get("networks") or {}, GraphError)
-        missing = [stage for stage in graph.order if stage not in files]
+        missing = [stage.name for stage in graph.stages if stage.name not in files]
         if missing:
             raise GraphError(f"{path} has no network for stage '{missing[0]}'; make it again.")
         return cls(graph, files, read_preprocessing(value))
@@ -74,16 +74,16 @@ def read_preprocessing(value: Mapping[str, Any]) -> Preprocessing | None:
 
 
 def copy_networks(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
-    """Copies ONNX files to folder/stages and returns their fingerprints by stage."""
+    """Copies ONNX files to folder/stages and returns their fingerprints by part."""
     prints = {}
-    for stage, network in files.items():
+    for part, network in files.items():
         if not network.is_file():
-            raise NetworkError(f"the network of stage '{stage}', {network}, does not exist.")
-        target = folder / "stages" / f"{stage}.onnx"
+            raise NetworkError(f"the network of stage '{part}', {network}, does not exist.")
+        target = folder / "stages" / f"{part}.onnx"
         with storage(target):
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(network, target)
-        prints[stage] = fingerprint(target)
+        prints[part] = fingerprint(target)
     return prints
 
 
@@ -92,10 +92,11 @@ def find_networks(
 ) -> dict[str, Path]:
     """The ONNX files in path/stages, each checked against its fingerprint."""
     networks = {}
-    for stage, expected in prints.items():
-        if stage not in graph.order:
-            raise error(f"{path} has a network of '{stage}', which is not one of its stages.")
-        file = path / "stages" / f"{stage}.onnx"
+    names = {stage.name for stage in graph.stages}
+    for part, expected in prints.items():
+        if part.partition(".")[0] not in names:
+            raise error(f"{path} has a network of '{part}', which is not one of its stages.")
+        file = path / "stages" / f"{part}.onnx"
         if not file.is_file():
             raise error(f"{file} is missing; copy the whole folder, or make it again.")
         if fingerprint(file) != expected:
@@ -103,5 +104,5 @@ def find_networks(
                 f"{file} does not match its fingerprint: it is cut short or altered, and a "
                 "certificate holds for the original alone. Make the folder again."
             )
-        networks[stage] = file
+        networks[part] = file
     return networks

@@ -29,6 +29,16 @@ def files(networks: list[str]) -> dict[str, Path]:
     return found
 
 
+def points(text: str) -> list[str] | None:
+    """ "auto" as None, "a,b" as names of tensors or modules."""
+    if text == "auto":
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"--at {text} holds an empty name; give auto, outputs, or names: a,b.")
+    return names
+
+
 def costs(text: str, unit: str) -> Costs:
     """ "small=41,big=126" as costs; 40+2 is body + head."""
     body: dict[str, float] = {}

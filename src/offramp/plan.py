@@ -85,7 +85,7 @@ class Plan:
     tradeoff: float | None
     certificate: Certificate
     profile: Profile
-    networks: Mapping[str, Path] = field(default_factory=dict)  # stage -> ONNX file; may be empty
+    networks: Mapping[str, Path] = field(default_factory=dict)  # part -> ONNX file; may be empty
     preprocessing: Preprocessing | None = None
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprints, seed, versions, ...
 

@@ -21,7 +21,7 @@ from offramp.data import Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
 from offramp.graph import Costs
-from offramp.measure import machine, stage_seconds
+from offramp.measure import machine, stage_costs
 from offramp.networks import Networks
 from offramp.runtime.driver import Runtime
 from offramp.trace import (
@@ -157,8 +157,10 @@ def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
     scores: dict[str, list[FloatArray]] = {stage: [] for stage in graph.order}
     kept = [batch for batch in group if len(batch.x)]
     for batch in kept:
+        running = runtime.begin(batch.x)
         for stage in graph.order:
-            found = runtime.run(stage, batch.x)
+            running.advance(stage, None)
+            found = running.answer(stage, None)
             _check_rows(stage, found, batch)
             scores[stage].append(found)
     free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
@@ -201,12 +203,12 @@ def _finish(
     x: AnyArray,
 ) -> Trace:
     graph = networks.graph
-    seconds = stage_seconds(runtime, graph.order, x, settings.batch)
+    costs = stage_costs(runtime, graph, x, settings.batch, _source(settings))
     columns = read_parts(out)
     info = {key: value for key, value in identity.items() if key != "graph"}
     trace = assemble(
         graph,
-        Costs(seconds, dict.fromkeys(graph.order, 0.0), "s", _source(settings)),
+        costs,
         {stage: columns[f"{stage}.scores"] for stage in graph.order},
         labels=columns.get("label"),
         ids=columns["id"],

@@ -9,11 +9,12 @@ from rich.table import Table
 from offramp.certify import ROUTE, Certificate
 from offramp.compare import Comparison
 from offramp.evaluate import Evaluation
-from offramp.frontier import Point, cost_at
+from offramp.exits import Exits
+from offramp.exits import Point as ExitPoint
+from offramp.exits.placement import WORTH
+from offramp.frontier import LEVELS, Point, cost_at
 from offramp.measure import Bench
 from offramp.plan import Plan
-
-LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss at which policies are compared
 
 
 def certificate(plan: Plan) -> Table:
@@ -101,6 +102,49 @@ def bench(rows: Sequence[Bench]) -> Table:
             f"{row.realised:.2f}",
         )
     return table
+
+
+def points(found: Sequence[ExitPoint]) -> Table:
+    """The candidate points of a network."""
+    table = Table(title=f"{len(found)} points to exit from")
+    table.add_column("tensor")
+    table.add_column("module")
+    for name in ("work so far", "carry, kB", "shape"):
+        table.add_column(name, justify="right")
+    for p in found:
+        work = f"{p.cost / 1e6:,.1f} M"
+        shape = "x".join(map(str, p.shape))
+        table.add_row(p.name, p.path, work, f"{p.carry_bytes / 1024:,.1f}", shape)
+    return table
+
+
+def exits(found: Exits) -> Table:
+    """The exits that stay, what they answer, and why others went."""
+    table = Table(title="exits", caption=_saving(found), caption_justify="left")
+    table.add_column("stage")
+    table.add_column("at")
+    for name in ("work so far", "head", "error, held out"):
+        table.add_column(name, justify="right")
+    for stage, point in found.points.items():
+        head = found.heads[stage]
+        work, own = f"{point.cost / 1e6:,.1f} M", f"{head.multiply_adds / 1e6:,.3f} M"
+        kind = f"{head.pooling.style}, {own}"
+        table.add_row(stage, point.path, work, kind, f"{found.loss[stage]:.2%}")
+    last = found.networks.graph.reference
+    table.add_row(last, "the network itself", "", "", f"{found.loss[last]:.2%}")
+    return table
+
+
+def _saving(found: Exits) -> str:
+    lines = [f"left out: {place} {why}" for place, why in found.dropped.items()]
+    if found.saving is not None and found.saving < WORTH:
+        lines.append("no exit pays on the held-out examples; the best one is kept for you to see")
+    elif found.saving is not None:
+        lines.append(
+            f"on held-out examples they save {found.saving:.0%} of the cost, "
+            "the mean at 0, 0.5, 1 and 2 points of excess loss"
+        )
+    return "\n".join(lines)
 
 
 def _lines(title: str, lines: Sequence[tuple[str, str]]) -> Table:

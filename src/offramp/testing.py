@@ -25,7 +25,7 @@ from offramp.graph import Costs, Graph
 from offramp.plan import Plan
 from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
 from offramp.policies.encoding import Deployable
-from offramp.runtime.driver import Runtime, infer
+from offramp.runtime.driver import Alone, Runtime, infer
 from offramp.trace import Trace, assemble
 
 _MARGIN = 1e-4  # decisions closer than this may differ between engines
@@ -45,6 +45,9 @@ class MemoryRuntime:
         if x.ndim != 2 or x.shape[1] != 1:
             raise NetworkError(f"stage '{stage}' reads numbers of examples, (n, 1).")
         return self.scores[stage][x[:, 0].astype(np.int64)]
+
+    def begin(self, x: AnyArray) -> Alone:
+        return Alone(self, x)
 
 
 def synthetic(

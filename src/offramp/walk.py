@@ -108,18 +108,18 @@ def _never_trust_nan(action: IntArray, scores: FloatArray, last: int) -> IntArra
 
 
 class _Meter:
-    """Charges each example for the bodies it has not run yet, and for the head it asks."""
+    """Charges each example for the bodies and heads that it needs and has not run yet."""
 
     def __init__(self, graph: Graph, costs: Costs, batch: int) -> None:
         self.graph, self.costs = graph, costs
-        self.ran = {name: np.zeros(batch, dtype=bool) for name in graph.continued}
+        self.ran = {name: np.zeros(batch, dtype=bool) for name in graph.shared}
 
     def pay(self, stage: str, rows: IntArray) -> FloatArray | float:
-        total: FloatArray | float = self.costs.head[stage]
-        for body in self.graph.bodies(stage):
-            price: FloatArray | float = self.costs.body[body]
-            if body in self.ran:
-                price = np.where(self.ran[body][rows], 0.0, price)
-                self.ran[body][rows] = True
+        total: FloatArray | float = 0.0
+        for part in self.graph.parts(stage):
+            price: FloatArray | float = self.costs.part(part)
+            if part in self.ran:
+                price = np.where(self.ran[part][rows], 0.0, price)
+                self.ran[part][rows] = True
             total = total + price
         return total

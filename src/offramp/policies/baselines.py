@@ -86,7 +86,7 @@ class ExactOracle:
         return self.excess[seen.rows]
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
-        run = frozenset(b for v in self.graph.observed[stage] for b in self.graph.bodies(v))
+        run = self.graph.ran(stage)
         return self._best(stage, evidence, setting, run)[1]
 
     def _best(
@@ -96,7 +96,7 @@ class ExactOracle:
         choices = [tradeoff * excess[:, self.graph.order.index(stage)]]
         for successor in self.graph.successors[stage]:
             step = self.graph.step_cost(self.costs, successor, run)
-            further = run | set(self.graph.bodies(successor))
+            further = run | set(self.graph.parts(successor))
             choices.append(step + self._best(successor, excess, tradeoff, further)[0])
         values = np.stack(choices)
         return values.min(axis=0), values.argmin(axis=0)

@@ -129,7 +129,7 @@ class _Learner:
         self, stage: str, ahead: Mapping[str, tuple[FloatArray, FloatArray]]
     ) -> tuple[Model, tuple[FloatArray, FloatArray]]:
         """The model of a stage, and the loss and cost with which walks from it end."""
-        run = {b for v in self.graph.observed[stage] for b in self.graph.bodies(v)}
+        run = self.graph.ran(stage)
         stop, nothing = ahead[stage]
         losses, costs = [stop], [nothing]
         for successor in self.graph.successors[stage]:

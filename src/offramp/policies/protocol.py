@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -87,6 +87,11 @@ def backbone(graph: Graph) -> Graph:
 
 
 def path(graph: Graph, names: list[str]) -> Graph:
-    """The chain of some stages of `graph`; its reference is the last."""
-    stages = tuple(graph.stage(name) for name in names)
+    """The chain of some stages of `graph`, with what they continue; the last is its reference."""
+    needed = {part for name in names for part in graph.parts(name)}
+    stages = tuple(
+        replace(stage, answers=stage.name in names)
+        for stage in graph.stages
+        if stage.name in needed
+    )
     return Graph(stages, tuple(itertools.pairwise(names)), names[-1])

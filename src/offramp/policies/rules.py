@@ -149,8 +149,8 @@ class _Tuner:
         self.order = {v: np.argsort(-sure) for v, sure in self.sure.items()}
         self.n = trace.examples
 
-    def _run(self, stage: str) -> set[str]:
-        return {body for v in self.graph.observed[stage] for body in self.graph.bodies(v)}
+    def _run(self, stage: str) -> frozenset[str]:
+        return self.graph.ran(stage)
 
     def tune(self, tradeoff: float) -> dict[str, FloatArray]:
         reach = {v: np.ones(self.n, dtype=bool) for v in self.graph.order}

@@ -10,18 +10,45 @@ import numpy as np
 from offramp import tasks
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.plan import Plan
-from offramp.walk import Work, drive, walk
+from offramp.walk import Outcome, Work, drive, walk
+
+
+class Batch(Protocol):
+    """A batch on its way: what stages handed on is kept, so that nothing runs twice."""
+
+    def advance(self, stage: str, rows: IntArray | None) -> None:
+        """Runs what must run to pass `stage` and has not run yet, for some rows (None: all)."""
+
+    def answer(self, stage: str, rows: IntArray | None) -> FloatArray:
+        """The scores (n, classes) of a stage that the rows have advanced to."""
 
 
 class Runtime(Protocol):
     """An engine that runs stages."""
 
     def run(self, stage: str, x: AnyArray) -> FloatArray:
-        """The scores of a stage, (n, classes), for inputs (n, ...) of at least one row.
+        """The scores of a stage alone, (n, classes), for inputs (n, ...) of at least one row.
 
         Raises:
             NetworkError: the stage cannot run on these inputs.
         """
+
+    def begin(self, x: AnyArray) -> Batch:
+        """Starts a batch of inputs (n, ...)."""
+
+
+@dataclass
+class Alone:
+    """A batch of an engine whose stages hand nothing on: each reads the input."""
+
+    runtime: Runtime
+    x: AnyArray
+
+    def advance(self, stage: str, rows: IntArray | None) -> None:
+        self.scores = self.runtime.run(stage, self.x if rows is None else self.x[rows])
+
+    def answer(self, stage: str, rows: IntArray | None) -> FloatArray:
+        return self.scores
 
 
 @dataclass(frozen=True)
@@ -49,18 +76,30 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
         NetworkError: a stage cannot run on these inputs.
     """
     policy = plan.running
+    walking = walk(policy, plan.setting, plan.costs, plan.kinds, len(x))
     scores = np.empty((0, plan.classes), dtype=np.float32)
+
+    if len(policy.graph.order) == 1:  # no routing: the network as it is, uncut
+        scores = runtime.run(policy.graph.root, x) if len(x) else scores
+        return _answers(plan, scores, drive(walking, lambda _: scores))
+    batch = runtime.begin(x)
 
     def run(work: Work) -> FloatArray:
         nonlocal scores
-        if work.stage == policy.graph.root:
-            scores = runtime.run(work.stage, x)
-            return scores
-        found = runtime.run(work.stage, x[work.rows])
-        scores = scores.copy()  # the earlier ones belong to the walk, and to the runtime
-        scores[work.rows] = found
+        rows = None if len(work.rows) == len(x) else work.rows
+        batch.advance(work.stage, rows)
+        found = batch.answer(work.stage, rows)
+        if rows is None:
+            scores = found
+        else:
+            scores = scores.copy()  # the earlier ones belong to the walk, and to the runtime
+            scores[rows] = found
         return found
 
-    outcome = drive(walk(policy, plan.setting, plan.costs, plan.kinds, len(x)), run)
-    names = policy.graph.names[outcome.stage]
+    outcome = drive(walking, run)
+    return _answers(plan, scores, outcome)
+
+
+def _answers(plan: Plan, scores: FloatArray, outcome: Outcome) -> Answers:
+    names = plan.running.graph.names[outcome.stage]
     return Answers(tasks.answers(scores), names, outcome.cost, scores)

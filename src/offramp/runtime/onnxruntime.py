@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from offramp.arrays import AnyArray, FloatArray
+from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.errors import NetworkError
+from offramp.graph import BATCH, Graph, head, whole
 
 _TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -18,27 +20,141 @@ _TYPES: dict[str, type[np.generic]] = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
     "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
 }
 
 
 class OnnxRuntime:
-    """Runs stages from ONNX files, each in a session of its own.
+    """Runs stages from ONNX files, each body and each head in a session of its own.
 
     Args:
-        networks: stage -> ONNX file with one input (batch, ...) and scores (batch, classes) as its
-            first output.
+        networks: part -> ONNX file: a whole network, or bodies with their heads (`big.head`).
+        graph: which body continues which; None where every stage is a whole network.
         threads: for each session; 1 starts none.
 
     Raises:
         NetworkError: a file does not load, or does not have one input and two-dimensional scores.
     """
 
-    def __init__(self, networks: Mapping[str, Path], *, threads: int = 1) -> None:
+    def __init__(
+        self, networks: Mapping[str, Path], graph: Graph | None = None, *, threads: int = 1
+    ) -> None:
         self.threads = threads
-        self.stages = {stage: _Session(stage, file, threads) for stage, file in networks.items()}
+        self.graph = graph or Graph.chain(part for part in networks if "." not in part)
+        self.parts = {part: _Session(part, file, threads) for part, file in networks.items()}
+        self.source = {part: self._sources(part) for part in self.parts}
+        for part, session in self.parts.items():
+            session.give(self._wanted(part), answers=self._answers(part))
+
+    def _sources(self, part: str) -> dict[str, str | None]:
+        """For each tensor that a part reads the part that makes it; None: the example itself."""
+        stage = part.partition(".")[0]
+        before = () if part == whole(stage) else self.graph.parts(stage)
+        made = {
+            name: p for p in before if p in self.parts and p != part for name in self.parts[p].made
+        }
+        found = {name: made.get(name) for name in self.parts[part].inputs}
+        self.parts[part].check_inputs([name for name, source in found.items() if source is None])
+        return found
+
+    def _answers(self, part: str) -> bool:
+        """Whether what a part makes first are the scores of its stage."""
+        return "." in part or head(part) not in self.parts
+
+    def _wanted(self, part: str) -> list[str]:
+        """The outputs that other parts read, after the scores where it answers."""
+        scores = self.parts[part].made[:1] if self._answers(part) else ()
+        read = [
+            n for other in self.source.values() for n, source in other.items() if source == part
+        ]
+        return list(dict.fromkeys([*scores, *read]))
 
     def run(self, stage: str, x: AnyArray) -> FloatArray:
-        return self.stages[stage].run(x)
+        if whole(stage) in self.parts:
+            session = self.parts[whole(stage)]
+            return session.run([x])[0]
+        batch = self.begin(x)
+        batch.advance(stage, None)
+        return batch.answer(stage, None)
+
+    def begin(self, x: AnyArray) -> _Batch:
+        return _Batch(self, x)
+
+
+class _Batch:
+    """What each part has made of which rows of a batch."""
+
+    def __init__(self, runtime: OnnxRuntime, x: AnyArray) -> None:
+        self.runtime, self.x = runtime, x
+        self.made: dict[str, _Made] = {}
+
+    def advance(self, stage: str, rows: IntArray | None) -> None:
+        for part in self.runtime.graph.bodies(stage):
+            self._need(part, rows)
+
+    def answer(self, stage: str, rows: IntArray | None) -> FloatArray:
+        part = head(stage) if head(stage) in self.runtime.parts else stage
+        return self._need(part, rows).of(rows)[0]
+
+    def _need(self, part: str, rows: IntArray | None) -> _Made:
+        """What `part` made, after running it for those of `rows` that it has not seen."""
+        known = self.made.get(part)
+        missing = rows if known is None else known.lacks(rows)
+        if known is None or missing is None or len(missing):
+            found = self._run(part, missing)
+            self.made[part] = found if known is None else known.joined(found)
+        return self.made[part]
+
+    def _run(self, part: str, rows: IntArray | None) -> _Made:
+        session = self.runtime.parts[part]
+        given = []
+        for name, source in self.runtime.source[part].items():
+            if source is None:
+                given.append(self.x if rows is None else self.x[rows])
+            else:
+                at = self.runtime.parts[source].wanted.index(name)
+                given.append(self._need(source, rows).of(rows)[at])
+        return _Made(rows, session.run(given), session.axes)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The outputs of a part for some rows of a batch."""
+
+    rows: IntArray | None  # (n,) ascending; None: all
+    values: list[AnyArray]
+    axes: tuple[int | None, ...]  # of the batch in each value; None: the same for every row
+
+    def lacks(self, rows: IntArray | None) -> IntArray | None:
+        """Those of `rows` that are not among these."""
+        if self.rows is None:
+            return np.empty(0, dtype=np.int64)
+        return None if rows is None else np.setdiff1d(rows, self.rows, assume_unique=True)
+
+    def of(self, rows: IntArray | None) -> list[AnyArray]:
+        """The values of some of the rows."""
+        if rows is None or (self.rows is not None and len(rows) == len(self.rows)):
+            return self.values
+        at = rows if self.rows is None else np.searchsorted(self.rows, rows)
+        return [_take(v, at, axis) for v, axis in zip(self.values, self.axes, strict=True)]
+
+    def joined(self, other: _Made) -> _Made:
+        """These rows and the others, ascending."""
+        if self.rows is None or other.rows is None:
+            return other
+        rows = np.concatenate([self.rows, other.rows])
+        order = np.argsort(rows)
+        both = [
+            value if axis is None else _take(np.concatenate([value, more], axis), order, axis)
+            for value, more, axis in zip(self.values, other.values, self.axes, strict=True)
+        ]
+        return _Made(rows[order], both, self.axes)
+
+
+def _take(value: AnyArray, rows: IntArray, axis: int | None) -> AnyArray:
+    if axis is None:
+        return value
+    return value[rows] if axis == 0 else value.take(rows, axis)
 
 
 class _Session:
@@ -57,54 +173,62 @@ class _Session:
                 "Export it again, or check it with onnx.checker."
             ) from None
         self.stage = stage
-        self.input, self.type = self._check_input()
-        self.output = self._check_output()
+        self.inputs = {value.name: value.type for value in self.session.get_inputs()}
+        self.made = tuple(value.name for value in self.session.get_outputs())
+        self.wanted: list[str] = []
+        self.axes: tuple[int | None, ...] = ()
 
-    def _check_input(self) -> tuple[str, type[np.generic]]:
-        inputs = self.session.get_inputs()
-        if len(inputs) != 1:
-            names = ", ".join(found.name for found in inputs)
+    def check_inputs(self, examples: Sequence[str]) -> None:
+        """Raises NetworkError unless at most one input is the examples, of any number."""
+        if len(examples) > 1:
             raise NetworkError(
-                f"stage '{self.stage}' has {len(inputs)} inputs ({names}); a stage reads one."
+                f"stage '{self.stage}' has {len(examples)} inputs ({', '.join(examples)}); "
+                "a stage reads one."
             )
-        if inputs[0].shape and isinstance(inputs[0].shape[0], int):
-            raise NetworkError(
-                f"stage '{self.stage}' has a fixed batch size of {inputs[0].shape[0]}; rows are "
-                "compacted between stages, so export it with a symbolic batch dimension "
-                "(torch.onnx.export: dynamic_shapes={'x': {0: 'batch'}})."
-            )
-        if inputs[0].type not in _TYPES:
-            raise NetworkError(f"stage '{self.stage}' reads {inputs[0].type}, which is no number.")
-        return inputs[0].name, _TYPES[inputs[0].type]
+        for value in self.session.get_inputs():
+            if value.name in examples and value.shape and isinstance(value.shape[0], int):
+                raise NetworkError(
+                    f"stage '{self.stage}' has a fixed batch size of {value.shape[0]}; rows are "
+                    "compacted between stages, so export it with a symbolic batch dimension "
+                    "(torch.onnx.export: dynamic_shapes={'x': {0: 'batch'}})."
+                )
+            if value.type not in _TYPES:
+                raise NetworkError(f"stage '{self.stage}' reads {value.type}, which is no number.")
 
-    def _check_output(self) -> str:
-        output = self.session.get_outputs()[0]
-        if len(output.shape) != 2:
+    def give(self, wanted: list[str], *, answers: bool) -> None:
+        """Which outputs `run` gives; the first are scores where the part answers."""
+        shapes = {value.name: value.shape for value in self.session.get_outputs()}
+        if answers and len(shapes[wanted[0]]) != 2:
             raise NetworkError(
-                f"the first output of stage '{self.stage}', {output.name}, has shape "
-                f"{output.shape}; it must be scores (batch, classes)."
+                f"the first output of stage '{self.stage}', {wanted[0]}, has shape "
+                f"{shapes[wanted[0]]}; it must be scores (batch, classes)."
             )
-        return str(output.name)
+        self.wanted = wanted
+        found = [shapes[name].index(BATCH) if BATCH in shapes[name] else None for name in wanted]
+        self.axes = (0, *found[1:]) if answers else tuple(found)
 
-    def run(self, x: AnyArray) -> FloatArray:
-        if x.dtype != self.type:
-            x = self._cast(x)
+    def run(self, given: Sequence[AnyArray]) -> list[AnyArray]:
+        """The wanted outputs, from the values of the inputs in their order."""
+        feeds = {
+            name: x if x.dtype == _TYPES[kind] else self._cast(x, _TYPES[kind])
+            for (name, kind), x in zip(self.inputs.items(), given, strict=True)
+        }
         try:
-            scores: FloatArray = self.session.run([self.output], {self.input: x})[0]
+            found: list[AnyArray] = self.session.run(self.wanted, feeds)
         except Exception as problem:  # see above
             raise NetworkError(
-                f"stage '{self.stage}' cannot run on inputs of shape {x.shape}: "
+                f"stage '{self.stage}' cannot run on inputs of shape {given[0].shape}: "
                 f"{_first_line(problem)}. Check the examples and the preprocessing of the graph."
             ) from None
-        return scores
+        return found
 
-    def _cast(self, x: AnyArray) -> AnyArray:
-        if not np.can_cast(x.dtype, self.type, casting="same_kind"):
+    def _cast(self, x: AnyArray, dtype: type[np.generic]) -> AnyArray:
+        if not np.can_cast(x.dtype, dtype, casting="same_kind"):
             raise NetworkError(
-                f"stage '{self.stage}' reads {np.dtype(self.type).name}, but the examples are "
+                f"stage '{self.stage}' reads {np.dtype(dtype).name}, but the examples are "
                 f"{x.dtype}. Convert them."
             )
-        return x.astype(self.type)
+        return x.astype(dtype)
 
 
 def _first_line(problem: Exception) -> str:

@@ -1,0 +1,391 @@
+"""Early exits in a trained network: points, heads and placement, to a graph of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.data import Examples
+from offramp.errors import DataError, InputError, NetworkError
+from offramp.exits.cutting import Cut, Point, extract, point, points
+from offramp.exits.heads import Head, Pooling, Style, fit_head, pooled
+from offramp.exits.network import Network, made_up, open_session
+from offramp.exits.placement import Placement, place, propose
+from offramp.graph import Graph, Stage, whole
+from offramp.measure import stage_costs
+from offramp.networks import Networks
+from offramp.preprocessing import Preprocessing
+from offramp.runtime import OnnxRuntime
+from offramp.tasks import check_labels
+from offramp.trace import assemble
+
+Progress = Callable[[str, int, int], None]
+OUTPUTS = "outputs"  # instead of points: the exits are the network's own outputs
+FINAL = "final"  # the stage of the network's own answer
+MOST = 8  # exits that are proposed
+MOST_EXAMPLES = 50_000  # that heads are trained on
+_HELD_OUT = 0.2  # of the examples: they choose styles and placement
+_BATCH = 64
+_TOLERANCE = 1e-4  # of scores, relative: cut against uncut
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How exits are put into a network."""
+
+    at: Sequence[str] | None = None  # tensors or modules; None: placed automatically
+    style: Style | None = None  # of the heads; None: the better one on held-out examples
+    hears: bool = False  # heads read the scores of the heads before them
+    padding: int | None = None  # the token that is no token
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Exits:
+    """A network with exits, cut into stages."""
+
+    networks: Networks
+    points: Mapping[str, Point]  # of each exit that stays, by stage
+    heads: Mapping[str, Head]  # likewise
+    loss: Mapping[str, float]  # top-1 error of each stage on held-out examples
+    dropped: Mapping[str, str] = field(default_factory=dict)  # point -> why it went
+    saving: float | None = None  # of the reference's cost on held-out examples; None: not placed
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What the network shows at each point, pooled, of every example."""
+
+    x: dict[str, FloatArray]  # stage -> (n, features)
+    scores: FloatArray  # (n, classes) of the network itself
+    labels: IntArray  # (n,)
+    some: AnyArray  # a few examples, as the network reads them
+
+    def take(self, rows: AnyArray) -> _Features:
+        x = {stage: values[rows] for stage, values in self.x.items()}
+        return _Features(x, self.scores[rows], self.labels[rows], self.some)
+
+    def renamed(self, names: Mapping[str, str]) -> _Features:
+        """With some of the stages, under new names."""
+        return replace(self, x={new: self.x[old] for old, new in names.items()})
+
+
+def candidates(path: Path, examples: Examples | None = None) -> list[Point]:
+    """The points of a network that exits may answer from, cheapest first.
+
+    Args:
+        path: an ONNX file.
+        examples: a few are run; None makes some up where the shape of the input is known.
+
+    Raises:
+        NetworkError: it does not load or run.
+    """
+    first = None if examples is None else next(examples.batches(3), None)
+    return points(Network.read(path, None if first is None else first.x))
+
+
+def add_exits(
+    path: Path,
+    examples: Examples | None,
+    settings: Settings,
+    folder: Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Exits:
+    """Trains heads on a frozen network, keeps those that pay, and cuts the network into stages.
+
+    Args:
+        path: an ONNX file with one input (batch, ...) and scores (batch, classes).
+        examples: labelled; more than 50,000 are not read. They should not be those that a plan
+            learns from or is certified on.
+        settings: where and which exits.
+        folder: where the parts are written.
+        preprocessing: what the graph says of how examples are read.
+        progress: called with what, done and total.
+
+    Raises:
+        NetworkError: the network cannot be cut as asked.
+        DataError: no labels, too few examples, or features that are no numbers.
+
+    Source: Bolukbasi et al. 2017, section 4, for frozen networks with linear heads.
+    """
+    if settings.at is not None and list(settings.at) == [OUTPUTS]:
+        return _as_it_is(path, examples, folder, preprocessing)
+    first = None if examples is None else next(examples.batches(3), None)
+    if examples is None or first is None or not len(first.x):
+        raise DataError("heads are trained on labelled examples; give some hundreds with --data.")
+    network = Network.read(path, first.x)
+    places = _places(network, settings)
+    style = settings.style or "deep"  # whose features hold those of the other
+    fixed, padding = _fixed(network), _padding(network, settings)
+    poolings = {stage: Pooling(p, style, fixed, padding) for stage, p in places.items()}
+    seen = _stream(network, poolings, examples, progress)
+    shuffled = np.random.default_rng(settings.seed).permutation(len(seen.labels))
+    share = round(_HELD_OUT * len(shuffled))
+    training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
+    heads = _train(poolings, training, held_out, settings, progress)
+    found = _Trained(network, places, heads, held_out, preprocessing)
+    if settings.at is not None:
+        return found.exits(folder)
+    placement = found.placement()
+    stay = placement.kept[:-1] or (list(placement.dropped)[-1],)  # the best one, if none pays
+    names = {stage: f"exit{number}" for number, stage in enumerate(stay, start=1)}
+    found = found.renamed(names)
+    if settings.hears:  # what a head has heard may have gone
+        kept = {new: poolings[old] for old, new in names.items()}
+        again = _train(kept, training.renamed(names), found.held_out, settings, progress)
+        found = replace(found, heads=again)
+    dropped = {places[s].path: why for s, why in placement.dropped.items() if s not in stay}
+    return replace(found.exits(folder), dropped=dropped, saving=placement.saving)
+
+
+def _as_it_is(
+    path: Path, examples: Examples | None, folder: Path, preprocessing: Preprocessing | None
+) -> Exits:
+    """A network that gives the scores of several exits, the last one its own, taken as it is."""
+    first = None if examples is None else next(examples.batches(5), None)
+    network = Network.read(path, None if first is None else first.x)
+    x = made_up(network) if first is None else first.x
+    ordered = sorted(network.outputs, key=network.work)
+    if len(ordered) < 2:
+        raise NetworkError(
+            f"{path} has a single output. Export it with the scores of every exit as outputs, or "
+            "let offramp train heads: --at auto."
+        )
+    outputs = {f"exit{number}": name for number, name in enumerate(ordered[:-1], start=1)}
+    networks = cut_into_stages(network, {**outputs, FINAL: ordered[-1]}, folder, x, preprocessing)
+    return Exits(networks, {}, {}, {})
+
+
+def _places(network: Network, settings: Settings) -> dict[str, Point]:
+    if settings.at is None:
+        candidates = points(network)
+        if not candidates:
+            raise NetworkError("this network has no point to exit from; it is a single step.")
+        total = sum(network.multiply_adds)
+        positions = propose([p.cost for p in candidates], total, MOST)
+        found = [candidates[i] for i in positions if candidates[i].shape != ()]
+    else:
+        found = sorted((point(network, name) for name in settings.at), key=lambda p: p.cost)
+        names = [p.name for p in found]
+        if len(set(names)) < len(names):
+            raise InputError("a point is given twice; name each once.")
+    return {f"exit{number}": place for number, place in enumerate(found, start=1)}
+
+
+def _fixed(network: Network) -> bool:
+    """Whether every example has the same shape."""
+    value = next(v for v in network.model.graph.input if v.name == network.input)
+    return all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
+
+
+def _padding(network: Network, settings: Settings) -> tuple[str, int] | None:
+    return None if settings.padding is None else (network.input, settings.padding)
+
+
+def _stream(
+    network: Network, poolings: Mapping[str, Pooling], examples: Examples, progress: Progress
+) -> _Features:
+    """One pass of all examples through the network, which runs once on each."""
+    model = pooled(network, poolings)
+    session = open_session(model, network.path)
+    names = [output.name for output in session.get_outputs()]
+    dtype = network.tensors[network.input].dtype
+    total = min(examples.examples, MOST_EXAMPLES)
+    found: list[list[FloatArray]] = []
+    labels: list[IntArray] = []
+    some: AnyArray | None = None
+    for batch in examples.batches(_BATCH):
+        if batch.labels is None:
+            raise DataError("these examples have no labels; heads learn from labelled ones.")
+        if len(batch.x):
+            found.append(_run(session, names, network, batch.x.astype(dtype)))
+            labels.append(batch.labels)
+            some = batch.x if some is None else some
+        progress("features", min(len(found) * _BATCH, total), total)
+        if len(found) * _BATCH >= total:
+            break
+    if some is None:
+        raise DataError("there are no examples to train heads on; give some hundreds.")
+    *features, scores = (np.concatenate(values) for values in zip(*found, strict=True))
+    checked = check_labels(np.concatenate(labels), len(scores), scores.shape[1])
+    return _Features(dict(zip(poolings, features, strict=True)), scores, checked, some)
+
+
+def _run(session: object, names: list[str], network: Network, x: AnyArray) -> list[FloatArray]:
+    try:
+        values: list[FloatArray] = session.run(names, {network.input: x})  # type: ignore[attr-defined]
+    except Exception as problem:  # ONNX Runtime's errors share no public base class
+        raise NetworkError(
+            f"{network.path} cannot run on examples of shape {x.shape[1:]}: "
+            f"{str(problem).strip().splitlines()[0]}"
+        ) from None
+    return values
+
+
+def _train(
+    poolings: Mapping[str, Pooling],
+    training: _Features,
+    held_out: _Features,
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Head]:
+    classes = training.scores.shape[1]
+    heads: dict[str, Head] = {}
+    said: dict[str, tuple[FloatArray, FloatArray]] = {}  # on training and on held-out examples
+    for number, (stage, pooling) in enumerate(poolings.items()):
+        progress("training heads", number, len(poolings))
+        tried = []
+        for style in ("linear", "deep") if settings.style is None else (settings.style,):
+            pool = Pooling(pooling.point, style, pooling.fixed, pooling.padding)
+            width = _width(pool, training.x[stage])
+            head = fit_head(
+                pool,
+                training.x[stage][:, :width],
+                training.labels,
+                classes,
+                earlier={s: scores for s, (scores, _) in said.items()} if settings.hears else None,
+                seed=settings.seed,
+            )
+            ahead = [scores for _, scores in said.values()] if settings.hears else []
+            scores = head(held_out.x[stage][:, :width], *ahead)
+            tried.append((_log_loss(scores, held_out.labels), style, head, scores))
+        _, _, heads[stage], scores = min(tried, key=lambda found: found[0])
+        width = _width(heads[stage].pooling, training.x[stage])
+        ahead = [scores for scores, _ in said.values()] if settings.hears else []
+        said[stage] = (heads[stage](training.x[stage][:, :width], *ahead), scores)
+    return heads
+
+
+def _width(pooling: Pooling, features: FloatArray) -> int:
+    """How many of the features of the deep style a style reads: averages come first."""
+    shape = pooling.point.shape
+    linear = pooling.style == "linear" and len(shape) > 1
+    return (shape[0] if len(shape) == 3 else shape[-1]) if linear else features.shape[1]
+
+
+def _log_loss(scores: FloatArray, labels: IntArray) -> float:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(-logs[np.arange(len(labels)), labels].mean())
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Exits with heads, to be placed and written."""
+
+    network: Network
+    places: Mapping[str, Point]
+    heads: Mapping[str, Head]
+    held_out: _Features
+    preprocessing: Preprocessing | None
+
+    def renamed(self, names: Mapping[str, str]) -> _Trained:
+        """With some of the stages, under new names."""
+        places = {new: self.places[old] for old, new in names.items()}
+        heads = {new: self.heads[old] for old, new in names.items()}
+        return replace(self, places=places, heads=heads, held_out=self.held_out.renamed(names))
+
+    def placement(self) -> Placement:
+        """Which exits pay on the held-out examples, at costs measured here."""
+        with TemporaryDirectory() as temporary:
+            networks = self._cut(Path(temporary))
+            runtime = OnnxRuntime(networks.files, networks.graph)
+            costs = stage_costs(runtime, networks.graph, self.held_out.some, _BATCH)
+        scores, labels = self._scores(), self.held_out.labels
+        return place(assemble(networks.graph, costs, scores, labels=labels, kind="logits"))
+
+    def exits(self, folder: Path) -> Exits:
+        labels = self.held_out.labels
+        loss = {s: float((x.argmax(axis=1) != labels).mean()) for s, x in self._scores().items()}
+        return Exits(self._cut(folder), self.places, self.heads, loss)
+
+    def _scores(self) -> dict[str, FloatArray]:
+        found: dict[str, FloatArray] = {}
+        for stage, head in self.heads.items():
+            width = _width(head.pooling, self.held_out.x[stage])
+            ahead = [found[earlier] for earlier in head.hears]
+            found[stage] = head(self.held_out.x[stage][:, :width], *ahead)
+        return {**found, FINAL: self.held_out.scores}
+
+    def _cut(self, folder: Path) -> Networks:
+        """The network with its heads, cut and written."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.network.model)
+        del model.graph.output[1:]
+        outputs: dict[str, str] = {}
+        for stage, head in self.heads.items():
+            outputs[stage] = head.attach(model, stage, outputs)
+        outputs[FINAL] = self.network.outputs[0]
+        x = self.held_out.some
+        network = Network.of(model, x)
+        return cut_into_stages(network, outputs, folder, x, self.preprocessing, self.network)
+
+
+def cut_into_stages(
+    network: Network,
+    outputs: Mapping[str, str],
+    folder: Path,
+    x: AnyArray,
+    preprocessing: Preprocessing | None = None,
+    original: Network | None = None,
+) -> Networks:
+    """A network with several answers as a graph of stages, its parts written to `folder`.
+
+    Args:
+        network: with all the answers.
+        outputs: for each stage the tensor that holds its scores, cheapest first.
+        folder: exists, or is made.
+        x: a few examples, to check the parts with.
+        preprocessing: of the graph.
+        original: the network as it came, which runs where nothing is routed.
+
+    Raises:
+        NetworkError: it cannot be cut there, or the parts do not say what the whole says.
+    """
+    cut = Cut(network, tuple(outputs.items()))
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for part in cut.parts():
+        files[part.name] = folder / f"{part.name}.onnx"
+        onnx.save(part.model, files[part.name])
+    last = list(outputs)[-1]
+    files[whole(last)] = folder / f"{whole(last)}.onnx"
+    alone = extract(network, network.ancestors(outputs[last]), [outputs[last]])
+    onnx.save(alone if original is None else original.model, files[whole(last)])
+    names = list(outputs)
+    stages = tuple(
+        Stage(name, names[i - 1] if i else None, cut.hears(name)) for i, name in enumerate(names)
+    )
+    edges = tuple(pairwise(names))
+    networks = Networks(Graph(stages, edges, last), files, preprocessing)
+    check_parts(networks, x)
+    return networks
+
+
+def check_parts(networks: Networks, x: AnyArray) -> None:
+    """Raises NetworkError unless the stages composed, with rows dropped, answer as the whole."""
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    reference = networks.graph.reference
+    x = np.resize(x, (5, *x.shape[1:])).astype(x.dtype)
+    expected = runtime.run(reference, x)
+    size = max(1.0, float(np.abs(expected).max()))
+    for rows in (None, np.array([0, 2, 3]), np.array([4])):
+        batch = runtime.begin(x)
+        for stage in networks.graph.order:
+            batch.advance(stage, rows if stage != networks.graph.root else None)
+        found = batch.answer(reference, rows)
+        wanted = expected if rows is None else expected[rows]
+        if found.shape != wanted.shape or np.abs(found - wanted).max() > _TOLERANCE * size:
+            raise NetworkError(
+                "the network answers differently when it is cut and rows are dropped: its rows "
+                "depend on each other. Choose other points, or export it in evaluation mode."
+            )

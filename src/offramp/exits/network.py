@@ -1,0 +1,329 @@
+"""A trained ONNX network, looked at from inside: its tensors, what needs what, what each costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from offramp.arrays import AnyArray
+from offramp.errors import NetworkError
+
+_ROWS = (2, 3)  # batch sizes that tell which axis of a tensor is the batch
+_SCOPES = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What is known of a tensor after running the network on two batch sizes."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]  # for one example: 1 along the batch axis
+    axis: int | None  # of the batch; None: the same for every batch
+    folded: bool = False  # its size depends on the batch in another way, so rows cannot be dropped
+
+    @property
+    def bytes(self) -> int:
+        """Per example; 0 for what does not depend on it."""
+        return 0 if self.axis is None else math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ONNX model and what its tensors look like.
+
+    Args:
+        model: with one input (batch, ...) and scores (batch, classes) as outputs.
+        tensors: by name, of every input, output and intermediate value.
+    """
+
+    model: onnx.ModelProto
+    tensors: Mapping[str, Tensor]
+    path: Path | None = None
+    nodes: tuple[onnx.NodeProto, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", tuple(self.model.graph.node))
+
+    @classmethod
+    def read(cls, path: Path, x: AnyArray | None = None) -> Network:
+        """The network in an ONNX file.
+
+        Args:
+            path: the file.
+            x: a few examples, (n, ...), to look at the tensors with; None makes some up where the
+                shape of the input is known.
+
+        Raises:
+            NetworkError: it does not load, has several inputs or no symbolic batch, or does not
+                run on `x`.
+        """
+        try:
+            model = onnx.load(str(path))
+        except FileNotFoundError:
+            raise NetworkError(f"{path} does not exist.") from None
+        except Exception as problem:  # protobuf's errors share no public base class
+            raise NetworkError(
+                f"{path} does not load as ONNX ({type(problem).__name__}). Export it again."
+            ) from None
+        return cls.of(model, x, path)
+
+    @classmethod
+    def of(
+        cls, model: onnx.ModelProto, x: AnyArray | None = None, path: Path | None = None
+    ) -> Network:
+        """As `read`, from a model in memory."""
+        value = _input(model, path)
+        x = _made_up(value, path) if x is None else x
+        return cls(model, _look(model, value, x, path), path)
+
+    @property
+    def input(self) -> str:
+        """The name of the tensor that holds the examples."""
+        return str(_input(self.model, self.path).name)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(value.name for value in self.model.graph.output)
+
+    @cached_property
+    def initializers(self) -> dict[str, onnx.TensorProto]:
+        return {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    @cached_property
+    def producer(self) -> dict[str, int]:
+        """For each tensor the position of the node that makes it."""
+        return {
+            name: position
+            for position, node in enumerate(self.nodes)
+            for name in node.output
+            if name
+        }
+
+    @cached_property
+    def reads(self) -> tuple[tuple[str, ...], ...]:
+        """For each node the tensors it reads, those inside its branches and loops included."""
+        return tuple(tuple(_read_by(node)) for node in self.nodes)
+
+    def ancestors(self, tensor: str) -> frozenset[int]:
+        """The positions of the nodes that `tensor` needs."""
+        found: set[int] = set()
+        waiting = [tensor]
+        while waiting:
+            position = self.producer.get(waiting.pop())
+            if position is not None and position not in found:
+                found.add(position)
+                waiting += self.reads[position]
+        return frozenset(found)
+
+    @cached_property
+    def shaping(self) -> frozenset[int]:
+        """Nodes that depend on the shape of the input and on constants alone, not on its values.
+
+        They cost little, and what they say of the batch is outdated once rows are dropped: whoever
+        needs them computes them again.
+        """
+        found: set[int] = set()
+        for position, node in enumerate(self.nodes):
+            made = [self.producer.get(name) for name in self.reads[position] if name]
+            known = all(
+                name in self.initializers or self.producer.get(name) in found
+                for name in self.reads[position]
+                if name
+            )
+            if node.op_type in ("Shape", "Size") or (known and (made or not node.input)):
+                found.add(position)
+        return frozenset(found)
+
+    @cached_property
+    def multiply_adds(self) -> tuple[int, ...]:
+        """Of each node, per example."""
+        return tuple(self._multiply_adds(node) for node in self.nodes)
+
+    def _multiply_adds(self, node: onnx.NodeProto) -> int:
+        def shape(name: str) -> tuple[int, ...]:
+            if name in self.initializers:
+                return tuple(self.initializers[name].dims)
+            return self.tensors[name].shape if name in self.tensors else ()
+
+        out = next((name for name in node.output if name in self.tensors), None)
+        if out is None or node.op_type not in _MULTIPLYING:
+            return 0
+        try:
+            return _MULTIPLYING[node.op_type]([shape(name) for name in node.input], shape(out))
+        except IndexError:  # a shape that is not known
+            return 0
+
+    def work(self, tensor: str) -> int:
+        """Multiply-adds per example up to `tensor`."""
+        return sum(self.multiply_adds[i] for i in self.ancestors(tensor))
+
+    def scope(self, tensor: str) -> str:
+        """The path of the module that made `tensor`, as the exporter recorded it, or its name."""
+        node = self.nodes[self.producer[tensor]]
+        for entry in node.metadata_props:
+            if entry.key in _SCOPES:
+                return _module_path(entry.value) or tensor
+        parts = node.name.strip("/").split("/")  # the older exporter: /layer1/layer1.0/conv1/Conv
+        return ".".join(parts[:-1]) if "/" in node.name and len(parts) > 1 else tensor
+
+
+def _input(model: onnx.ModelProto, path: Path | None) -> onnx.ValueInfoProto:
+    name = "the network" if path is None else str(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    values = [value for value in model.graph.input if value.name not in constants]
+    if len(values) != 1:
+        raise NetworkError(
+            f"{name} has {len(values)} inputs ({', '.join(v.name for v in values)}); a stage reads "
+            "one. Derive the others inside the network (a padding mask from the tokens, say) and "
+            "export it again."
+        )
+    dims = values[0].type.tensor_type.shape.dim
+    if not dims or dims[0].HasField("dim_value"):
+        raise NetworkError(
+            f"{name} has a fixed batch size; rows are dropped between stages, so export it with a "
+            "symbolic batch dimension (torch.onnx.export: dynamic_shapes=({0: 'batch'},))."
+        )
+    return values[0]
+
+
+def made_up(network: Network) -> AnyArray:
+    """Some examples of the right shape, (n, ...)."""
+    return _made_up(_input(network.model, network.path), network.path)
+
+
+def _made_up(value: onnx.ValueInfoProto, path: Path | None) -> AnyArray:
+    dims = value.type.tensor_type.shape.dim[1:]
+    if not all(dim.HasField("dim_value") for dim in dims):
+        raise NetworkError(
+            f"{path or 'the network'} reads inputs of no fixed shape; give some with --data."
+        )
+    shape = (_ROWS[1], *(dim.dim_value for dim in dims))
+    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return np.random.default_rng(0).random(shape).astype(dtype)
+
+
+def _look(
+    model: onnx.ModelProto, value: onnx.ValueInfoProto, x: AnyArray, path: Path | None
+) -> dict[str, Tensor]:
+    """Every tensor, from running the model with all of them as outputs on two batch sizes."""
+    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    x = np.resize(x, (_ROWS[1], *x.shape[1:])).astype(dtype)
+    names = [name for node in model.graph.node for name in node.output if name]
+    session = open_session(_with_outputs(model, names), path)
+    names = [output.name for output in session.get_outputs()]
+    few, more = (_values(session, names, value.name, x[:rows], path) for rows in _ROWS)
+    few[value.name], more[value.name] = x[: _ROWS[0]], x
+    return {
+        name: found for name in few if (found := _tensor(name, few[name], more[name])) is not None
+    }
+
+
+def _with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with more outputs, of whatever type they turn out to have."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    known = {value.name for value in wide.graph.output}
+    typed = {
+        value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    for name in names:
+        if name not in known:
+            wide.graph.output.append(typed.get(name, onnx.ValueInfoProto(name=name)))
+    return wide
+
+
+def open_session(model: onnx.ModelProto, path: Path | None = None) -> ort.InferenceSession:
+    """A session of two threads that says in one sentence why it cannot be had."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 2
+    try:
+        return ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as problem:  # ONNX Runtime's errors share no public base class
+        raise NetworkError(
+            f"{path or 'the network'} does not load: {str(problem).strip().splitlines()[0]}"
+        ) from None
+
+
+def _values(
+    session: ort.InferenceSession, names: list[str], name: str, x: AnyArray, path: Path | None
+) -> dict[str, AnyArray]:
+    try:
+        return dict(zip(names, session.run(names, {name: x}), strict=True))
+    except Exception as problem:  # see above
+        raise NetworkError(
+            f"{path or 'the network'} cannot run on {len(x)} examples of shape {x.shape[1:]}: "
+            f"{str(problem).strip().splitlines()[0]}"
+        ) from None
+
+
+def _tensor(name: str, few: AnyArray, more: AnyArray) -> Tensor | None:
+    if not isinstance(few, np.ndarray):  # a sequence or an optional
+        return None
+    if few.shape == more.shape:
+        return Tensor(name, few.dtype, few.shape, None)
+    changed = [i for i, (a, b) in enumerate(zip(few.shape, more.shape, strict=False)) if a != b]
+    whole = few.ndim == more.ndim and len(changed) == 1
+    if not whole or (few.shape[changed[0]], more.shape[changed[0]]) != _ROWS:
+        return Tensor(name, few.dtype, few.shape, None, folded=True)
+    shape = tuple(1 if i == changed[0] else size for i, size in enumerate(few.shape))
+    return Tensor(name, few.dtype, shape, changed[0])
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            own = {v.name for v in [*inner.input, *inner.initializer]}
+            own |= {name for child in inner.node for name in child.output}
+            for child in inner.node:
+                yield from (name for name in _read_by(child) if name not in own)
+            yield from (v.name for v in inner.output if v.name not in own)
+
+
+def _module_path(recorded: str) -> str:
+    """The innermost module in what an exporter recorded of a node."""
+    if recorded.startswith("["):  # a list of names, from the outermost to the node itself
+        names = [part.strip(" '\"") for part in recorded.strip("[]").split(",")]
+        return next((name for name in reversed(names[:-1]) if name), "")
+    levels = [level.partition(": ")[0] for level in recorded.split("/")]
+    return next((name for name in reversed(levels[:-1]) if name), "")
+
+
+def _convolution(inputs: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
+    return math.prod(out) * math.prod(inputs[1][1:])
+
+
+def _matmul(inputs: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
+    return math.prod(out) * inputs[0][-1]
+
+
+def _gemm(inputs: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
+    return math.prod(inputs[1]) * out[0]
+
+
+def _recurrent(inputs: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
+    return inputs[0][0] * (math.prod(inputs[1]) + math.prod(inputs[2]))
+
+
+_MULTIPLYING: dict[str, Callable[[list[tuple[int, ...]], tuple[int, ...]], int]] = {
+    "Conv": _convolution,
+    "ConvTranspose": lambda inputs, out: math.prod(inputs[0]) * math.prod(inputs[1][1:]),
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+}
+"""Operators that multiply and add much, and how often, from the shapes they read and make."""

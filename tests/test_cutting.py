@@ -1,0 +1,247 @@
+"""One cutting rule for every architecture: the stages composed are the network they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from offramp.arrays import AnyArray, FloatArray
+from offramp.errors import NetworkError
+from offramp.exits.attach import FINAL, cut_into_stages
+from offramp.exits.cutting import Cut, point, points
+from offramp.exits.heads import Head, Pooling
+from offramp.exits.network import Network
+from offramp.graph import whole
+from offramp.networks import Networks
+from offramp.runtime import OnnxRuntime
+from tests import architectures
+
+
+@dataclass(frozen=True)
+class Exported:
+    path: Path
+    x: AnyArray
+    at: list[str]
+    expected: FloatArray  # what the module says in its own framework
+
+
+@pytest.fixture(scope="module", params=architectures.ALL)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    module, x, at = architectures.ALL[request.param]()
+    path = tmp_path_factory.mktemp("networks") / f"{request.param}.onnx"
+    architectures.export(module, x, path)
+    return Exported(path, x, at, architectures.answers(module, x))
+
+
+def with_heads(
+    network: Network, at: list[str], hears: bool = False
+) -> tuple[Network, dict[str, str]]:
+    """The network with a head of random weights at some points."""
+    random = np.random.default_rng(0)
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    outputs: dict[str, str] = {}
+    for number, name in enumerate(at, start=1):
+        pooling = Pooling(point(network, name), "deep")
+        earlier = tuple(outputs) if hears else ()
+        inputs = width(network, pooling) + len(earlier) * architectures.CLASSES
+        weights = random.normal(size=(inputs, architectures.CLASSES))
+        head = Head(pooling, ((weights, np.zeros(architectures.CLASSES)),), earlier)
+        outputs[f"exit{number}"] = head.attach(model, f"exit{number}", outputs)
+    return Network.of(model, made(network)), {**outputs, FINAL: network.outputs[0]}
+
+
+def made(network: Network) -> AnyArray:
+    tensor = network.tensors[network.input]
+    return np.zeros((3, *tensor.shape[1:]), tensor.dtype)
+
+
+def width(network: Network, pooling: Pooling) -> int:
+    nodes, constants, features = pooling.nodes("probe")
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(constants)
+    return Network.of(model, made(network)).tensors[features].shape[1]
+
+
+def cut(exported: Exported, folder: Path, hears: bool = False) -> tuple[Networks, Network]:
+    network = Network.read(exported.path, exported.x)
+    wide, outputs = with_heads(network, exported.at, hears)
+    return cut_into_stages(wide, outputs, folder, exported.x, original=network), wide
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_stages_composed_are_the_network(exported: Exported, tmp_path: Path, batch: int) -> None:
+    networks, _ = cut(exported, tmp_path)
+    runtime, x = OnnxRuntime(networks.files, networks.graph), exported.x[:batch]
+    running = runtime.begin(x)
+    for stage in networks.graph.order:
+        running.advance(stage, None)
+    np.testing.assert_allclose(
+        running.answer(FINAL, None), exported.expected[:batch], atol=1e-5, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        runtime.run(FINAL, x), exported.expected[:batch], atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dropped", range(3))
+def test_rows_may_be_dropped_at_every_cut(exported: Exported, tmp_path: Path, dropped: int) -> None:
+    networks, wide = cut(exported, tmp_path, hears=True)
+    expected = dict(zip(wide.outputs, outputs_of(wide, exported.x), strict=True))
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    running, rows = runtime.begin(exported.x), np.arange(len(exported.x))
+    for number, stage in enumerate(networks.graph.order):
+        if number == dropped % len(networks.graph.order):
+            rows = rows[[0, 3, 4]]
+        running.advance(stage, rows)
+        name = wide.outputs[0] if stage == FINAL else f"{stage}.scores"
+        np.testing.assert_allclose(
+            running.answer(stage, rows), expected[name][rows], atol=1e-5, rtol=1e-5
+        )
+
+
+def test_stages_may_be_skipped_and_met_by_some_rows_only(
+    exported: Exported, tmp_path: Path
+) -> None:
+    networks, _ = cut(exported, tmp_path)
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    running, first = runtime.begin(exported.x), networks.graph.order[-2]
+    some, more = np.array([1, 4]), np.array([0, 1, 2, 4])
+    running.advance(first, some)
+    running.advance(FINAL, more)  # rows 0 and 2 have not met the stage before
+    np.testing.assert_allclose(
+        running.answer(FINAL, more), exported.expected[more], atol=1e-5, rtol=1e-5
+    )
+
+
+def outputs_of(network: Network, x: AnyArray) -> list[FloatArray]:
+    from offramp.exits.network import open_session
+
+    found: list[FloatArray] = open_session(network.model).run(None, {network.input: x})
+    return found
+
+
+def test_parts_share_no_node_but_shapes(exported: Exported) -> None:
+    network = Network.read(exported.path, exported.x)
+    wide, outputs = with_heads(network, exported.at)
+    found = Cut(wide, tuple(outputs.items()))
+    parts = [*found.bodies.values(), *found.heads.values()]
+    together = frozenset[int]().union(*parts)
+    assert len(together) == sum(map(len, parts))
+    needed = [wide.ancestors(name) for name in outputs.values()]
+    assert together == frozenset[int]().union(*needed) - wide.shaping
+
+
+def test_points_are_listed_by_work(exported: Exported) -> None:
+    network = Network.read(exported.path, exported.x)
+    found = points(network)
+    assert found
+    assert [p.cost for p in found] == sorted({p.cost for p in found})
+    assert all(0 < p.cost < network.work(network.outputs[0]) for p in found)
+    for p in found:
+        assert point(network, p.name) == p
+
+
+def test_multiply_adds_are_those_of_the_layers(tmp_path: Path) -> None:
+    module, x, _ = architectures.vectors()
+    network = Network.read(architectures.export(module, x, tmp_path / "m.onnx"), x)
+    assert network.work(network.outputs[0]) == 10 * 16 + 16 * 16 + 16 * architectures.CLASSES
+    module, x, _ = architectures.inception()
+    network = Network.read(architectures.export(module, x, tmp_path / "i.onnx"), x)
+    pixels = 8 * 8
+    branches = pixels * (8 * 6 + 6 * 6 * 9 + 8 * 6 * 25 + 12 * 10 * 9)
+    assert network.work(network.outputs[0]) == pixels * 3 * 8 * 9 + branches + 40
+
+
+def simple(nodes: list[onnx.NodeProto], shape: list[int | str]) -> Network:
+    """A network of a few nodes from `x` to `scores`."""
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], np.eye(4).ravel())
+    graph = helper.make_graph(
+        nodes,
+        "simple",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 4])],
+        [weights],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    return Network.of(model, np.ones((3, 4), np.float32))
+
+
+STEPS = [
+    helper.make_node("MatMul", ["x", "w"], ["one"]),
+    helper.make_node("Relu", ["one"], ["two"]),
+    helper.make_node("MatMul", ["two", "w"], ["scores"]),
+    helper.make_node("Neg", ["scores"], ["late"]),
+    helper.make_node("Reshape", ["two", "flat"], ["folded"]),
+]
+
+
+def test_points_that_are_none_are_refused() -> None:
+    network = simple(STEPS[:4], ["n", 4])
+    with pytest.raises(NetworkError, match="there is no point 'three'"):
+        point(network, "three")
+    with pytest.raises(NetworkError, match="the network's own answer"):
+        point(network, "scores")
+    with pytest.raises(NetworkError, match="comes after the answer"):
+        point(network, "late")
+    assert point(network, "two").cost == 16
+
+
+def test_a_batch_folded_into_another_dimension_is_refused() -> None:
+    fold = [
+        helper.make_node("MatMul", ["x", "w"], ["one"]),
+        helper.make_node("Constant", [], ["flat"], value_ints=[-1]),
+        helper.make_node("Constant", [], ["rows"], value_ints=[-1, 4]),
+        helper.make_node("Reshape", ["one", "flat"], ["folded"]),
+        helper.make_node("Relu", ["folded"], ["still"]),
+        helper.make_node("Reshape", ["still", "rows"], ["two"]),
+        helper.make_node("MatMul", ["two", "w"], ["scores"]),
+    ]
+    network = simple(fold, ["n", 4])
+    assert network.tensors["folded"].folded
+    with pytest.raises(NetworkError, match="does not hold one row"):
+        point(network, "folded")
+    assert [p.name for p in points(network)] == ["two"]
+    twice = [
+        *fold[:4],
+        helper.make_node("Reshape", ["folded", "rows"], ["two"]),
+        helper.make_node("Relu", ["folded"], ["still"]),
+        helper.make_node("Reshape", ["still", "rows"], ["three"]),
+        helper.make_node("Add", ["two", "three"], ["sum"]),
+        helper.make_node("MatMul", ["sum", "w"], ["scores"]),
+    ]
+    with pytest.raises(NetworkError, match="cutting at 'two' would carry 'folded'"):
+        point(simple(twice, ["n", 4]), "two")
+
+
+def test_a_network_whose_rows_depend_on_each_other_is_refused(tmp_path: Path) -> None:
+    mixing = [
+        helper.make_node("MatMul", ["x", "w"], ["one"]),
+        helper.make_node("ReduceMean", ["one"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["one", "mean"], ["two"]),
+        helper.make_node("MatMul", ["two", "w"], ["scores"]),
+    ]
+    network = simple(mixing, ["n", 4])
+    wide, outputs = with_heads(network, ["one"])
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    with pytest.raises(NetworkError, match="rows depend on each other"):
+        cut_into_stages(wide, outputs, tmp_path, x, original=network)
+
+
+def test_a_fixed_batch_is_refused_with_the_way_to_export_it() -> None:
+    with pytest.raises(NetworkError, match="fixed batch size"):
+        simple(STEPS[:3], [3, 4])
+
+
+def test_the_uncut_network_is_kept(exported: Exported, tmp_path: Path) -> None:
+    networks, _ = cut(exported, tmp_path)
+    kept = onnx.load(str(networks.files[whole(FINAL)]))
+    assert len(kept.graph.output) == 1
+    assert len(kept.graph.node) == len(onnx.load(str(exported.path)).graph.node)
