@@ -146,6 +146,17 @@ class _Builder:
         bias = self.constant("linear.bias", self.weights["linear.bias"])
         return self.node("Gemm", [flat, kernel, bias], "scores", transB=1)
 
+    def exit(self, x: str, name: str, stride: int) -> str:
+        """Add the head of an exit: two convolutions to 64 channels, pooling, the linear layer."""
+        for number, step in ((1, 2), (2, stride)):
+            x = self.convolution(x, f"{name}.conv{number}", f"{name}.bn{number}", step)
+            x = self.node("Relu", [x], f"{name}.relu{number}")
+        pooled = self.node("GlobalAveragePool", [x], f"{name}.pooled")
+        flat = self.node("Flatten", [pooled], f"{name}.flat", axis=1)
+        kernel = self.constant(f"{name}.kernel", self.weights[f"{name}.linear.weight"])
+        bias = self.constant(f"{name}.bias", self.weights[f"{name}.linear.bias"])
+        return self.node("Gemm", [flat, kernel, bias], f"{name}.scores", transB=1)
+
 
 def fold(weights: Weights, conv: str, norm: str) -> tuple[Floats, Floats]:
     """Fold a batch normalisation into the convolution before it.
@@ -160,29 +171,35 @@ def fold(weights: Weights, conv: str, norm: str) -> tuple[Floats, Floats]:
     return folded.astype(np.float32), bias.astype(np.float32)
 
 
-def build_model(weights: Weights, blocks: int) -> onnx.ModelProto:
-    """Build a ResNet: input (batch, 3, 32, 32), normalised; scores (batch, 10), logits."""
+def build_model(weights: Weights, blocks: int, exits: bool = False) -> onnx.ModelProto:
+    """Build a ResNet: input (batch, 3, 32, 32), normalised; scores (batch, 10), logits.
+
+    With `exits` the scores of its two exits, after the first and the second group, come first.
+    """
     builder = _Builder(weights)
     x = builder.convolution("input", "conv1", "bn1")
     x = builder.node("Relu", [x], "stem")
     previous = CHANNELS[0]
+    outputs = []
     for group, channels in enumerate(CHANNELS, start=1):
         for number in range(blocks):
             added = channels - previous
             x = builder.block(x, f"layer{group}.{number}", 2 if added else 1, added)
             previous = channels
-    builder.answer(x)
-    return _model(builder)
+        if exits and group < len(CHANNELS):
+            outputs.append(builder.exit(x, f"exit{group}", 2 if group == 1 else 1))
+    outputs.append(builder.answer(x))
+    return _model(builder, outputs)
 
 
-def _model(builder: _Builder) -> onnx.ModelProto:
+def _model(builder: _Builder, outputs: Sequence[str]) -> onnx.ModelProto:
     """Wrap the nodes of a builder into a checked model with a symbolic batch."""
     shape = ["batch", 3, SIDE, SIDE]
     graph = helper.make_graph(
         builder.nodes,
         "resnet",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CLASSES])],
+        [helper.make_tensor_value_info(o, TensorProto.FLOAT, ["batch", CLASSES]) for o in outputs],
         builder.initializers,
     )
     opsets = [helper.make_opsetid("", OPSET)]

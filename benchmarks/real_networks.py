@@ -79,6 +79,10 @@ class Halves:
         self.statics = static_points(second, self.test)
         self.reference = self.statics[first.graph.reference]
 
+    def points(self, name: str) -> list[Point]:
+        """The frontier of a policy on the second half."""
+        return frontier(self.second, self.test, FAMILIES[name](self.first, self.tune))
+
     def measure(self) -> dict[str, tuple[list[Point], list[tuple[float, float]]]]:
         """For each policy its frontier on the second half, and what the tuned points do there."""
         found: dict[str, tuple[list[Point], list[tuple[float, float]]]] = {}

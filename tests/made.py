@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from sklearn.neural_network import MLPClassifier
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.graph import Graph
@@ -103,3 +104,41 @@ class Stopping:
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
         return np.zeros(len(evidence), dtype=np.int64)
+
+
+def hard_blobs(examples: int, seed: int = 0) -> tuple[FloatArray, IntArray]:
+    """Four classes of points (n, 8) that no straight line tells apart, and their labels."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(examples, 8)).astype(np.float32)
+    turned = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+    return x, turned * 2 + (x[:, 2] * x[:, 3] > 0)
+
+
+def deep_network(path: Path, layers: int = 3) -> Path:
+    """A network trained on `hard_blobs`: layers of 48 after one another, then scores."""
+    x, y = hard_blobs(6000)
+    hidden = [48] * layers
+    trained = MLPClassifier(hidden, random_state=0, early_stopping=True, max_iter=100).fit(x, y)
+    nodes, constants, name = [], [], "input"
+    for number, (weights, bias) in enumerate(
+        zip(trained.coefs_, trained.intercepts_, strict=True), start=1
+    ):
+        for kind, value in (("weights", weights), ("bias", bias)):
+            constants.append(numpy_helper.from_array(np.float32(value), f"{kind}{number}"))
+        last = number > layers
+        out = "scores" if last else f"sum{number}"
+        given = [name, f"weights{number}", f"bias{number}"]
+        nodes.append(helper.make_node("Gemm", given, [out]))
+        name = f"hidden{number}"
+        if not last:
+            nodes.append(helper.make_node("Relu", [out], [name]))
+    graph = helper.make_graph(
+        nodes,
+        "deep",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4])],
+        constants,
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path

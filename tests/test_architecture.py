@@ -14,7 +14,15 @@ ORDER = [
     *("certify", "walk", "frontier", "preprocessing", "networks", "plan", "fit"),
     *("evaluate", "compare"),
     *("data", "runtime.driver", "runtime.onnxruntime", "runtime", "measure", "record"),
-    *("exits.network", "exits.cutting", "exits.heads", "exits.placement", "exits.attach", "exits"),
+    *(
+        "exits.network",
+        "exits.cutting",
+        "exits.heads",
+        "exits.placement",
+        "exits.attach",
+        "exits",
+        "exits.training",
+    ),
     *("report.figures", "report.sentences", "report.drawing", "report.page", "report.inputs"),
     *("report", "testing", "parsing", "answers", "demo", "tables", "cli"),
 ]

@@ -73,7 +73,8 @@ def width(network: Network, pooling: Pooling) -> int:
 def cut(exported: Exported, folder: Path, hears: bool = False) -> tuple[Networks, Network]:
     network = Network.read(exported.path, exported.x)
     wide, outputs = with_heads(network, exported.at, hears)
-    return cut_into_stages(wide, outputs, folder, exported.x, original=network), wide
+    networks, _ = cut_into_stages(wide, outputs, folder, exported.x, original=network)
+    return networks, wide
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5])

@@ -25,10 +25,9 @@ from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
 from offramp.files import check_output
 from offramp.fit import fit as fit_plan
-from offramp.graph import Graph
 from offramp.measure import MOST
 from offramp.measure import bench as bench_plan
-from offramp.networks import Networks, recorded_networks
+from offramp.networks import Networks, combine, recorded_networks
 from offramp.plan import Plan
 from offramp.record import Settings
 from offramp.record import record as record_trace
@@ -73,7 +72,8 @@ ScoresFile = Annotated[
     Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
 ]
 StageCosts = Annotated[
-    str, typer.Option(help="small=41,big=126: each stage by itself; 40+2 is body + head.")
+    str,
+    typer.Option(help="small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head."),
 ]
 ScoresKind = Annotated[
     Kind | None, typer.Option("--scores", help="What the scores are. Default: finds out.")
@@ -117,7 +117,9 @@ def demo(
 
 @app.command(epilog="Example: offramp graph small=a.onnx big=b.onnx --size 32 --out graph")
 def graph(
-    networks: Annotated[list[str], typer.Argument(help="NAME=FILE.onnx, cheapest first.")],
+    networks: Annotated[
+        list[str], typer.Argument(help="NAME=FILE.onnx, or NAME=GRAPH with exits, cheapest first.")
+    ],
     out: Out,
     edges: Edges = None,
     reference: Reference = None,
@@ -129,10 +131,9 @@ def graph(
 ) -> None:
     """Put trained networks into a graph: which may follow which, and what they read."""
     files = parsing.files(networks)
-    described = Networks(
-        Graph.build(files, edges, reference), files, parsing.preprocessing(size, mean, std, layout)
-    )
-    OnnxRuntime(files)  # finds out here, not later, whether they load
+    pixels = parsing.preprocessing(size, mean, std, layout)
+    described = combine(files, edges, reference, pixels)
+    OnnxRuntime(described.files, described.graph)  # finds out here whether they load
     described.write(out, force=force)
     messages.print(
         f"{out}: {' '.join(described.graph.order)}, reference {described.graph.reference}"
@@ -226,7 +227,14 @@ def import_(
     """Make a trace of scores that were recorded elsewhere."""
     check_output(out, force)
     costs = parsing.costs(cost, cost_unit)
-    trace = import_scores(scores, costs, edges=edges, reference=reference, kind=scores_kind)
+    trace = import_scores(
+        scores,
+        costs,
+        stages=parsing.stages(cost),
+        edges=edges,
+        reference=reference,
+        kind=scores_kind,
+    )
     trace.write(out, force=force)
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
 

@@ -105,16 +105,20 @@ class Graph:
 
     @classmethod
     def build(
-        cls, names: Iterable[str], edges: str | None = None, reference: str | None = None
+        cls,
+        stages: Iterable[str | Stage],
+        edges: str | None = None,
+        reference: str | None = None,
     ) -> Graph:
-        """The graph that the command line describes: names, edges such as "a>b,a>c", reference.
+        """The graph that the command line describes: stages, edges such as "a>b,a>c", reference.
 
-        Without `edges` a chain in the order given; without `reference` the last name.
+        Without `edges` a chain in the order given; without `reference` the last stage.
         """
-        names = list(names)
+        given = tuple(s if isinstance(s, Stage) else Stage(s) for s in stages)
+        names = [stage.name for stage in given]
         chain = cls.chain(names) if len(set(names)) == len(names) else None
         pairs = parse_edges(edges) if edges is not None else (chain.edges if chain else ())
-        return cls(tuple(map(Stage, names)), pairs, reference or names[-1])
+        return cls(given, pairs, reference or names[-1])
 
     @cached_property
     def order(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from offramp.errors import GraphError, InputError, NetworkError
 from offramp.files import fingerprint, new_folder, read_manifest, storage, write_json
-from offramp.graph import Graph
+from offramp.graph import Graph, Stage
 from offramp.preprocessing import Preprocessing
 
 VERSION = 1
@@ -54,6 +54,72 @@ class Networks:
         if missing:
             raise GraphError(f"{path} has no network for stage '{missing[0]}'; make it again.")
         return cls(graph, files, read_preprocessing(value))
+
+
+def combine(
+    given: Mapping[str, Path],
+    edges: str | None = None,
+    reference: str | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Networks:
+    """Networks, and networks with exits, in one graph.
+
+    The stages of a network with exits are called NAME-exit1, NAME-exit2, ..., and NAME for its own
+    answer. Without `edges` the stages form a chain in the order given, and every network but the
+    last may also be followed by the next one's end.
+
+    Args:
+        given: for each name an ONNX file, or a folder with the graph of a network with exits.
+        edges: "a>b,a>c" between stages; None: see above.
+        reference: None takes the last.
+        preprocessing: None takes that of the folders, which must agree.
+
+    Raises:
+        GraphError: a folder that is no graph, names or edges that do not fit, or other
+            preprocessing than that of a folder.
+    """
+    files: dict[str, Path] = {}
+    stages: list[Stage] = []
+    skips: list[tuple[str, str]] = []
+    for name, path in given.items():
+        before = stages[-1].name if stages else None
+        if path.is_dir():
+            found = Networks.read(path)
+            preprocessing = _agreed(preprocessing, found.preprocessing, path)
+            names = {s.name: _within(name, s.name, found.graph) for s in found.graph.stages}
+            stages += [_renamed(stage, names) for stage in found.graph.stages]
+            for part, file in found.files.items():
+                stage, dot, kind = part.partition(".")
+                files[f"{names[stage]}{dot}{kind}"] = file
+            if before is not None and len(names) > 1:
+                skips.append((before, name))
+        else:
+            stages.append(Stage(name))
+            files[name] = path
+    graph = Graph.build(stages, edges, reference)
+    if edges is None:
+        graph = Graph(graph.stages, (*graph.edges, *skips), graph.reference)
+    return Networks(graph, files, preprocessing)
+
+
+def _within(network: str, stage: str, graph: Graph) -> str:
+    return network if stage == graph.reference else f"{network}-{stage}"
+
+
+def _renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
+    after = None if stage.after is None else names[stage.after]
+    return Stage(names[stage.name], after, tuple(names[s] for s in stage.hears), stage.answers)
+
+
+def _agreed(
+    one: Preprocessing | None, other: Preprocessing | None, path: Path
+) -> Preprocessing | None:
+    if one is not None and other is not None and one != other:
+        raise GraphError(
+            f"{path} reads its examples in another way: {other.to_json()}, not {one.to_json()}. "
+            "All networks of a graph read the same inputs."
+        )
+    return one if other is None else other
 
 
 def recorded_networks(info: Mapping[str, Any]) -> Networks | None:

@@ -8,22 +8,22 @@ from typing import TypeVar
 
 from offramp import tasks
 from offramp.errors import CostError, GraphError, InputError, LossError
-from offramp.graph import Costs
+from offramp.graph import Costs, Stage
 from offramp.preprocessing import Preprocessing
 
 N = TypeVar("N", int, float)
 
 
 def files(networks: list[str]) -> dict[str, Path]:
-    """ "small=a.onnx" as stage -> file, in order."""
+    """ "small=a.onnx", or "big=GRAPH" made by `offramp exits`, as name -> path, in order."""
     found: dict[str, Path] = {}
     for text in networks:
         name, _, file = text.partition("=")
         if not (name and file):
-            raise GraphError(f"'{text}' is not of the form NAME=FILE.onnx.")
+            raise GraphError(f"'{text}' is not of the form NAME=FILE.onnx or NAME=GRAPH.")
         if name in found:
             raise GraphError(f"stage '{name}' is given twice; every stage needs its own name.")
-        if not Path(file).is_file():
+        if not Path(file).exists():
             raise GraphError(f"the network of stage '{name}', {file}, does not exist.")
         found[name] = Path(file)
     return found
@@ -55,6 +55,20 @@ def costs(text: str, unit: str) -> Costs:
         numbers = [_cost(name, amount) for amount in amounts]
         body[name], head[name] = numbers[0], sum(numbers[1:])
     return Costs(body, head, unit)
+
+
+def stages(text: str) -> list[Stage]:
+    """Which body continues which, from the same text: one with a head hands on to the next.
+
+    "small=41,e1=43+5,e2=41+4,big=41" is a network, and another one with two exits.
+    """
+    found: list[Stage] = []
+    before: str | None = None
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        found.append(Stage(name, before))
+        before = name if "+" in value else None
+    return found
 
 
 def _cost(name: str, text: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,7 @@ from offramp.files import (
     storage,
     write_json,
 )
-from offramp.graph import Costs, Graph
+from offramp.graph import Costs, Graph, Stage
 from offramp.tasks import Excess, Kind, Losses
 
 VERSION = 1
@@ -255,6 +255,7 @@ def import_scores(
     path: Path,
     costs: Costs,
     *,
+    stages: Iterable[Stage] | None = None,
     edges: str | None = None,
     reference: str | None = None,
     kind: Kind | None = None,
@@ -265,6 +266,7 @@ def import_scores(
         path: an .npz with `labels` (n,) and one array (n, classes) per stage, and optionally
             `<stage>.loss` (n,). The stages are those of `costs`, in its order.
         costs: what each stage costs by itself, never cumulative.
+        stages: which body continues which; None: every stage is a network of its own.
         edges: "a>b,b>c"; None makes a chain.
         reference: None takes the last stage.
         kind: logits or probabilities; None finds out.
@@ -274,9 +276,9 @@ def import_scores(
         ScoresError, DataError, CostError, GraphError: what it holds does not fit.
     """
     arrays = read_npz(path)
-    stages = [n for n, a in arrays.items() if a.ndim >= 2]
-    graph = Graph.build(costs.body, edges, reference)
-    missing = sorted(set(stages) - set(costs.body))
+    scored = [n for n, a in arrays.items() if a.ndim >= 2]
+    graph = Graph.build(stages or costs.body, edges, reference)
+    missing = sorted(set(scored) - set(costs.body))
     if missing:
         raise InputError(
             f"stage '{missing[0]}' in {path.name} has no cost. Add it to --cost, for example "

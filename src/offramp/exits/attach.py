@@ -18,7 +18,7 @@ from offramp.exits.cutting import Cut, Point, extract, point, points
 from offramp.exits.heads import Head, Pooling, Style, fit_head, pooled
 from offramp.exits.network import Network, made_up, open_session
 from offramp.exits.placement import Placement, place, propose
-from offramp.graph import Graph, Stage, whole
+from offramp.graph import Costs, Graph, Stage, whole
 from offramp.measure import stage_costs
 from offramp.networks import Networks
 from offramp.preprocessing import Preprocessing
@@ -27,7 +27,7 @@ from offramp.tasks import check_labels
 from offramp.trace import assemble
 
 Progress = Callable[[str, int, int], None]
-OUTPUTS = "outputs"  # instead of points: the exits are the network's own outputs
+OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
 FINAL = "final"  # the stage of the network's own answer
 MOST = 8  # exits that are proposed
 MOST_EXAMPLES = 50_000  # that heads are trained on
@@ -52,6 +52,7 @@ class Exits:
     """A network with exits, cut into stages."""
 
     networks: Networks
+    costs: Costs  # millions of multiply-adds of every body and head
     points: Mapping[str, Point]  # of each exit that stays, by stage
     heads: Mapping[str, Head]  # likewise
     loss: Mapping[str, float]  # top-1 error of each stage on held-out examples
@@ -150,19 +151,22 @@ def add_exits(
 def _as_it_is(
     path: Path, examples: Examples | None, folder: Path, preprocessing: Preprocessing | None
 ) -> Exits:
-    """A network that gives the scores of several exits, the last one its own, taken as it is."""
+    """A network whose outputs are the scores of its exits, its own the last, taken as it is."""
     first = None if examples is None else next(examples.batches(5), None)
     network = Network.read(path, None if first is None else first.x)
     x = made_up(network) if first is None else first.x
-    ordered = sorted(network.outputs, key=network.work)
+    last = network.outputs[-1]
+    shared = {name: network.ancestors(name) & network.ancestors(last) for name in network.outputs}
+    ordered = sorted(network.outputs, key=lambda name: (name == last, len(shared[name])))
     if len(ordered) < 2:
         raise NetworkError(
-            f"{path} has a single output. Export it with the scores of every exit as outputs, or "
-            "let offramp train heads: --at auto."
+            f"{path} has a single output. Export it with the scores of every exit as outputs, its "
+            "own the last, or let offramp train heads: --at auto."
         )
     outputs = {f"exit{number}": name for number, name in enumerate(ordered[:-1], start=1)}
-    networks = cut_into_stages(network, {**outputs, FINAL: ordered[-1]}, folder, x, preprocessing)
-    return Exits(networks, {}, {}, {})
+    wide = {**outputs, FINAL: ordered[-1]}
+    networks, costs = cut_into_stages(network, wide, folder, x, preprocessing)
+    return Exits(networks, costs, {}, {}, {})
 
 
 def _places(network: Network, settings: Settings) -> dict[str, Point]:
@@ -297,7 +301,7 @@ class _Trained:
     def placement(self) -> Placement:
         """Which exits pay on the held-out examples, at costs measured here."""
         with TemporaryDirectory() as temporary:
-            networks = self._cut(Path(temporary))
+            networks, _ = self._cut(Path(temporary))
             runtime = OnnxRuntime(networks.files, networks.graph)
             costs = stage_costs(runtime, networks.graph, self.held_out.some, _BATCH)
         scores, labels = self._scores(), self.held_out.labels
@@ -306,7 +310,8 @@ class _Trained:
     def exits(self, folder: Path) -> Exits:
         labels = self.held_out.labels
         loss = {s: float((x.argmax(axis=1) != labels).mean()) for s, x in self._scores().items()}
-        return Exits(self._cut(folder), self.places, self.heads, loss)
+        networks, costs = self._cut(folder)
+        return Exits(networks, costs, self.places, self.heads, loss)
 
     def _scores(self) -> dict[str, FloatArray]:
         found: dict[str, FloatArray] = {}
@@ -316,7 +321,7 @@ class _Trained:
             found[stage] = head(self.held_out.x[stage][:, :width], *ahead)
         return {**found, FINAL: self.held_out.scores}
 
-    def _cut(self, folder: Path) -> Networks:
+    def _cut(self, folder: Path) -> tuple[Networks, Costs]:
         """The network with its heads, cut and written."""
         model = onnx.ModelProto()
         model.CopyFrom(self.network.model)
@@ -337,8 +342,10 @@ def cut_into_stages(
     x: AnyArray,
     preprocessing: Preprocessing | None = None,
     original: Network | None = None,
-) -> Networks:
+) -> tuple[Networks, Costs]:
     """A network with several answers as a graph of stages, its parts written to `folder`.
+
+    The costs are millions of multiply-adds.
 
     Args:
         network: with all the answers.
@@ -368,7 +375,7 @@ def cut_into_stages(
     edges = tuple(pairwise(names))
     networks = Networks(Graph(stages, edges, last), files, preprocessing)
     check_parts(networks, x)
-    return networks
+    return networks, cut.costs()
 
 
 def check_parts(networks: Networks, x: AnyArray) -> None:

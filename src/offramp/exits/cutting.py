@@ -15,7 +15,7 @@ from onnx import helper
 
 from offramp.errors import NetworkError
 from offramp.exits.network import Network, Tensor
-from offramp.graph import BATCH
+from offramp.graph import BATCH, Costs
 from offramp.graph import head as head_of
 
 _WIDEST = 8  # tensors in the carry of a point that is proposed
@@ -217,6 +217,20 @@ class Cut:
             name
             for name, output in self.stages
             if name != stage and output in read and self.heads[name]
+        )
+
+    def costs(self) -> Costs:
+        """Millions of multiply-adds per example of each body and head, and of the uncut network."""
+
+        def work(nodes: Collection[int]) -> float:
+            return sum(self.network.multiply_adds[i] for i in nodes) / 1e6
+
+        return Costs(
+            {stage: work(nodes) for stage, nodes in self.bodies.items()},
+            {stage: work(nodes) for stage, nodes in self.heads.items()},
+            "MMAC",
+            "counted: convolutions, matrix products and recurrences",
+            self.network.work(self.stages[-1][1]) / 1e6,
         )
 
     def parts(self) -> list[Part]:

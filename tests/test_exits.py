@@ -1,0 +1,363 @@
+"""Exits on a frozen network, from the command line to a plan that runs; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from offramp.cli import main
+from offramp.data import open_examples
+from offramp.errors import DataError, GraphError, InputError, NetworkError
+from offramp.exits import Settings, add_exits, candidates
+from offramp.exits.attach import FINAL
+from offramp.exits.heads import Pooling, fit_head
+from offramp.exits.placement import WORTH, mean_cost, place, propose
+from offramp.fit import fit
+from offramp.graph import Costs, Graph, Stage, whole
+from offramp.networks import Networks, combine
+from offramp.plan import Plan
+from offramp.preprocessing import Preprocessing
+from offramp.record import Settings as Recording
+from offramp.record import record
+from offramp.runtime import OnnxRuntime, infer
+from offramp.testing import RuntimeLaws, synthetic
+from offramp.trace import Trace, assemble
+from tests import architectures
+from tests.made import deep_network, hard_blobs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained network of four layers, and examples for it."""
+    path = tmp_path_factory.mktemp("exits")
+    deep_network(path / "deep.onnx")
+    for name, examples, seed in (("train", 1500, 1), ("test", 1200, 2)):
+        x, y = hard_blobs(examples, seed)
+        np.savez(path / f"{name}.npz", x=x, y=y)
+    return path
+
+
+def made(folder: Path, out: Path, *options: str) -> Networks:
+    arguments = ["exits", str(folder / "deep.onnx"), "--data", str(folder / "train.npz")]
+    assert run(*arguments, *options, "--out", str(out)) == 0
+    return Networks.read(out)
+
+
+def run(*arguments: str) -> int:
+    """The exit code of the command line."""
+    import sys
+
+    before, sys.argv = sys.argv, ["offramp", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    raise AssertionError("the command line ends with an exit code")
+
+
+def traced(networks: Networks, folder: Path, out: Path) -> Trace:
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    return record(networks, runtime, open_examples(folder / "test.npz"), out, Recording(50))
+
+
+def test_the_points_of_a_network_are_listed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("exits", str(folder / "deep.onnx"), "--list") == 0
+    said = capsys.readouterr().out
+    assert [p.name for p in candidates(folder / "deep.onnx")] == ["hidden1", "hidden2", "hidden3"]
+    for text in ("hidden1", "hidden2", "hidden3", "work so far", "carry"):
+        assert text in said
+
+
+def test_from_a_trained_network_to_a_plan_that_runs(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(folder, tmp_path / "graph", "--at", "hidden1,hidden2")
+    data = ["--data", str(folder / "test.npz")]
+    assert run("record", str(tmp_path / "graph"), *data, "--out", str(tmp_path / "trace")) == 0
+    fitted = run("fit", str(tmp_path / "trace"), "--budget", "0.1", "--out", str(tmp_path / "plan"))
+    assert fitted in (0, 1)
+    assert run("run", str(tmp_path / "plan"), *data, "--out", str(tmp_path / "a.parquet")) == 0
+    capsys.readouterr()
+    assert run("bench", str(tmp_path / "plan"), *data, "--batch", "1,32", "--json") == 0
+    assert [row["batch"] for row in json.loads(capsys.readouterr().out)] == [1, 32]
+
+
+def test_heads_learn_and_later_exits_are_better(folder: Path, tmp_path: Path) -> None:
+    networks = made(folder, tmp_path / "graph", "--at", "hidden1,hidden3")
+    error = {
+        stage: loss.mean()
+        for stage, loss in traced(networks, folder, tmp_path / "t").losses().values.items()
+    }
+    assert error["exit1"] < 0.6  # of 0.75 by chance
+    assert error["exit2"] < error["exit1"]
+
+
+def test_the_reference_answers_as_before(folder: Path, tmp_path: Path) -> None:
+    networks = made(folder, tmp_path / "graph", "--at", "hidden1,hidden2,hidden3")
+    trace = traced(networks, folder, tmp_path / "t")
+    alone = OnnxRuntime({"deep": folder / "deep.onnx"})
+    x = np.load(folder / "test.npz")["x"]
+    np.testing.assert_allclose(trace.scores[FINAL], alone.run("deep", x), atol=1e-5)
+    cut = OnnxRuntime(networks.files, networks.graph)
+    np.testing.assert_array_equal(cut.run(FINAL, x), alone.run("deep", x))
+    assert networks.fingerprints()[whole(FINAL)]
+
+
+def test_heads_may_hear_earlier_ones(folder: Path, tmp_path: Path) -> None:
+    networks = made(folder, tmp_path / "graph", "--at", "hidden1,hidden2", "--hears")
+    assert networks.graph.stage("exit2").hears == ("exit1",)
+    assert networks.graph.parts("exit2") == (
+        *("exit1", "exit2", "exit1.head"),
+        "exit2.head",
+    )
+
+
+def test_placement_keeps_what_pays_and_says_why_others_went(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = made(folder, tmp_path / "graph")
+    said = " ".join(capsys.readouterr().out.split())
+    stays = len(networks.graph.order) - 1
+    assert 1 <= stays <= 3
+    assert said.count("left out") == 3 - stays
+
+
+def test_an_exit_that_saves_nothing_goes() -> None:
+    trace = synthetic(1500, ("e1", "e2", "big"), seed=3)
+    useless = trace.scores["e1"]  # the second exit says what the first did, and costs something
+    stages = (Stage("e1"), Stage("e2", "e1"), Stage("big", "e2"))
+    graph = Graph(stages, (("e1", "e2"), ("e2", "big")), "big")
+    costs = Costs({"e1": 1.0, "e2": 1.0, "big": 8.0}, {"e1": 0.01, "e2": 2.0, "big": 0.0})
+    scores = {**trace.scores, "e2": useless}
+    found = place(assemble(graph, costs, scores, labels=trace.labels, kind="logits"))
+    assert found.kept == ("e1", "big")
+    assert "costs" in found.dropped["e2"]
+    assert found.saving > WORTH
+
+
+def test_exits_are_kept_when_they_pay() -> None:
+    trace = synthetic(1500, ("e1", "e2", "big"), seed=3)
+    stages = (Stage("e1"), Stage("e2", "e1"), Stage("big", "e2"))
+    graph = Graph(stages, (("e1", "e2"), ("e2", "big")), "big")
+    costs = Costs({"e1": 1.0, "e2": 10.0, "big": 4.0}, {"e1": 0.01, "e2": 0.01, "big": 0.0})
+    whole_trace = assemble(graph, costs, trace.scores, labels=trace.labels, kind="logits")
+    found = place(whole_trace)
+    assert found.kept == ("e1", "e2", "big")
+    assert found.dropped == {}
+    present = mean_cost(whole_trace, ["e1", "e2", "big"])
+    assert found.saving == pytest.approx(1 - present / 15.0)
+
+
+def test_points_are_proposed_evenly_by_work() -> None:
+    assert propose([10, 20, 30, 40, 50, 60, 70, 80, 90], 100, 3) == [1, 4, 6]
+    assert propose([1, 99], 100, 8) == [0, 1]
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, OnnxRuntime]:
+    """A plan over exits that hear each other, with a skip past one of them."""
+    path = tmp_path_factory.mktemp("laws")
+    networks = made(folder, path / "graph", "--at", "hidden2,hidden3", "--hears")
+    trace = traced(networks, folder, path / "trace")
+    costs = Costs({"exit1": 1.0, "exit2": 1.0, FINAL: 2.0}, dict.fromkeys(trace.graph.order, 0.1))
+    skips = Graph(trace.graph.stages, (*trace.graph.edges, ("exit1", FINAL)), FINAL)
+    skipping = assemble(skips, costs, trace.scores, labels=trace.labels, kind="logits")
+    plan = replace(fit(skipping, 0.2), tradeoff=20.0)  # wherever that is: some stop at every exit
+    return plan, OnnxRuntime(networks.files, skips)
+
+
+class TestExitsInOnnxRuntime(RuntimeLaws):
+    @pytest.fixture
+    def runtime(self, both: tuple[Plan, OnnxRuntime]) -> OnnxRuntime:
+        return both[1]
+
+    @pytest.fixture
+    def plan(self, both: tuple[Plan, OnnxRuntime]) -> Plan:
+        return both[0]
+
+    @pytest.fixture
+    def x(self, folder: Path) -> np.ndarray:
+        found: np.ndarray = np.load(folder / "test.npz")["x"][:200]
+        return found
+
+    def test_the_plan_routes(self, plan: Plan, runtime: OnnxRuntime, x: np.ndarray) -> None:
+        assert plan.routes
+        assert set(infer(plan, runtime, x).stage) == {"exit1", "exit2", FINAL}
+
+
+def test_networks_and_exits_make_one_graph(folder: Path, tmp_path: Path) -> None:
+    made(folder, tmp_path / "exits", "--at", "hidden1,hidden2", "--hears")
+    small = deep_network(tmp_path / "small.onnx", layers=1)
+    given = [f"small={small}", f"big={tmp_path / 'exits'}"]
+    assert run("graph", *given, "--out", str(tmp_path / "graph")) == 0
+    networks = Networks.read(tmp_path / "graph")
+    assert networks.graph.order == ("small", "big-exit1", "big-exit2", "big")
+    assert ("small", "big") in networks.graph.edges
+    assert networks.graph.stage("big").after == "big-exit2"
+    assert networks.graph.stage("big-exit2").hears == ("big-exit1",)
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    x = np.load(folder / "test.npz")["x"][:7]
+    alone = OnnxRuntime({"deep": folder / "deep.onnx"})
+    running = runtime.begin(x)
+    running.advance("small", None)
+    running.advance("big", None)
+    np.testing.assert_allclose(running.answer("big", None), alone.run("deep", x), atol=1e-5)
+
+
+def test_graphs_that_read_differently_do_not_combine(folder: Path, tmp_path: Path) -> None:
+    networks = made(folder, tmp_path / "exits", "--at", "hidden1")
+    pixels = Preprocessing((4, 4), (0.5,), (0.5,))
+    Networks(networks.graph, networks.files, pixels).write(tmp_path / "pixels")
+    with pytest.raises(GraphError, match="reads its examples in another way"):
+        combine({"a": tmp_path / "pixels"}, preprocessing=Preprocessing((4, 4), (0.0,), (1.0,)))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(*arguments) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Traceback" not in said
+    return said
+
+
+def test_bad_input_is_refused_in_a_sentence(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "graph"
+    model, data = str(folder / "deep.onnx"), str(folder / "train.npz")
+    end = ("--out", str(out))
+    assert "there is no point 'nowhere'" in refused(
+        capsys, "exits", model, "--data", data, "--at", "nowhere", *end
+    )
+    assert "the network's own answer" in refused(
+        capsys, "exits", model, "--data", data, "--at", "scores", *end
+    )
+    assert "given twice" in refused(
+        capsys, "exits", model, "--data", data, "--at", "hidden1,hidden1", *end
+    )
+    assert "heads are trained on labelled examples" in refused(capsys, "exits", model, *end)
+    assert "has a single output" in refused(capsys, "exits", model, "--at", "outputs", *end)
+    assert "say where to write" in refused(capsys, "exits", model, "--data", data)
+    assert "does not exist" in refused(capsys, "exits", "none.onnx", "--data", data, *end)
+    x, y = hard_blobs(300, 1)
+    np.savez(tmp_path / "unlabelled.npz", x=x)
+    unlabelled = str(tmp_path / "unlabelled.npz")
+    assert "no labels" in refused(capsys, "exits", model, "--data", unlabelled, *end)
+    np.savez(tmp_path / "high.npz", x=x, y=y + 9)
+    assert "outside 0..3" in refused(
+        capsys, "exits", model, "--data", str(tmp_path / "high.npz"), *end
+    )
+    x[7] = np.nan
+    np.savez(tmp_path / "nan.npz", x=x, y=y)
+    assert "sees NaN or infinite numbers" in refused(
+        capsys, "exits", model, "--data", str(tmp_path / "nan.npz"), *end
+    )
+    fixed = onnx.load(model)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(fixed, tmp_path / "fixed.onnx")
+    said = refused(capsys, "exits", str(tmp_path / "fixed.onnx"), "--data", data, *end)
+    assert "fixed batch size" in said
+    assert "dynamic_shapes" in said
+    assert not out.exists()
+
+
+def test_a_class_absent_from_the_data_is_never_answered(folder: Path, tmp_path: Path) -> None:
+    x, y = hard_blobs(600, 1)
+    np.savez(tmp_path / "three.npz", x=x[y != 2], y=y[y != 2])
+    examples = open_examples(tmp_path / "three.npz")
+    found = add_exits(folder / "deep.onnx", examples, Settings(["hidden2"]), tmp_path / "parts")
+    runtime = OnnxRuntime(found.networks.files, found.networks.graph)
+    scores = runtime.run("exit1", hard_blobs(200, 3)[0])
+    assert scores.shape == (200, 4)
+    assert np.isfinite(scores).all()
+    assert not (scores.argmax(axis=1) == 2).any()
+
+
+def test_labels_of_a_single_class_teach_nothing(folder: Path, tmp_path: Path) -> None:
+    x, y = hard_blobs(300, 1)
+    np.savez(tmp_path / "one.npz", x=x, y=np.zeros_like(y))
+    examples = open_examples(tmp_path / "one.npz")
+    with pytest.raises(DataError, match="a single class"):
+        add_exits(folder / "deep.onnx", examples, Settings(["hidden2"]), tmp_path / "parts")
+
+
+def test_empty_names_of_points_are_refused() -> None:
+    from offramp import parsing
+
+    assert parsing.points("auto") is None
+    assert parsing.points("a, b") == ["a", "b"]
+    with pytest.raises(InputError, match="empty name"):
+        parsing.points("a,,b")
+
+
+@pytest.mark.parametrize("style", ["linear", "deep"])
+@pytest.mark.parametrize("name", ["bert", "lstm", "vit", "resnet", "vectors"])
+def test_pooling_in_onnx_is_pooling_of_every_layout(name: str, style: str, tmp_path: Path) -> None:
+    """Against numpy, on what the network shows at the point."""
+    from offramp.exits.cutting import point
+    from offramp.exits.heads import pooled
+    from offramp.exits.network import Network, open_session
+
+    module, x, at = architectures.ALL[name]()
+    network = Network.read(architectures.export(module, x, tmp_path / "m.onnx"), x)
+    place = point(network, at[0])
+    padding = (network.input, 0) if name in ("bert", "lstm") else None
+    session = open_session(pooled(network, {"p": Pooling(place, style, True, padding)}))  # type: ignore[arg-type]
+    found = session.run(None, {network.input: x})[0]
+    raw = onnx.ModelProto()
+    raw.CopyFrom(network.model)
+    raw.graph.output.append(onnx.ValueInfoProto(name=place.name))
+    values = open_session(raw).run([place.name], {network.input: x})[0]
+    values = np.moveaxis(values, place.axis, 0)
+    np.testing.assert_allclose(found, by_hand(values, style, x, padding), atol=1e-5)
+
+
+def by_hand(
+    values: np.ndarray, style: str, x: np.ndarray, padding: tuple[str, int] | None
+) -> np.ndarray:
+    if values.ndim == 2:
+        return values
+    if values.ndim == 4:
+        n, channels, height, width = values.shape
+        parts = [values.mean((2, 3)), values.max((2, 3))]
+        cells = next((c for c in (4, 3, 2) if min(height, width) >= 2 * c), 0)
+        h, w = height // cells, width // cells
+        grid = values[:, :, : cells * h, : cells * w].reshape(n, channels, cells, h, cells, w)
+        parts.append(grid.mean((3, 5)).reshape(n, -1))
+    else:
+        keep = np.ones(values.shape[:2], bool) if padding is None else x != padding[1]
+        rows = [row[some] for row, some in zip(values, keep, strict=True)]
+        parts = [np.stack([row.mean(0) for row in rows]), np.stack([row.max(0) for row in rows])]
+        parts.append(values[:, 0])
+    return parts[0] if style == "linear" else np.concatenate(parts, axis=1)
+
+
+def test_heads_of_two_classes_have_two_scores() -> None:
+    from offramp.exits.cutting import Point
+
+    random = np.random.default_rng(0)
+    features = random.normal(size=(1500, 3))
+    labels = (features[:, 0] > 0).astype(np.int64)
+    place = Point("p", 1, ("p",), 1, "p", (3,))
+    for style in ("linear", "deep"):
+        head = fit_head(Pooling(place, style), features, labels, 2)
+        assert (head(features).argmax(axis=1) == labels).mean() > 0.9
+
+
+def test_several_inputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="reads one"):
+        candidates(two_inputs(tmp_path / "two.onnx"))
+
+
+def two_inputs(path: Path) -> Path:
+    from tests.test_runtime import two_inputs as build
+
+    return build(path)
