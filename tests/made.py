@@ -16,6 +16,7 @@ from sklearn.neural_network import MLPClassifier
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies import Seen
+from offramp.trace import Trace
 
 
 def linear_network(
@@ -68,6 +69,18 @@ def picture(colour: tuple[int, int, int], size: tuple[int, int] = (8, 8)) -> byt
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, format="PNG")
     return file.getvalue()
+
+
+def prices(trace: Trace, stage: str) -> dict[str, float]:
+    """What must run for a stage to answer, each with its cost, found in an obvious way."""
+    found: dict[str, float] = {}
+    passed: str | None = stage
+    while passed is not None:
+        found[f"body of {passed}"] = trace.costs.body[passed]
+        passed = trace.graph.stage(passed).after
+    for heard in trace.graph.stage(stage).hears:
+        found |= prices(trace, heard)
+    return {**found, f"head of {stage}": trace.costs.head[stage]}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ amounts = st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0])
 
 @st.composite
 def graphs(draw: Any, carries: bool = False) -> Graph:
-    """A DAG of one to five stages with one root; with `carries` some bodies continue others."""
+    """A DAG of one to five stages with one root; with `carries` some continue and hear others."""
     n = draw(st.integers(1, 5))
     names = [f"s{i}" for i in range(n)]
     edges = []
@@ -23,10 +23,17 @@ def graphs(draw: Any, carries: bool = False) -> Graph:
         before = draw(st.sets(st.integers(0, later - 1), min_size=1))
         edges += [(names[b], names[later]) for b in sorted(before)]
     stages = [
-        Stage(name, draw(st.sampled_from([None, *names[:i]])) if carries else None)
+        Stage(name, draw(st.sampled_from([None, *names[:i]])), draw(_some(names[:i])))
+        if carries
+        else Stage(name)
         for i, name in enumerate(names)
     ]
     return Graph(tuple(stages), tuple(edges), draw(st.sampled_from(names)))
+
+
+def _some(names: list[str]) -> st.SearchStrategy[tuple[str, ...]]:
+    chosen = st.sets(st.sampled_from(names), max_size=2) if names else st.just(set[str]())
+    return chosen.map(lambda found: tuple(sorted(found)))
 
 
 @st.composite

@@ -24,7 +24,7 @@ from offramp.runtime.driver import infer
 from offramp.testing import MemoryRuntime, PolicyLaws, RuntimeLaws, seen_at, synthetic
 from offramp.trace import Trace
 from offramp.walk import drive, walk
-from tests.made import Scramble, Stopping
+from tests.made import Scramble, Stopping, prices
 from tests.strategies import graphs, traces
 
 SEEDS = st.integers(0, 1000)
@@ -80,15 +80,10 @@ def test_rows_that_come_by_different_branches_are_joined_in_order(seed: int) -> 
 def one_by_one(trace: Trace, policy: Policy, row: int) -> tuple[str, float]:
     """An independent walk of one example: where it stops and what it costs."""
 
-    stage, ran, cost = trace.graph.root, set[str](), 0.0
+    stage, ran = trace.graph.root, dict[str, float]()
     while True:
-        needed: str | None = stage
-        while needed is not None:
-            if needed not in ran:
-                cost += trace.costs.body[needed]
-                ran.add(needed)
-            needed = trace.graph.stage(needed).after
-        cost += trace.costs.head[stage]
+        ran |= prices(trace, stage)
+        cost = sum(ran.values())
         successors = [b for b in trace.graph.order if (stage, b) in trace.graph.edges]
         if not successors:
             return stage, cost

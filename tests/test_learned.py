@@ -19,6 +19,7 @@ from offramp.policies.rules import Threshold, Thresholds, best_bands
 from offramp.tasks import Excess, Losses
 from offramp.testing import seen_at, synthetic
 from offramp.trace import Trace, assemble
+from tests.made import prices
 from tests.strategies import traces
 
 EDGES = {"two": "a>b", "chain": "a>b>c", "skip": "a>b>c,a>c", "joined": "a>b>d,a>c>d"}
@@ -33,9 +34,10 @@ def paths(graph: Graph, stage: str) -> Iterator[tuple[str, ...]]:
 
 
 def path_cost(trace: Trace, path: tuple[str, ...]) -> float:
-    ran = {body for stage in path for body in trace.graph.bodies(stage)}
-    heads = sum(trace.costs.head[stage] for stage in path)
-    return (sum(trace.costs.body[body] for body in ran) + heads) / trace.reference_cost
+    ran: dict[str, float] = {}
+    for stage in path:
+        ran |= prices(trace, stage)
+    return sum(ran.values()) / trace.reference_cost
 
 
 @given(traces(carries=True), st.sampled_from([1.0, 3.0, 50.0]))
