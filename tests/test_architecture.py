@@ -8,7 +8,7 @@ from pathlib import Path
 import offramp
 
 ORDER = [
-    *("errors", "arrays", "files", "graph", "tasks", "trace"),
+    *("errors", "arrays", "files", "graph", "tasks", "trace", "committees"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
     *("policies.learned", "policies.baselines", "policies.encoding", "policies"),
     *("certify", "walk", "frontier", "preprocessing", "networks", "plan", "fit"),

@@ -249,6 +249,9 @@ def fit(
     loss: Loss = None,
     unlabelled: Unlabelled = False,
     policy: Annotated[str, typer.Option(help="What decides.")] = "learned",
+    committees: Annotated[
+        bool, typer.Option(help="Stages may answer with all scores paid for, where it helps.")
+    ] = True,
     learn_share: Annotated[float, typer.Option(help="Part of TRACE to learn from.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of the split and the folds.")] = 0,
     certify: Annotated[
@@ -270,6 +273,7 @@ def fit(
         loss=_loss(loss, unlabelled),
         unlabelled=unlabelled,
         policy=policy,
+        committees=committees,
         learn_share=learn_share,
         seed=seed,
         certify_on=Trace.read(certify) if certify else None,

@@ -83,7 +83,7 @@ def compare(
     return Comparison(
         test.examples,
         losses.reference,
-        float(losses.values[losses.reference].mean()),
+        float(losses.of_reference.mean()),
         test.reference_cost,
         test.costs.unit,
         statics,

@@ -12,6 +12,7 @@ from scipy import stats
 from offramp import tasks
 from offramp.arrays import FloatArray
 from offramp.certify import interval
+from offramp.committees import answering
 from offramp.errors import LossError, TraceError
 from offramp.frontier import excess_of, loss_of, point, replay
 from offramp.plan import Plan, Profile
@@ -74,6 +75,7 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
     """
     if trace.graph != plan.graph or trace.classes != plan.classes:
         raise TraceError("this trace was recorded with another graph than the plan's.")
+    trace = answering(trace, plan.speaking)
     outcome = replay(trace, plan.running, plan.setting)
     losses = _losses(plan, trace, loss)
     shape = _shift(plan, trace, outcome)
@@ -114,7 +116,7 @@ class _Found:
     def of(cls, plan: Plan, outcome: Outcome, losses: Losses, trace: Trace) -> _Found:
         promised = excess_of(outcome, losses)
         at = point(trace, losses, outcome, plan.setting)
-        reference = losses.values[losses.reference]
+        reference = losses.of_reference
         return cls(
             float(loss_of(outcome, losses).mean(dtype=np.float64)),
             float(reference.mean(dtype=np.float64)),

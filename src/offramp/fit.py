@@ -7,6 +7,7 @@ from typing import Any
 
 from offramp import tasks
 from offramp.certify import Candidate, Certificate, certify, check_promise
+from offramp.committees import Committees, answering, learn
 from offramp.errors import TraceError
 from offramp.frontier import Recorded, excess_of, replay
 from offramp.networks import Networks
@@ -28,6 +29,7 @@ def fit(
     loss: str | None = None,
     unlabelled: bool = False,
     policy: str = "learned",
+    committees: bool = True,
     learn_share: float = 0.5,
     seed: int = 0,
     certify_on: Trace | None = None,
@@ -43,6 +45,8 @@ def fit(
         loss: top1, top5, module:function; None takes the trace's own, else top1.
         unlabelled: loss is disagreement with the reference; labels are not looked at.
         policy: one of `offramp.policies.FAMILIES`.
+        committees: stages may answer with all the scores their walks have paid for, where that
+            loses less.
         learn_share: part of `trace` that is learned from, the rest certifies.
         seed: of the split, the folds and the order of the betting test.
         certify_on: certify on these examples instead, and learn from all of `trace`.
@@ -61,6 +65,10 @@ def fit(
         _check_networks(trace, networks)
     learning, certifying = _parts(trace, certify_on, learn_share, seed)
     name = tasks.DISAGREEMENT if unlabelled else loss
+    together: Committees = {}
+    if committees:
+        together, learning = learn(learning, name, unlabelled=unlabelled, seed=seed)
+        certifying = answering(certifying, together)
     learned = family(policy)(learning, learning.losses(name, excess))
     losses = certifying.losses(name, excess)
     certificate = certify(
@@ -84,6 +92,7 @@ def fit(
         certificate.tradeoff,
         certificate,
         profile(certifying, learned, certificate),
+        together,
         networks.files if networks else {},
         networks.preprocessing if networks else None,
         _info(trace, learning, certifying, policy, seed),
@@ -98,7 +107,7 @@ def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candida
 
 
 def _static(trace: Trace, losses: Losses, stage: str) -> Candidate:
-    return _candidate(trace, losses, Static.of(trace.graph, stage), float("nan"), None)
+    return _candidate(trace, losses.single(), Static.of(trace.graph, stage), float("nan"), None)
 
 
 def _candidate(

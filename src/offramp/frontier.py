@@ -91,8 +91,7 @@ def loss_of(outcome: Outcome, losses: Losses) -> FloatArray:
 
 def excess_of(outcome: Outcome, losses: Losses, kind: Excess | None = None) -> FloatArray:
     """The excess loss of each example, (examples,); of the losses' own kind by default."""
-    reference = losses.values[losses.reference]
-    return excess(loss_of(outcome, losses), reference, kind or losses.kind)
+    return excess(loss_of(outcome, losses), losses.of_reference, kind or losses.kind)
 
 
 def point(trace: Trace, losses: Losses, outcome: Outcome, setting: float) -> Point:
@@ -120,7 +119,7 @@ def frontier(
 def static_points(trace: Trace, losses: Losses) -> dict[str, Point]:
     """Each stage alone, always."""
     return {
-        stage: frontier(trace, losses, Static.of(trace.graph, stage))[0]
+        stage: frontier(trace, losses.single(), Static.of(trace.graph, stage))[0]
         for stage in trace.graph.order
     }
 

@@ -13,6 +13,7 @@ import numpy as np
 from offramp import tasks
 from offramp.arrays import FloatArray
 from offramp.certify import Certificate
+from offramp.committees import Committee, Committees
 from offramp.errors import InputError, PlanError
 from offramp.files import new_folder, read_manifest, write_json
 from offramp.graph import Costs, Graph
@@ -29,6 +30,7 @@ _KEYS = frozenset(
     (
         *("version", "graph", "cost", "cost_unit", "cost_source", "scores", "classes", "policy"),
         *("tradeoff", "path", "certificate", "profile", "networks", "preprocessing"),
+        *("cost_whole", "committees"),
     )
 )
 
@@ -85,6 +87,7 @@ class Plan:
     tradeoff: float | None
     certificate: Certificate
     profile: Profile
+    committees: Committees = field(default_factory=dict)  # how some stages answer
     networks: Mapping[str, Path] = field(default_factory=dict)  # part -> ONNX file; may be empty
     preprocessing: Preprocessing | None = None
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprints, seed, versions, ...
@@ -97,6 +100,16 @@ class Plan:
     def running(self) -> Policy:
         """The policy that runs: the plan's own, or the single network of choice."""
         return self.policy if self.routes else Static.of(self.graph, self.certificate.static_choice)
+
+    @property
+    def speaking(self) -> Committees:
+        """The committees that answer: a network that runs alone answers by itself."""
+        return self.committees if self.routes else {}
+
+    @cached_property
+    def answered(self) -> Mapping[str, Kind]:
+        """What the scores of each stage's answer are: those of a committee are logits."""
+        return {**self.kinds, **dict.fromkeys(self.speaking, "logits")}
 
     @property
     def setting(self) -> float:
@@ -152,6 +165,7 @@ class Plan:
             "path": [float(t) for t in self.policy.settings],
             "certificate": self.certificate.to_json(),
             "profile": self.profile.to_json(),
+            "committees": {s: found.to_json() for s, found in self.committees.items()},
             "networks": dict(prints),
             "preprocessing": self.preprocessing and self.preprocessing.to_json(),
             **self.info,
@@ -185,6 +199,7 @@ class Plan:
             value["tradeoff"],
             Certificate.from_json(value["certificate"]),
             Profile.from_json(value["profile"]),
+            {s: Committee.from_json(found) for s, found in value.get("committees", {}).items()},
             find_networks(path, graph, value["networks"], PlanError),
             read_preprocessing(value),
             {key: item for key, item in value.items() if key not in _KEYS},

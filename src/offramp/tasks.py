@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -28,17 +28,28 @@ class Losses:
     """What every stage's answer would cost in quality, on every example."""
 
     name: str  # top1, top5, disagreement, module:function, ...
-    values: Mapping[str, FloatArray]  # stage -> (examples,) in [0, 1]
+    values: Mapping[str, FloatArray]  # stage -> (examples,) in [0, 1], at the end of a walk
     reference: str
     kind: Excess
+    alone: Mapping[str, FloatArray] = field(default_factory=dict)  # likewise, of stages run alone
+
+    @property
+    def of_reference(self) -> FloatArray:
+        """The loss of the reference by itself, (examples,): never a committee's."""
+        return self.alone.get(self.reference, self.values[self.reference])
 
     def excess(self, stage: str, kind: Excess | None = None) -> FloatArray:
         """Loss of `stage` minus the reference's, (examples,); its positive part if induced."""
-        return excess(self.values[stage], self.values[self.reference], kind or self.kind)
+        return excess(self.values[stage], self.of_reference, kind or self.kind)
+
+    def single(self) -> Losses:
+        """The losses of stages that run alone, not at the end of a walk."""
+        return replace(self, values={**self.values, **self.alone})
 
     def take(self, rows: AnyArray) -> Losses:
         values = {stage: loss[rows] for stage, loss in self.values.items()}
-        return Losses(self.name, values, self.reference, self.kind)
+        alone = {stage: loss[rows] for stage, loss in self.alone.items()}
+        return Losses(self.name, values, self.reference, self.kind, alone)
 
     @property
     def binary(self) -> bool:

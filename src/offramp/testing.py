@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.committees import answering
 from offramp.errors import NetworkError
 from offramp.frontier import replay
 from offramp.graph import Costs, Graph
@@ -105,14 +106,14 @@ class RuntimeLaws:
 
     def test_live_is_replay(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
         scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
-        trace = Trace(plan.graph, plan.costs, scores, plan.kinds)
+        trace = answering(Trace(plan.graph, plan.costs, scores, plan.kinds), plan.speaking)
         outcome = replay(trace, plan.running, plan.setting)
         found = infer(plan, runtime, x)
         same = found.stage == np.array(outcome.order)[outcome.stage]
         assert (same | self._close(plan, trace)).all()
         np.testing.assert_allclose(found.cost[same], outcome.cost[same])
         for row in np.flatnonzero(same):
-            expected = scores[found.stage[row]][row]
+            expected = trace.scores[found.stage[row]][row]
             np.testing.assert_allclose(found.scores[row], expected, atol=self.tolerance)
             assert found.answer[row] == found.scores[row].argmax()
 

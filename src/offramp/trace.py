@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -33,7 +33,7 @@ PART_NUMBERS = 16_000_000  # scores in a part, so that reading one at a time tak
 _KEYS = frozenset(
     (
         *("version", "complete", "examples", "classes", "labelled"),
-        *("graph", "cost", "cost_unit", "cost_source", "scores"),
+        *("graph", "cost", "cost_unit", "cost_source", "cost_whole", "scores"),
     )
 )
 
@@ -50,6 +50,7 @@ class Trace:
     ids: AnyArray | None = None  # (examples,) integers or strings; None: 0, 1, 2, ...
     loss: Mapping[str, FloatArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, versions, batch, ...
+    alone: Mapping[str, FloatArray] = field(default_factory=dict)  # of committees: their own scores
 
     @property
     def examples(self) -> int:
@@ -75,7 +76,21 @@ class Trace:
             labels=None if self.labels is None else self.labels[rows],
             ids=np.arange(self.examples)[rows] if self.ids is None else self.ids[rows],
             loss=self.loss and {stage: loss[rows] for stage, loss in self.loss.items()},
+            alone={stage: scores[rows] for stage, scores in self.alone.items()},
         )
+
+    def speaking(self, scores: Mapping[str, FloatArray]) -> Trace:
+        """The trace with some stages answering otherwise, by logits, than alone."""
+        return replace(
+            self,
+            scores={**self.scores, **scores},
+            kinds={**self.kinds, **dict.fromkeys(scores, "logits")},
+            alone={**self.alone, **{stage: self.scores[stage] for stage in scores}},
+        )
+
+    def own(self, stage: str) -> FloatArray:
+        """The scores of a stage by itself, (examples, classes), whatever it answers in a walk."""
+        return self.alone.get(stage, self.scores[stage])
 
     def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
         """Rows of a random `share` of the examples, and the other rows, both ascending.
@@ -108,26 +123,25 @@ class Trace:
             LossError: no such loss, or values outside [0, 1].
         """
         name = name or (tasks.RECORDED if self.loss else "top1")
-        return Losses(name, self._loss_values(name), self.graph.reference, kind)
+        values = self._loss_values(name, self.scores)
+        own = self._loss_values(name, self.alone) if self.alone else {}
+        return Losses(name, values, self.graph.reference, kind, {**values, **own})
 
-    def _loss_values(self, name: str) -> Mapping[str, FloatArray]:
+    def _loss_values(self, name: str, scores: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
         if name == tasks.RECORDED:
             if not self.loss:
                 raise LossError("this trace holds no loss of its own; name one with --loss.")
             return self.loss
         if name == tasks.DISAGREEMENT:
-            agreed = tasks.answers(self.scores[self.graph.reference])
-            return {s: (tasks.answers(v) != agreed).astype(np.float32) for s, v in self._items()}
+            agreed = tasks.answers(self.own(self.graph.reference))
+            return {s: (tasks.answers(v) != agreed).astype(np.float32) for s, v in scores.items()}
         if self.labels is None:
             raise TraceError(
                 "these examples have no labels. Record labelled ones, "
                 "or measure disagreement with the reference instead: --unlabelled."
             )
         function, labels = tasks.loss_function(name), self.labels
-        return {stage: function(scores, labels) for stage, scores in self._items()}
-
-    def _items(self) -> Iterator[tuple[str, FloatArray]]:
-        return ((stage, self.scores[stage]) for stage in self.graph.order)
+        return {stage: function(said, labels) for stage, said in scores.items()}
 
     def write(self, path: Path, *, force: bool = False) -> None:
         """Writes the trace as a folder, whole or not at all.

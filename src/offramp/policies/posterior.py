@@ -41,7 +41,7 @@ def expected_excess(trace: Trace, losses: Losses, folds: IntArray) -> Mapping[st
         return real
     probable = _posterior(trace, trace.labels, folds)
     rows = np.arange(trace.examples)
-    best = answers(trace.scores[losses.reference])
+    best = answers(trace.own(losses.reference))
     expected = {}
     for stage in trace.graph.order:
         own = answers(trace.scores[stage])

@@ -9,6 +9,7 @@ import numpy as np
 
 from offramp import tasks
 from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.committees import Speaker
 from offramp.plan import Plan
 from offramp.walk import Outcome, Work, drive, walk
 
@@ -76,19 +77,19 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
         NetworkError: a stage cannot run on these inputs.
     """
     policy = plan.running
-    walking = walk(policy, plan.setting, plan.costs, plan.kinds, len(x))
+    walking = walk(policy, plan.setting, plan.costs, plan.answered, len(x))
     scores = np.empty((0, plan.classes), dtype=np.float32)
 
     if len(policy.graph.order) == 1:  # no routing: the network as it is, uncut
         scores = runtime.run(policy.graph.root, x) if len(x) else scores
         return _answers(plan, scores, drive(walking, lambda _: scores))
-    batch = runtime.begin(x)
+    batch, speaker = runtime.begin(x), Speaker(plan.speaking, plan.kinds)
 
     def run(work: Work) -> FloatArray:
         nonlocal scores
         rows = None if len(work.rows) == len(x) else work.rows
         batch.advance(work.stage, rows)
-        found = batch.answer(work.stage, rows)
+        found = speaker(work.stage, work.rows, batch.answer(work.stage, rows))
         if rows is None:
             scores = found
         else:

@@ -1,0 +1,165 @@
+"""Committees: a stage that answers with all the scores that its walk has already paid for.
+
+The combination is log-linear, one weight for each stage that every walk to it has run. It costs
+nothing at run time, and stands in for the stage's own answer only where that loses less on examples
+that its weights were not learned from. The reference alone is never a committee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+
+from offramp import tasks
+from offramp.arrays import FloatArray, IntArray
+from offramp.tasks import Kind, Losses
+from offramp.trace import Trace
+
+FOLDS = 5
+SAMPLE = 50_000  # examples that weights are learned from, at most
+_SURE = 1.0  # standard errors that a committee must be better by
+_SMALLEST = -12.0  # log-probabilities below say the same: one stage must not veto alone
+_PENALTY = 1e-3  # pulls the weights towards the stage's own answer
+
+
+@dataclass(frozen=True)
+class Committee:
+    """How a stage answers: the sum over some stages of weight times log-probability."""
+
+    stages: tuple[str, ...]  # all of them on every path to the stage, itself the last
+    weights: tuple[float, ...]
+
+    def __call__(self, log_probabilities: Sequence[FloatArray]) -> FloatArray:
+        """Scores, logits, (n, classes), from those of `stages` in their order."""
+        total = sum(
+            weight * np.maximum(logs, _SMALLEST)
+            for weight, logs in zip(self.weights, log_probabilities, strict=True)
+        )
+        return np.asarray(total, dtype=np.float32)
+
+    def to_json(self) -> dict[str, float]:
+        return dict(zip(self.stages, self.weights, strict=True))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Committee:
+        return cls(tuple(value), tuple(float(weight) for weight in value.values()))
+
+
+Committees = Mapping[str, Committee]
+
+
+def learn(
+    trace: Trace, loss: str | None = None, *, unlabelled: bool = False, seed: int = 0
+) -> tuple[Committees, Trace]:
+    """The committees that lose less than their stages alone, and the trace to go on learning with.
+
+    Args:
+        trace: examples that trained none of the networks; more than 50,000 are sampled.
+        loss: what must become less; see `Trace.losses`.
+        unlabelled: learn the reference's answers, where there are no labels.
+        seed: of the folds.
+
+    Returns:
+        Committees by stage, with weights from all examples, and `trace` as they answer it, each
+        example's scores with weights from other examples.
+
+    Source: the weights maximise the likelihood, a logarithmic opinion pool (Heskes 1998); that
+        ensembles of what a cascade has run pay: Wang et al. 2022.
+    """
+    labels = _labels(trace, unlabelled)
+    plain = trace.losses(loss)
+    if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
+        return {}, trace
+    folds = np.random.default_rng(seed).permutation(trace.examples) % FOLDS
+    found: dict[str, Committee] = {}
+    crossed: dict[str, FloatArray] = {}
+    for stage in trace.graph.order:
+        members = trace.graph.observed[stage]
+        if len(members) < 2:
+            continue
+        logs = np.stack([np.maximum(trace.log_probabilities(s), _SMALLEST) for s in members])
+        scores = np.empty(logs.shape[1:], dtype=np.float32)
+        for fold in range(FOLDS):
+            held = folds == fold
+            weights = _weights(logs[:, ~held], labels[~held], seed)
+            scores[held] = Committee(members, weights)(list(logs[:, held]))
+        if _better(trace, stage, scores, plain):
+            found[stage] = Committee(members, _weights(logs, labels, seed))
+            crossed[stage] = scores
+    return found, trace.speaking(crossed)
+
+
+def _labels(trace: Trace, unlabelled: bool) -> IntArray | None:
+    if unlabelled:
+        return tasks.answers(trace.scores[trace.graph.reference])
+    return trace.labels
+
+
+def _weights(logs: FloatArray, labels: IntArray, seed: int) -> tuple[float, ...]:
+    """The weights, at least 0, with the highest likelihood; logs: (stages, n, classes)."""
+    if len(labels) > SAMPLE:
+        rows = np.random.default_rng(seed).choice(len(labels), SAMPLE, replace=False)
+        logs, labels = logs[:, rows], labels[rows]
+    logs = logs.astype(np.float64)
+    own = logs[:, np.arange(len(labels)), labels]
+    start = np.zeros(len(logs))
+    start[-1] = 1.0
+
+    def objective(weights: FloatArray) -> tuple[float, FloatArray]:
+        total = np.tensordot(weights, logs, 1)
+        total -= total.max(axis=1, keepdims=True)
+        share = np.exp(total)
+        sums = share.sum(axis=1, keepdims=True)
+        share /= sums
+        at = total[np.arange(len(labels)), labels] - np.log(sums[:, 0])
+        slope = (logs * share).sum(axis=2).mean(axis=1) - own.mean(axis=1)
+        away = weights - start
+        return float(-at.mean() + _PENALTY * away @ away), slope + 2 * _PENALTY * away
+
+    bounds = [(0.0, None)] * len(logs)
+    result = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B")
+    return tuple(float(weight) for weight in result.x)
+
+
+def _better(trace: Trace, stage: str, scores: FloatArray, plain: Losses) -> bool:
+    """Whether the loss is less by more than the noise of the difference."""
+    together = trace.speaking({stage: scores}).losses(plain.name).values[stage]
+    gain = plain.values[stage].astype(np.float64) - together
+    noise = gain.std() / np.sqrt(len(gain))
+    return bool(gain.mean() > _SURE * noise)
+
+
+def answering(trace: Trace, committees: Committees) -> Trace:
+    """The trace as committees answer it."""
+    return trace.speaking(
+        {
+            stage: committee([trace.log_probabilities(s) for s in committee.stages])
+            for stage, committee in committees.items()
+        }
+    )
+
+
+class Speaker:
+    """Turns what stages say into what they answer, while a batch walks."""
+
+    def __init__(self, committees: Committees, kinds: Mapping[str, Kind]) -> None:
+        self.committees, self.kinds = committees, kinds
+        self.said: dict[str, tuple[IntArray, FloatArray]] = {}
+
+    def __call__(self, stage: str, rows: IntArray, scores: FloatArray) -> FloatArray:
+        """The answer's scores (n, classes) of a stage's own, for ascending rows of the batch."""
+        if not self.committees:
+            return scores
+        self.said[stage] = (rows, tasks.log_probabilities(scores, self.kinds[stage]))
+        if stage not in self.committees:
+            return scores
+        committee = self.committees[stage]
+        return committee([self._of(member, rows) for member in committee.stages])
+
+    def _of(self, stage: str, rows: IntArray) -> FloatArray:
+        known, logs = self.said[stage]
+        return logs[np.searchsorted(known, rows)]

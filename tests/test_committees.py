@@ -1,0 +1,150 @@
+"""Stages that answer with everything a walk has paid for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offramp.arrays import FloatArray
+from offramp.committees import Committee, Speaker, answering, learn
+from offramp.evaluate import evaluate
+from offramp.fit import fit
+from offramp.frontier import replay, static_points
+from offramp.graph import Graph
+from offramp.plan import Plan
+from offramp.policies import Static
+from offramp.runtime import infer
+from offramp.testing import MemoryRuntime, RuntimeLaws, synthetic
+from offramp.trace import Trace, assemble
+
+
+def different(examples: int = 3000, edges: str | None = None) -> Trace:
+    """Three stages that err apart from each other: together they know more than the best."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, examples)
+    truth = 2.0 * (labels[:, None] == np.arange(5))
+    names = ("a", "b", "c")
+    scores = {s: truth + random.normal(size=truth.shape) * 1.1 for s in names}
+    costs = synthetic(20, names).costs
+    return assemble(Graph.build(names, edges), costs, scores, labels=labels, kind="logits")
+
+
+def test_stages_that_err_apart_answer_together() -> None:
+    first, second = different().split(0.5, 0)
+    learning, other = different().take(first), different().take(second)
+    found, crossed = learn(learning)
+    assert set(found) == {"b", "c"}
+    assert found["c"].stages == ("a", "b", "c")
+    plain, together = other.losses(), answering(other, found).losses()
+    assert together.values["c"].mean() < plain.values["c"].mean() - 0.05
+    assert (together.values["a"] == plain.values["a"]).all()
+    assert crossed.losses().values["c"].mean() < learning.losses().values["c"].mean() - 0.05
+
+
+def test_a_stage_that_knows_all_the_others_know_answers_alone() -> None:
+    trace = synthetic(2000, ("a", "b"), seed=1)
+    noise = np.random.default_rng(0).normal(size=trace.scores["a"].shape) * 9
+    hopeless = replace(trace, scores={**trace.scores, "a": noise.astype(np.float32)})
+    assert learn(hopeless)[0] == {}
+    again = replace(trace, scores={**trace.scores, "a": trace.scores["b"]})
+    assert learn(again)[0] == {}
+
+
+def test_only_stages_on_every_path_take_part() -> None:
+    found, _ = learn(different(edges="a>b>c,a>c"))
+    assert found["c"].stages == ("a", "c")
+
+
+def test_the_reference_alone_is_no_committee() -> None:
+    trace = different()
+    found, _ = learn(trace)
+    together = answering(trace, found)
+    plain, losses = trace.losses(), together.losses()
+    assert (losses.of_reference == plain.values["c"]).all()
+    assert (losses.single().values["c"] == plain.values["c"]).all()
+    assert losses.excess("c").mean() < 0  # the last stage of a walk beats the reference
+    alone = static_points(together, losses)["c"]
+    assert alone.excess_loss == 0
+    assert (together.own("c") == trace.scores["c"]).all()
+    rows = np.arange(100)
+    assert (together.take(rows).own("c") == trace.scores["c"][rows]).all()
+
+
+def test_out_of_fold_weights_are_not_those_of_all() -> None:
+    trace = different(60)
+    found, crossed = learn(trace)
+    if "c" in found:
+        assert not np.array_equal(crossed.scores["c"], answering(trace, found).scores["c"])
+
+
+def test_without_labels_the_reference_is_the_teacher() -> None:
+    trace = replace(different(), labels=None)
+    found, _ = learn(trace, "disagreement", unlabelled=True)
+    assert "c" not in found  # nobody agrees with the reference better than itself
+    assert learn(trace, "disagreement") == ({}, trace)
+
+
+def test_a_loss_that_only_the_trace_knows_leaves_stages_alone() -> None:
+    trace = different()
+    own = {stage: np.zeros(trace.examples, np.float32) for stage in trace.graph.order}
+    given = replace(trace, loss=own)
+    assert learn(given) == ({}, given)
+
+
+def test_a_speaker_says_of_some_rows_what_it_says_of_all() -> None:
+    trace = different(200)
+    committee = Committee(("a", "b", "c"), (0.2, 0.3, 0.6))
+    speaker = Speaker({"c": committee}, trace.kinds)
+    everything = answering(trace, {"c": committee}).scores["c"]
+    rows = np.arange(200)
+    for stage, keep in (("a", 1), ("b", 2), ("c", 4)):
+        some = rows[::keep]
+        found = speaker(stage, some, trace.scores[stage][some])
+    np.testing.assert_allclose(found, everything[::4], rtol=1e-6)
+
+
+def test_committees_are_written_and_read(tmp_path: Path) -> None:
+    plan = fit(different(), 0.05)
+    assert plan.committees
+    plan.write(tmp_path / "plan")
+    assert Plan.read(tmp_path / "plan").committees == plan.committees
+    assert fit(different(), 0.05, committees=False).committees == {}
+
+
+def test_evaluation_hears_committees() -> None:
+    first, second = different().split(0.5, 1)
+    plan = fit(different().take(first), 0.0)
+    assert plan.routes
+    trace = different().take(second)
+    found = evaluate(plan, trace)
+    outcome = replay(answering(trace, plan.committees), plan.policy, plan.setting)
+    assert found.cost == pytest.approx(outcome.cost.mean())
+    assert found.reference_loss == pytest.approx(trace.losses().values["c"].mean())
+    live = infer(plan, MemoryRuntime.of(trace), np.arange(trace.examples)[:, None])
+    assert found.loss == pytest.approx((live.answer != trace.labels).mean())
+
+
+def test_a_network_that_runs_alone_answers_by_itself() -> None:
+    plan = fit(different(), 0.05)
+    alone = replace(plan, tradeoff=None)
+    assert alone.speaking == {}
+    assert isinstance(alone.running, Static)
+
+
+class TestCommitteesInMemory(RuntimeLaws):
+    @pytest.fixture
+    def plan(self) -> Plan:
+        plan = fit(different(), 0.02)
+        assert plan.speaking
+        return plan
+
+    @pytest.fixture
+    def runtime(self) -> MemoryRuntime:
+        return MemoryRuntime.of(different())
+
+    @pytest.fixture
+    def x(self) -> FloatArray:
+        return np.arange(300.0)[:, None]
