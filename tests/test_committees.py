@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from offramp import tables
 from offramp.arrays import FloatArray
 from offramp.committees import Committee, Speaker, answering, learn
 from offramp.evaluate import evaluate
@@ -16,6 +19,7 @@ from offramp.frontier import replay, static_points
 from offramp.graph import Graph
 from offramp.plan import Plan
 from offramp.policies import Static
+from offramp.report.page import ReportInput, write_report
 from offramp.runtime import infer
 from offramp.testing import MemoryRuntime, RuntimeLaws, synthetic
 from offramp.trace import Trace, assemble
@@ -112,6 +116,19 @@ def test_committees_are_written_and_read(tmp_path: Path) -> None:
     plan.write(tmp_path / "plan")
     assert Plan.read(tmp_path / "plan").committees == plan.committees
     assert fit(different(), 0.05, committees=False).committees == {}
+
+
+def test_reports_say_who_answers_with_whom(tmp_path: Path) -> None:
+    plan = fit(different(), 0.02)
+    expected = str(plan.committees["c"])
+    assert " a + " in expected
+    page = tmp_path / "r.html"
+    write_report(page, [ReportInput("plan", plan=plan)])
+    assert "answers with" in page.read_text()
+    assert expected in page.read_text()
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(tables.certificate(plan))
+    assert expected in console.export_text()
 
 
 def test_evaluation_hears_committees() -> None:

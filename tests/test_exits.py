@@ -13,8 +13,9 @@ import pytest
 from offramp.cli import main
 from offramp.data import open_examples
 from offramp.errors import DataError, GraphError, InputError, NetworkError
-from offramp.exits import Settings, add_exits, candidates
+from offramp.exits import candidates
 from offramp.exits.attach import FINAL
+from offramp.exits.cutting import Point
 from offramp.exits.heads import Pooling, fit_head
 from offramp.exits.placement import WORTH, mean_cost, place, propose
 from offramp.fit import fit
@@ -213,6 +214,23 @@ def test_networks_and_exits_make_one_graph(folder: Path, tmp_path: Path) -> None
     np.testing.assert_allclose(running.answer("big", None), alone.run("deep", x), atol=1e-5)
 
 
+def test_imported_exits_are_charged_along_edges(tmp_path: Path) -> None:
+    trace = synthetic(60, ("small", "e1", "e2", "big"))
+    labels = np.asarray(trace.labels)
+    np.savez(tmp_path / "s.npz", labels=labels, allow_pickle=False, **dict(trace.scores))
+    cost = "small=10,e1=40+2,e2=41+1,big=42"
+    edges = "small>e1>e2>big,e1>big,small>big"
+    arguments = ["import", str(tmp_path / "s.npz"), "--cost", cost, "--edges", edges]
+    assert run(*arguments, "--out", str(tmp_path / "t")) == 0
+    found = Trace.read(tmp_path / "t")
+    assert found.reference_cost == 40 + 41 + 42
+    assert found.graph.stage("e1").after is None
+    passed = found.graph.ran("e1")
+    assert found.graph.step_cost(found.costs, "big", passed) == 41 + 42
+    assert found.graph.step_cost(found.costs, "e2", passed) == 41 + 1
+    assert found.graph.step_cost(found.costs, "big", found.graph.ran("small")) == 40 + 41 + 42
+
+
 def test_graphs_that_read_differently_do_not_combine(folder: Path, tmp_path: Path) -> None:
     networks = made(folder, tmp_path / "exits", "--at", "hidden1")
     pixels = Preprocessing((4, 4), (0.5,), (0.5,))
@@ -269,24 +287,32 @@ def test_bad_input_is_refused_in_a_sentence(
     assert not out.exists()
 
 
-def test_a_class_absent_from_the_data_is_never_answered(folder: Path, tmp_path: Path) -> None:
+def test_a_class_absent_from_the_data_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     x, y = hard_blobs(600, 1)
     np.savez(tmp_path / "three.npz", x=x[y != 2], y=y[y != 2])
-    examples = open_examples(tmp_path / "three.npz")
-    found = add_exits(folder / "deep.onnx", examples, Settings(["hidden2"]), tmp_path / "parts")
-    runtime = OnnxRuntime(found.networks.files, found.networks.graph)
-    scores = runtime.run("exit1", hard_blobs(200, 3)[0])
-    assert scores.shape == (200, 4)
-    assert np.isfinite(scores).all()
-    assert not (scores.argmax(axis=1) == 2).any()
+    model, data = str(folder / "deep.onnx"), str(tmp_path / "three.npz")
+    said = refused(capsys, "exits", model, "--data", data, "--out", str(tmp_path / "out"))
+    assert "no example is of class 2" in said
 
 
-def test_labels_of_a_single_class_teach_nothing(folder: Path, tmp_path: Path) -> None:
-    x, y = hard_blobs(300, 1)
-    np.savez(tmp_path / "one.npz", x=x, y=np.zeros_like(y))
-    examples = open_examples(tmp_path / "one.npz")
+def test_a_class_that_only_held_out_examples_have_is_never_answered() -> None:
+    random = np.random.default_rng(0)
+    features, labels = random.normal(size=(300, 3)), random.integers(0, 3, 300)
+    place = Point("p", 1, ("p",), 1, "p", (3,))
+    for style in ("linear", "deep"):
+        head = fit_head(Pooling(place, style), features, np.where(labels == 1, 3, labels), 4)
+        scores = head(features)
+        assert scores.shape == (300, 4)
+        assert np.isfinite(scores).all()
+        assert not (scores.argmax(axis=1) == 1).any()
+
+
+def test_labels_of_a_single_class_teach_nothing() -> None:
+    place = Point("p", 1, ("p",), 1, "p", (3,))
     with pytest.raises(DataError, match="a single class"):
-        add_exits(folder / "deep.onnx", examples, Settings(["hidden2"]), tmp_path / "parts")
+        fit_head(Pooling(place, "linear"), np.ones((5, 3)), np.zeros(5, np.int64), 2)
 
 
 def test_empty_names_of_points_are_refused() -> None:
@@ -341,8 +367,6 @@ def by_hand(
 
 
 def test_heads_of_two_classes_have_two_scores() -> None:
-    from offramp.exits.cutting import Point
-
     random = np.random.default_rng(0)
     features = random.normal(size=(1500, 3))
     labels = (features[:, 0] > 0).astype(np.int64)

@@ -8,6 +8,7 @@ from offramp.compare import Comparison, compare
 from offramp.data import open_examples
 from offramp.errors import OfframpError
 from offramp.evaluate import Evaluation, evaluate
+from offramp.exits import Exits, add_exits
 from offramp.fit import fit
 from offramp.frontier import Point, frontier, hull
 from offramp.graph import Costs, Graph, Stage
@@ -56,4 +57,6 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "infer",
     "bench",
     "record",
+    "Exits",
+    "add_exits",
 ]

@@ -41,6 +41,10 @@ class Committee:
         )
         return np.asarray(total, dtype=np.float32)
 
+    def __str__(self) -> str:
+        shares = zip(self.stages, self.weights, strict=True)
+        return " + ".join(f"{weight:.2f} {stage}" for stage, weight in shares if weight > 0)
+
     def to_json(self) -> dict[str, float]:
         return dict(zip(self.stages, self.weights, strict=True))
 

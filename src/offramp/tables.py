@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from offramp.certify import ROUTE, Certificate
-from offramp.committees import Committee
 from offramp.compare import Comparison
 from offramp.evaluate import Evaluation
 from offramp.exits import Exits
@@ -34,15 +33,10 @@ def certificate(plan: Plan) -> Table:
             ("upper bound of its excess loss", f"{found.bound:.2%}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("speed-up", f"{found.speedup:.2f} by these costs"),
-            *[(f"'{s}' answers with", _members(c)) for s, c in plan.speaking.items()],
+            *[(f"'{s}' answers with", str(c)) for s, c in plan.speaking.items()],
             *([("examples needed", _needed(found))] if nothing else []),
         ],
     )
-
-
-def _members(found: Committee) -> str:
-    shares = zip(found.stages, found.weights, strict=True)
-    return " + ".join(f"{weight:.2f} {stage}" for stage, weight in shares if weight > 0)
 
 
 def _runs(found: Certificate) -> str:

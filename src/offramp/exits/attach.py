@@ -221,6 +221,12 @@ def _stream(
         raise DataError("there are no examples to train heads on; give some hundreds.")
     *features, scores = (np.concatenate(values) for values in zip(*found, strict=True))
     checked = check_labels(np.concatenate(labels), len(scores), scores.shape[1])
+    absent = np.setdiff1d(np.arange(scores.shape[1]), checked)
+    if absent.size:
+        raise DataError(
+            f"no example is of class {absent[0]}, so heads cannot learn it; the network scores "
+            f"{scores.shape[1]} classes. Give examples of every class."
+        )
     return _Features(dict(zip(poolings, features, strict=True)), scores, checked, some)
 
 

@@ -11,12 +11,10 @@ from offramp.compare import Comparison
 from offramp.errors import MissingExtra
 from offramp.evaluate import Evaluation
 from offramp.files import replacing, storage
-from offramp.frontier import cost_at
+from offramp.frontier import LEVELS, cost_at
 from offramp.plan import Plan
 from offramp.report import figures, sentences
 from offramp.report.drawing import draw_exits, draw_frontier
-
-_LEVELS = (0.0, 0.005, 0.01, 0.02)
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
             ("upper bound of the excess loss", f"{found.bound:.2%}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("costs", plan.costs.source),
+            *[(f"'{stage}' answers with", str(c)) for stage, c in plan.speaking.items()],
             *[("note", note) for note in plan.notes()],
         ],
     }
@@ -103,9 +102,9 @@ def _comparison(found: Comparison, plan: Plan | None) -> dict[str, Any]:
         "exits": draw_exits(figures.exits(learned, found.static, found.reference_cost))
         if learned
         else None,
-        "levels": [f"{level * 100:g}" for level in _LEVELS],
+        "levels": [f"{level * 100:g}" for level in LEVELS],
         "speedups": [
-            (name, [f"{alone.cost / cost_at([*points, alone], at):.2f}" for at in _LEVELS])
+            (name, [f"{alone.cost / cost_at([*points, alone], at):.2f}" for at in LEVELS])
             for name, points in rows.items()
         ],
         "statics": [
