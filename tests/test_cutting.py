@@ -246,3 +246,16 @@ def test_the_uncut_network_is_kept(exported: Exported, tmp_path: Path) -> None:
     kept = onnx.load(str(networks.files[whole(FINAL)]))
     assert len(kept.graph.output) == 1
     assert len(kept.graph.node) == len(onnx.load(str(exported.path)).graph.node)
+
+
+def test_modules_are_known_by_what_either_exporter_recorded() -> None:
+    older = helper.make_node("Relu", ["one"], ["two"], name="/blocks/blocks.0/act/Relu")
+    newer = helper.make_node("Relu", ["one"], ["two"], name="node_relu")
+    entry = newer.metadata_props.add()
+    entry.key = "namespace"
+    entry.value = (
+        ": tests.Net/blocks: Sequential/blocks.0: Block/blocks.0.act: ReLU/relu: aten.relu"
+    )
+    plain = helper.make_node("Relu", ["one"], ["two"], name="relu")
+    for node, expected in ((older, "blocks.0.act"), (newer, "blocks.0.act"), (plain, "two")):
+        assert simple([STEPS[0], node, STEPS[2]], ["n", 4]).scope("two") == expected

@@ -172,8 +172,12 @@ class Network:
         for entry in node.metadata_props:
             if entry.key in _SCOPES:
                 return _module_path(entry.value) or tensor
-        parts = node.name.strip("/").split("/")  # the older exporter: /layer1/layer1.0/conv1/Conv
-        return ".".join(parts[:-1]) if "/" in node.name and len(parts) > 1 else tensor
+        levels: list[str] = []
+        for part in node.name.strip("/").split("/")[:-1]:  # the older exporter: /a/a.0/conv/Conv
+            if levels and part.startswith(f"{levels[-1]}."):
+                levels.pop()
+            levels.append(part)
+        return ".".join(levels) or tensor
 
 
 def _input(model: onnx.ModelProto, path: Path | None) -> onnx.ValueInfoProto:

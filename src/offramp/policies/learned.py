@@ -19,6 +19,7 @@ from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
@@ -80,7 +81,8 @@ class Learned:
             rows = np.random.default_rng(seed).choice(trace.examples, SAMPLE, replace=False)
             rows.sort()
             trace, losses = trace.take(rows), losses.take(rows)
-        return cls(trace.graph, TRADEOFFS, _Learner(trace, losses, seed).learn())
+        with threadpool_limits(1):  # small matrices: on a busy machine threads only wait
+            return cls(trace.graph, TRADEOFFS, _Learner(trace, losses, seed).learn())
 
     def evidence(self, seen: Seen) -> FloatArray:
         """Loss and cost of each successor, against stopping: (n, successors * 4)."""
