@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from offramp import Evaluation, OnnxRuntime, Trace, evaluate, fit
 from offramp.arrays import IntArray
 from offramp.data import open_examples
-from offramp.exits.training import Training, WithExits, export, linear_head, shuffled, train
+from offramp.exits.module import WithExits, export, linear_head
+from offramp.exits.training import Training, shuffled, train
 from offramp.record import Settings as Recording
 from offramp.record import record
 

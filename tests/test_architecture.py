@@ -14,15 +14,9 @@ ORDER = [
     *("certify", "walk", "frontier", "preprocessing", "networks", "plan", "fit"),
     *("evaluate", "compare"),
     *("data", "runtime.driver", "runtime.onnxruntime", "runtime", "measure", "record"),
-    *(
-        "exits.network",
-        "exits.cutting",
-        "exits.heads",
-        "exits.placement",
-        "exits.attach",
-        "exits",
-        "exits.training",
-    ),
+    *("exits.work", "exits.network", "exits.cutting", "exits.stages", "exits.pooling"),
+    *("exits.heads", "exits.features", "exits.placement", "exits.attach", "exits"),
+    *("exits.module", "exits.training"),
     *("report.figures", "report.sentences", "report.drawing", "report.page", "report.inputs"),
     *("report", "testing", "parsing", "answers", "demo", "tables", "cli"),
 ]

@@ -12,10 +12,12 @@ from onnx import TensorProto, helper
 
 from offramp.arrays import AnyArray, FloatArray
 from offramp.errors import NetworkError
-from offramp.exits.attach import FINAL, cut_into_stages
+from offramp.exits.attach import FINAL
 from offramp.exits.cutting import Cut, point, points
-from offramp.exits.heads import Head, Pooling
+from offramp.exits.heads import Head
 from offramp.exits.network import Network
+from offramp.exits.pooling import Pooling
+from offramp.exits.stages import cut_into_stages
 from offramp.graph import whole
 from offramp.networks import Networks
 from offramp.runtime import OnnxRuntime

@@ -16,8 +16,9 @@ from offramp.errors import DataError, GraphError, InputError, NetworkError
 from offramp.exits import candidates
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import Point
-from offramp.exits.heads import Pooling, fit_head
+from offramp.exits.heads import fit_head
 from offramp.exits.placement import WORTH, mean_cost, place, propose
+from offramp.exits.pooling import Pooling
 from offramp.fit import fit
 from offramp.graph import Costs, Graph, Stage, whole
 from offramp.networks import Networks, combine
@@ -329,8 +330,8 @@ def test_empty_names_of_points_are_refused() -> None:
 def test_pooling_in_onnx_is_pooling_of_every_layout(name: str, style: str, tmp_path: Path) -> None:
     """Against numpy, on what the network shows at the point."""
     from offramp.exits.cutting import point
-    from offramp.exits.heads import pooled
     from offramp.exits.network import Network, open_session
+    from offramp.exits.pooling import pooled
 
     module, x, at = architectures.ALL[name]()
     network = Network.read(architectures.export(module, x, tmp_path / "m.onnx"), x)

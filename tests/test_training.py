@@ -12,16 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from offramp.errors import InputError, NetworkError
-from offramp.exits.training import (
-    Training,
-    WithExits,
-    deep_head,
-    export,
-    linear_head,
-    loss_of,
-    shuffled,
-    train,
-)
+from offramp.exits.module import WithExits, deep_head, export, linear_head
+from offramp.exits.training import Training, loss_of, shuffled, train
 from offramp.runtime import OnnxRuntime
 from tests import architectures
 from tests.made import blobs

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.arrays import FloatArray, IntArray
 from offramp.data import Examples
 from offramp.errors import DataError, InputError, NetworkError
-from offramp.exits.cutting import Cut, Point, extract, point, points
-from offramp.exits.heads import Head, Pooling, Style, fit_head, pooled
-from offramp.exits.network import Network, made_up, open_session
+from offramp.exits.cutting import Point, point, points
+from offramp.exits.features import BATCH, Features, Progress, stream
+from offramp.exits.heads import Head, fit_head
+from offramp.exits.network import Network, made_up
 from offramp.exits.placement import Placement, place, propose
-from offramp.graph import Costs, Graph, Stage, whole
+from offramp.exits.pooling import Pooling, Style
+from offramp.exits.stages import cut_into_stages
+from offramp.graph import Costs
 from offramp.measure import stage_costs
 from offramp.networks import Networks
 from offramp.preprocessing import Preprocessing
 from offramp.runtime import OnnxRuntime
-from offramp.tasks import check_labels
 from offramp.trace import assemble
 
-Progress = Callable[[str, int, int], None]
 OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
 FINAL = "final"  # the stage of the network's own answer
 MOST = 8  # exits that are proposed
-MOST_EXAMPLES = 50_000  # that heads are trained on
 _HELD_OUT = 0.2  # of the examples: they choose styles and placement
-_BATCH = 64
-_TOLERANCE = 1e-4  # of scores, relative: cut against uncut
 
 
 @dataclass(frozen=True)
@@ -58,24 +55,6 @@ class Exits:
     loss: Mapping[str, float]  # top-1 error of each stage on held-out examples
     dropped: Mapping[str, str] = field(default_factory=dict)  # point -> why it went
     saving: float | None = None  # of the reference's cost on held-out examples; None: not placed
-
-
-@dataclass(frozen=True)
-class _Features:
-    """What the network shows at each point, pooled, of every example."""
-
-    x: dict[str, FloatArray]  # stage -> (n, features)
-    scores: FloatArray  # (n, classes) of the network itself
-    labels: IntArray  # (n,)
-    some: AnyArray  # a few examples, as the network reads them
-
-    def take(self, rows: AnyArray) -> _Features:
-        x = {stage: values[rows] for stage, values in self.x.items()}
-        return _Features(x, self.scores[rows], self.labels[rows], self.some)
-
-    def renamed(self, names: Mapping[str, str]) -> _Features:
-        """With some of the stages, under new names."""
-        return replace(self, x={new: self.x[old] for old, new in names.items()})
 
 
 def candidates(path: Path, examples: Examples | None = None) -> list[Point]:
@@ -128,7 +107,7 @@ def add_exits(
     style = settings.style or "deep"  # whose features hold those of the other
     fixed, padding = _fixed(network), _padding(network, settings)
     poolings = {stage: Pooling(p, style, fixed, padding) for stage, p in places.items()}
-    seen = _stream(network, poolings, examples, progress)
+    seen = stream(network, poolings, examples, progress)
     shuffled = np.random.default_rng(settings.seed).permutation(len(seen.labels))
     share = round(_HELD_OUT * len(shuffled))
     training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
@@ -195,56 +174,10 @@ def _padding(network: Network, settings: Settings) -> tuple[str, int] | None:
     return None if settings.padding is None else (network.input, settings.padding)
 
 
-def _stream(
-    network: Network, poolings: Mapping[str, Pooling], examples: Examples, progress: Progress
-) -> _Features:
-    """One pass of all examples through the network, which runs once on each."""
-    model = pooled(network, poolings)
-    session = open_session(model, network.path)
-    names = [output.name for output in session.get_outputs()]
-    dtype = network.tensors[network.input].dtype
-    total = min(examples.examples, MOST_EXAMPLES)
-    found: list[list[FloatArray]] = []
-    labels: list[IntArray] = []
-    some: AnyArray | None = None
-    for batch in examples.batches(_BATCH):
-        if batch.labels is None:
-            raise DataError("these examples have no labels; heads learn from labelled ones.")
-        if len(batch.x):
-            found.append(_run(session, names, network, batch.x.astype(dtype)))
-            labels.append(batch.labels)
-            some = batch.x if some is None else some
-        progress("features", min(len(found) * _BATCH, total), total)
-        if len(found) * _BATCH >= total:
-            break
-    if some is None:
-        raise DataError("there are no examples to train heads on; give some hundreds.")
-    *features, scores = (np.concatenate(values) for values in zip(*found, strict=True))
-    checked = check_labels(np.concatenate(labels), len(scores), scores.shape[1])
-    absent = np.setdiff1d(np.arange(scores.shape[1]), checked)
-    if absent.size:
-        raise DataError(
-            f"no example is of class {absent[0]}, so heads cannot learn it; the network scores "
-            f"{scores.shape[1]} classes. Give examples of every class."
-        )
-    return _Features(dict(zip(poolings, features, strict=True)), scores, checked, some)
-
-
-def _run(session: object, names: list[str], network: Network, x: AnyArray) -> list[FloatArray]:
-    try:
-        values: list[FloatArray] = session.run(names, {network.input: x})  # type: ignore[attr-defined]
-    except Exception as problem:  # ONNX Runtime's errors share no public base class
-        raise NetworkError(
-            f"{network.path} cannot run on examples of shape {x.shape[1:]}: "
-            f"{str(problem).strip().splitlines()[0]}"
-        ) from None
-    return values
-
-
 def _train(
     poolings: Mapping[str, Pooling],
-    training: _Features,
-    held_out: _Features,
+    training: Features,
+    held_out: Features,
     settings: Settings,
     progress: Progress,
 ) -> dict[str, Head]:
@@ -295,7 +228,7 @@ class _Trained:
     network: Network
     places: Mapping[str, Point]
     heads: Mapping[str, Head]
-    held_out: _Features
+    held_out: Features
     preprocessing: Preprocessing | None
 
     def renamed(self, names: Mapping[str, str]) -> _Trained:
@@ -309,7 +242,7 @@ class _Trained:
         with TemporaryDirectory() as temporary:
             networks, _ = self._cut(Path(temporary))
             runtime = OnnxRuntime(networks.files, networks.graph)
-            costs = stage_costs(runtime, networks.graph, self.held_out.some, _BATCH)
+            costs = stage_costs(runtime, networks.graph, self.held_out.some, BATCH)
         scores, labels = self._scores(), self.held_out.labels
         return place(assemble(networks.graph, costs, scores, labels=labels, kind="logits"))
 
@@ -339,66 +272,3 @@ class _Trained:
         x = self.held_out.some
         network = Network.of(model, x)
         return cut_into_stages(network, outputs, folder, x, self.preprocessing, self.network)
-
-
-def cut_into_stages(
-    network: Network,
-    outputs: Mapping[str, str],
-    folder: Path,
-    x: AnyArray,
-    preprocessing: Preprocessing | None = None,
-    original: Network | None = None,
-) -> tuple[Networks, Costs]:
-    """A network with several answers as a graph of stages, its parts written to `folder`.
-
-    The costs are millions of multiply-adds.
-
-    Args:
-        network: with all the answers.
-        outputs: for each stage the tensor that holds its scores, cheapest first.
-        folder: exists, or is made.
-        x: a few examples, to check the parts with.
-        preprocessing: of the graph.
-        original: the network as it came, which runs where nothing is routed.
-
-    Raises:
-        NetworkError: it cannot be cut there, or the parts do not say what the whole says.
-    """
-    cut = Cut(network, tuple(outputs.items()))
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for part in cut.parts():
-        files[part.name] = folder / f"{part.name}.onnx"
-        onnx.save(part.model, files[part.name])
-    last = list(outputs)[-1]
-    files[whole(last)] = folder / f"{whole(last)}.onnx"
-    alone = extract(network, network.ancestors(outputs[last]), [outputs[last]])
-    onnx.save(alone if original is None else original.model, files[whole(last)])
-    names = list(outputs)
-    stages = tuple(
-        Stage(name, names[i - 1] if i else None, cut.hears(name)) for i, name in enumerate(names)
-    )
-    edges = tuple(pairwise(names))
-    networks = Networks(Graph(stages, edges, last), files, preprocessing)
-    check_parts(networks, x)
-    return networks, cut.costs()
-
-
-def check_parts(networks: Networks, x: AnyArray) -> None:
-    """Raises NetworkError unless the stages composed, with rows dropped, answer as the whole."""
-    runtime = OnnxRuntime(networks.files, networks.graph)
-    reference = networks.graph.reference
-    x = np.resize(x, (5, *x.shape[1:])).astype(x.dtype)
-    expected = runtime.run(reference, x)
-    size = max(1.0, float(np.abs(expected).max()))
-    for rows in (None, np.array([0, 2, 3]), np.array([4])):
-        batch = runtime.begin(x)
-        for stage in networks.graph.order:
-            batch.advance(stage, rows if stage != networks.graph.root else None)
-        found = batch.answer(reference, rows)
-        wanted = expected if rows is None else expected[rows]
-        if found.shape != wanted.shape or np.abs(found - wanted).max() > _TOLERANCE * size:
-            raise NetworkError(
-                "the network answers differently when it is cut and rows are dropped: its rows "
-                "depend on each other. Choose other points, or export it in evaluation mode."
-            )

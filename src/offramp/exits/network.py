@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from onnx import helper
 
 from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
+from offramp.exits.work import multiply_adds
 
 _ROWS = (2, 3)  # batch sizes that tell which axis of a tensor is the batch
 _SCOPES = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
@@ -154,13 +155,8 @@ class Network:
                 return tuple(self.initializers[name].dims)
             return self.tensors[name].shape if name in self.tensors else ()
 
-        out = next((name for name in node.output if name in self.tensors), None)
-        if out is None or node.op_type not in _MULTIPLYING:
-            return 0
-        try:
-            return _MULTIPLYING[node.op_type]([shape(name) for name in node.input], shape(out))
-        except IndexError:  # a shape that is not known
-            return 0
+        made = next((name for name in node.output if name in self.tensors), "")
+        return multiply_adds(node.op_type, [shape(name) for name in node.input], shape(made))
 
     def work(self, tensor: str) -> int:
         """Multiply-adds per example up to `tensor`."""
@@ -303,31 +299,3 @@ def _module_path(recorded: str) -> str:
         return next((name for name in reversed(names[:-1]) if name), "")
     levels = [level.partition(": ")[0] for level in recorded.split("/")]
     return next((name for name in reversed(levels[:-1]) if name), "")
-
-
-def _convolution(inputs: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return math.prod(out) * math.prod(inputs[1][1:])
-
-
-def _matmul(inputs: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return math.prod(out) * inputs[0][-1]
-
-
-def _gemm(inputs: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return math.prod(inputs[1]) * out[0]
-
-
-def _recurrent(inputs: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
-    return inputs[0][0] * (math.prod(inputs[1]) + math.prod(inputs[2]))
-
-
-_MULTIPLYING: dict[str, Callable[[list[tuple[int, ...]], tuple[int, ...]], int]] = {
-    "Conv": _convolution,
-    "ConvTranspose": lambda inputs, out: math.prod(inputs[0]) * math.prod(inputs[1][1:]),
-    "MatMul": _matmul,
-    "Gemm": _gemm,
-    "LSTM": _recurrent,
-    "GRU": _recurrent,
-    "RNN": _recurrent,
-}
-"""Operators that multiply and add much, and how often, from the shapes they read and make."""

@@ -1,0 +1,86 @@
+"""What a frozen network shows at its points, of every example: one pass, nothing runs twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnxruntime as ort
+
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.data import Examples
+from offramp.errors import DataError, NetworkError
+from offramp.exits.network import Network, open_session
+from offramp.exits.pooling import Pooling, pooled
+from offramp.tasks import check_labels
+
+Progress = Callable[[str, int, int], None]
+MOST_EXAMPLES = 50_000  # that heads are trained on
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the network shows at each point, pooled, of every example."""
+
+    x: dict[str, FloatArray]  # stage -> (n, features)
+    scores: FloatArray  # (n, classes) of the network itself
+    labels: IntArray  # (n,)
+    some: AnyArray  # a few examples, as the network reads them
+
+    def take(self, rows: AnyArray) -> Features:
+        x = {stage: values[rows] for stage, values in self.x.items()}
+        return Features(x, self.scores[rows], self.labels[rows], self.some)
+
+    def renamed(self, names: Mapping[str, str]) -> Features:
+        """With some of the stages, under new names."""
+        return replace(self, x={new: self.x[old] for old, new in names.items()})
+
+
+def stream(
+    network: Network, poolings: Mapping[str, Pooling], examples: Examples, progress: Progress
+) -> Features:
+    """One pass of all examples through the network, which runs once on each."""
+    model = pooled(network, poolings)
+    session = open_session(model, network.path)
+    names = [output.name for output in session.get_outputs()]
+    dtype = network.tensors[network.input].dtype
+    total = min(examples.examples, MOST_EXAMPLES)
+    found: list[list[FloatArray]] = []
+    labels: list[IntArray] = []
+    some: AnyArray | None = None
+    for batch in examples.batches(BATCH):
+        if batch.labels is None:
+            raise DataError("these examples have no labels; heads learn from labelled ones.")
+        if len(batch.x):
+            found.append(_run(session, names, network, batch.x.astype(dtype)))
+            labels.append(batch.labels)
+            some = batch.x if some is None else some
+        progress("features", min(len(found) * BATCH, total), total)
+        if len(found) * BATCH >= total:
+            break
+    if some is None:
+        raise DataError("there are no examples to train heads on; give some hundreds.")
+    *features, scores = (np.concatenate(values) for values in zip(*found, strict=True))
+    checked = check_labels(np.concatenate(labels), len(scores), scores.shape[1])
+    absent = np.setdiff1d(np.arange(scores.shape[1]), checked)
+    if absent.size:
+        raise DataError(
+            f"no example is of class {absent[0]}, so heads cannot learn it; the network scores "
+            f"{scores.shape[1]} classes. Give examples of every class."
+        )
+    return Features(dict(zip(poolings, features, strict=True)), scores, checked, some)
+
+
+def _run(
+    session: ort.InferenceSession, names: list[str], network: Network, x: AnyArray
+) -> list[FloatArray]:
+    try:
+        values: list[FloatArray] = session.run(names, {network.input: x})
+    except Exception as problem:  # ONNX Runtime's errors share no public base class
+        raise NetworkError(
+            f"{network.path} cannot run on examples of shape {x.shape[1:]}: "
+            f"{str(problem).strip().splitlines()[0]}"
+        ) from None
+    return values

@@ -1,0 +1,84 @@
+"""A network with several answers as a graph of stages whose parts can run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from offramp.arrays import AnyArray
+from offramp.errors import NetworkError
+from offramp.exits.cutting import Cut, extract
+from offramp.exits.network import Network
+from offramp.graph import Costs, Graph, Stage, whole
+from offramp.networks import Networks
+from offramp.preprocessing import Preprocessing
+from offramp.runtime import OnnxRuntime
+
+_TOLERANCE = 1e-4  # of scores, relative: cut against uncut
+
+
+def cut_into_stages(
+    network: Network,
+    outputs: Mapping[str, str],
+    folder: Path,
+    x: AnyArray,
+    preprocessing: Preprocessing | None = None,
+    original: Network | None = None,
+) -> tuple[Networks, Costs]:
+    """A network with several answers as a graph of stages, its parts written to `folder`.
+
+    The costs are millions of multiply-adds.
+
+    Args:
+        network: with all the answers.
+        outputs: for each stage the tensor that holds its scores, cheapest first.
+        folder: exists, or is made.
+        x: a few examples, to check the parts with.
+        preprocessing: of the graph.
+        original: the network as it came, which runs where nothing is routed.
+
+    Raises:
+        NetworkError: it cannot be cut there, or the parts do not say what the whole says.
+    """
+    cut = Cut(network, tuple(outputs.items()))
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for part in cut.parts():
+        files[part.name] = folder / f"{part.name}.onnx"
+        onnx.save(part.model, files[part.name])
+    last = list(outputs)[-1]
+    files[whole(last)] = folder / f"{whole(last)}.onnx"
+    alone = extract(network, network.ancestors(outputs[last]), [outputs[last]])
+    onnx.save(alone if original is None else original.model, files[whole(last)])
+    names = list(outputs)
+    stages = tuple(
+        Stage(name, names[i - 1] if i else None, cut.hears(name)) for i, name in enumerate(names)
+    )
+    edges = tuple(pairwise(names))
+    networks = Networks(Graph(stages, edges, last), files, preprocessing)
+    check_parts(networks, x)
+    return networks, cut.costs()
+
+
+def check_parts(networks: Networks, x: AnyArray) -> None:
+    """Raises NetworkError unless the stages composed, with rows dropped, answer as the whole."""
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    reference = networks.graph.reference
+    x = np.resize(x, (5, *x.shape[1:])).astype(x.dtype)
+    expected = runtime.run(reference, x)
+    size = max(1.0, float(np.abs(expected).max()))
+    for rows in (None, np.array([0, 2, 3]), np.array([4])):
+        batch = runtime.begin(x)
+        for stage in networks.graph.order:
+            batch.advance(stage, rows if stage != networks.graph.root else None)
+        found = batch.answer(reference, rows)
+        wanted = expected if rows is None else expected[rows]
+        if found.shape != wanted.shape or np.abs(found - wanted).max() > _TOLERANCE * size:
+            raise NetworkError(
+                "the network answers differently when it is cut and rows are dropped: its rows "
+                "depend on each other. Choose other points, or export it in evaluation mode."
+            )
