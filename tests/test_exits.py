@@ -386,3 +386,11 @@ def two_inputs(path: Path) -> Path:
     from tests.test_runtime import two_inputs as build
 
     return build(path)
+
+
+def test_few_examples_of_a_class_are_enough() -> None:
+    random = np.random.default_rng(0)
+    features, labels = random.normal(size=(40, 3)), np.r_[np.arange(5), np.zeros(35, np.int64)]
+    place = Point("p", 1, ("p",), 1, "p", (3,))
+    head = fit_head(Pooling(place, "deep"), features, labels, 5)
+    assert head(features).shape == (40, 5)

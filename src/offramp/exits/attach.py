@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.arrays import FloatArray
 from offramp.data import Examples
 from offramp.errors import DataError, InputError, NetworkError
 from offramp.exits.cutting import Point, point, points
@@ -25,6 +25,7 @@ from offramp.measure import stage_costs
 from offramp.networks import Networks
 from offramp.preprocessing import Preprocessing
 from offramp.runtime import OnnxRuntime
+from offramp.tasks import log_probabilities
 from offramp.trace import assemble
 
 OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
@@ -150,12 +151,11 @@ def _as_it_is(
 
 def _places(network: Network, settings: Settings) -> dict[str, Point]:
     if settings.at is None:
-        candidates = points(network)
-        if not candidates:
+        fitting = [p for p in points(network) if 1 <= len(p.shape) <= 3]
+        if not fitting:
             raise NetworkError("this network has no point to exit from; it is a single step.")
-        total = sum(network.multiply_adds)
-        positions = propose([p.cost for p in candidates], total, MOST)
-        found = [candidates[i] for i in positions if candidates[i].shape != ()]
+        total = network.work(network.outputs[0])
+        found = [fitting[i] for i in propose([p.cost for p in fitting], total, MOST)]
     else:
         found = sorted((point(network, name) for name in settings.at), key=lambda p: p.cost)
         names = [p.name for p in found]
@@ -181,44 +181,30 @@ def _train(
     settings: Settings,
     progress: Progress,
 ) -> dict[str, Head]:
+    """A head for each stage, of the style that says more of the held-out labels."""
     classes = training.scores.shape[1]
     heads: dict[str, Head] = {}
-    said: dict[str, tuple[FloatArray, FloatArray]] = {}  # on training and on held-out examples
+    said: dict[str, FloatArray] = {}  # on the training examples
+    told: dict[str, FloatArray] = {}  # on the held-out ones
+    styles: tuple[Style, ...] = ("linear", "deep") if settings.style is None else (settings.style,)
     for number, (stage, pooling) in enumerate(poolings.items()):
         progress("training heads", number, len(poolings))
-        tried = []
-        for style in ("linear", "deep") if settings.style is None else (settings.style,):
-            pool = Pooling(pooling.point, style, pooling.fixed, pooling.padding)
-            width = _width(pool, training.x[stage])
+        best = np.inf
+        for style in styles:
             head = fit_head(
-                pool,
-                training.x[stage][:, :width],
+                replace(pooling, style=style),
+                training.x[stage],
                 training.labels,
                 classes,
-                earlier={s: scores for s, (scores, _) in said.items()} if settings.hears else None,
+                earlier=said if settings.hears else None,
                 seed=settings.seed,
             )
-            ahead = [scores for _, scores in said.values()] if settings.hears else []
-            scores = head(held_out.x[stage][:, :width], *ahead)
-            tried.append((_log_loss(scores, held_out.labels), style, head, scores))
-        _, _, heads[stage], scores = min(tried, key=lambda found: found[0])
-        width = _width(heads[stage].pooling, training.x[stage])
-        ahead = [scores for scores, _ in said.values()] if settings.hears else []
-        said[stage] = (heads[stage](training.x[stage][:, :width], *ahead), scores)
+            scores = head(held_out.x[stage], told)
+            loss = -log_probabilities(scores, "logits")[held_out.each, held_out.labels].mean()
+            if loss < best:
+                best, heads[stage], latest = loss, head, scores
+        said[stage], told[stage] = heads[stage](training.x[stage], said), latest
     return heads
-
-
-def _width(pooling: Pooling, features: FloatArray) -> int:
-    """How many of the features of the deep style a style reads: averages come first."""
-    shape = pooling.point.shape
-    linear = pooling.style == "linear" and len(shape) > 1
-    return (shape[0] if len(shape) == 3 else shape[-1]) if linear else features.shape[1]
-
-
-def _log_loss(scores: FloatArray, labels: IntArray) -> float:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return float(-logs[np.arange(len(labels)), labels].mean())
 
 
 @dataclass(frozen=True)
@@ -244,7 +230,7 @@ class _Trained:
             runtime = OnnxRuntime(networks.files, networks.graph)
             costs = stage_costs(runtime, networks.graph, self.held_out.some, BATCH)
         scores, labels = self._scores(), self.held_out.labels
-        return place(assemble(networks.graph, costs, scores, labels=labels, kind="logits"))
+        return place(assemble(networks.graph, costs, scores, labels=labels))
 
     def exits(self, folder: Path) -> Exits:
         labels = self.held_out.labels
@@ -255,9 +241,7 @@ class _Trained:
     def _scores(self) -> dict[str, FloatArray]:
         found: dict[str, FloatArray] = {}
         for stage, head in self.heads.items():
-            width = _width(head.pooling, self.held_out.x[stage])
-            ahead = [found[earlier] for earlier in head.hears]
-            found[stage] = head(self.held_out.x[stage][:, :width], *ahead)
+            found[stage] = head(self.held_out.x[stage], found)
         return {**found, FINAL: self.held_out.scores}
 
     def _cut(self, folder: Path) -> tuple[Networks, Costs]:

@@ -29,6 +29,11 @@ class Features:
     labels: IntArray  # (n,)
     some: AnyArray  # a few examples, as the network reads them
 
+    @property
+    def each(self) -> IntArray:
+        """The numbers of the examples, (n,)."""
+        return np.arange(len(self.labels))
+
     def take(self, rows: AnyArray) -> Features:
         x = {stage: values[rows] for stage, values in self.x.items()}
         return Features(x, self.scores[rows], self.labels[rows], self.some)

@@ -20,6 +20,7 @@ from sklearn.neural_network import MLPClassifier
 from offramp.arrays import FloatArray, IntArray
 from offramp.errors import DataError
 from offramp.exits.pooling import Nodes, Pooling, Style
+from offramp.tasks import log_probabilities
 
 _HIDDEN = 128
 
@@ -38,9 +39,12 @@ class Head:
     def multiply_adds(self) -> int:
         return sum(weights.size for weights, _ in self.weights)
 
-    def __call__(self, features: FloatArray, *earlier: FloatArray) -> FloatArray:
-        """The scores (n, classes), from features and the scores of the stages it hears."""
-        x = np.concatenate([features, *map(_log_softmax, earlier)], axis=1)
+    def __call__(
+        self, features: FloatArray, earlier: Mapping[str, FloatArray] | None = None
+    ) -> FloatArray:
+        """The scores (n, classes), from the deep style's features and scores of earlier stages."""
+        heard = [_log_softmax((earlier or {})[stage]) for stage in self.hears]
+        x = np.concatenate([self.pooling.of(features), *heard], axis=1)
         for number, (weights, bias) in enumerate(self.weights):
             x = (np.maximum(x, 0) if number else x) @ weights + bias
         return np.asarray(x, dtype=np.float32)
@@ -83,7 +87,7 @@ def fit_head(
 
     Args:
         pooling: how the features were made; its style chooses one layer or two.
-        features: (n, features).
+        features: (n, features) of the deep style.
         labels: (n,) in 0..classes - 1.
         classes: how many the network scores; one that no label names gets a score below all others.
         earlier: scores (n, classes) of earlier stages for the head to read as well.
@@ -94,7 +98,7 @@ def fit_head(
     """
     _check(pooling, features, labels)
     heard = {} if earlier is None else dict(earlier)
-    x = np.concatenate([features, *map(_log_softmax, heard.values())], axis=1)
+    x = np.concatenate([pooling.of(features), *map(_log_softmax, heard.values())], axis=1)
     centre, scale = x.mean(axis=0), x.std(axis=0)
     scale = np.where(scale > 1e-6, scale, 1.0)
     with warnings.catch_warnings():
@@ -128,12 +132,13 @@ def _train(
         if weights.shape[1] == 1:  # two classes: one score is enough, but we give both
             weights, bias = weights * [[-0.5, 0.5]], bias * [-0.5, 0.5]
         return [(weights, bias)], linear.classes_
+    counts = np.unique(labels, return_counts=True)[1]
     deep = MLPClassifier(
         (_HIDDEN,),
         alpha=1e-3,
         batch_size=min(256, len(x)),
         learning_rate_init=2e-3,
-        early_stopping=True,
+        early_stopping=bool(counts.min() > 1 and len(labels) >= 10 * len(counts)),
         n_iter_no_change=4,
         max_iter=40,
         random_state=seed,
@@ -157,5 +162,4 @@ def _every_class(
 
 
 def _log_softmax(scores: FloatArray) -> FloatArray:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    return log_probabilities(scores, "logits")

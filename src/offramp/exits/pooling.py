@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from offramp.arrays import AnyArray
+from offramp.arrays import AnyArray, FloatArray
 from offramp.errors import NetworkError
 from offramp.exits.cutting import Point
 from offramp.exits.network import Network
@@ -32,6 +32,13 @@ class Pooling:
     style: Style
     fixed: bool = True  # whether all inputs have the same size, so that a grid fits
     padding: tuple[str, int] | None = None  # the tensor of tokens (n, tokens), and the padding one
+
+    def of(self, features: FloatArray) -> FloatArray:
+        """What this style reads of the features of the deep style, (n, features)."""
+        shape = self.point.shape
+        if self.style == "deep" or len(shape) == 1:
+            return features
+        return features[:, : shape[0] if len(shape) == 3 else shape[-1]]  # averages come first
 
     def nodes(self, prefix: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
         """Nodes for any operator set, constants, and the name of the features."""
