@@ -71,16 +71,15 @@ def tuned() -> str:
     rows = []
     for name, graph in found["graphs"].items():
         for policy in ("learned", "myopic", "margin", "thresholds"):
-            values = graph["tuned"][policy]
-            cells = zip(
-                values["speedup"]["mean"],
-                values["excess_loss"]["mean"],
-                values["missed"],
-                strict=True,
-            )
-            shown = [f"{s:.2f} at {e * 100:+.2f}, missed {m:.0%}" for s, e, m in cells]
-            rows.append([f"{name}, {policy}", *shown])
+            rows.append([f"{name}, {policy}", *_tuned(graph["tuned"][policy])])
     return table(head, rows)
+
+
+def _tuned(values: dict[str, Any]) -> list[str]:
+    cells = zip(
+        values["speedup"]["mean"], values["excess_loss"]["mean"], values["missed"], strict=True
+    )
+    return [f"{s:.2f} at {e * 100:+.2f}, missed {m:.0%}" for s, e, m in cells]
 
 
 def promise() -> str:
@@ -139,8 +138,62 @@ def scale() -> str:
     return table(head, rows)
 
 
+def exits() -> str:
+    """Equal quality of exits, beside the networks that they are an alternative to."""
+    found = load("exits")
+    head = ["graph", "error of each stage", *(f"{at * 100:g} points" for at in found["levels"])]
+    head += ["lead over margin, mean"]
+    rows = []
+    for name, graph in found["graphs"].items():
+        errors = ", ".join(f"{error:.1%}" for error in graph["error"].values())
+        speedups = [f"{mean:.2f}" for mean in graph["equal_quality"]["learned"]["mean"]]
+        lead = graph["learned_minus"]["margin"]
+        rows.append([name, errors, *speedups, f"{sum(lead['mean']) / len(lead['mean']):+.2f}"])
+    alone = load("real_networks")["graphs"]["ResNet-20 tuned > ResNet-56 tuned"]
+    speedups = [f"{mean:.2f}" for mean in alone["equal_quality"]["learned"]["mean"]]
+    lead = alone["learned_minus"]["margin"]["mean"]
+    name = "ResNet-20 tuned > ResNet-56 tuned, no exits"
+    rows.append([name, "", *speedups, f"{sum(lead) / len(lead):+.2f}"])
+    return table(head, rows)
+
+
+def structure() -> str:
+    head = ["network", "exits at", "tensors carried", "largest difference from the whole"]
+    rows = [
+        [row["network"], ", ".join(row["at"]), f"{row['carried']}", f"{row['difference']:.0e}"]
+        for row in load("structure")["rows"]
+    ]
+    return table(head, rows)
+
+
+def exits_tuned() -> str:
+    found = load("exits")
+    head = ["graph", *(f"{level * 100:g} points" for level in found["levels"])]
+    rows = [[name, *_tuned(graph["tuned"]["learned"])] for name, graph in found["graphs"].items()]
+    return table(head, rows)
+
+
+def exits_clock() -> str:
+    head = ["graph", "batch", "certified at 1 point, by cost", "on the clock", "in theory"]
+    head += ["realised", "equal quality at 0.5 points, by measured cost"]
+    rows = [
+        [
+            name,
+            f"{row['batch']}",
+            f"{row['certified_speedup']:.2f}",
+            f"{row['speedup']:.2f}",
+            f"{row['theoretical_speedup']:.2f}",
+            f"{row['realised']:.2f}",
+            f"{row['equal_quality']['learned'][1]:.2f}",
+        ]
+        for name, graph in load("exits")["graphs"].items()
+        for row in graph["clock"]
+    ]
+    return table(head, rows)
+
+
 def machine() -> str:
-    names = ("real_networks", "promise", "wall_clock", "scale")
+    names = ("real_networks", "promise", "wall_clock", "scale", "exits")
     about = [load(name)["about"] for name in names]
     where = {f"{a['machine']['processor']}, {a['machine']['cores']} cores" for a in about}
     versions = about[0]["versions"]
@@ -152,6 +205,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "equal_quality": equal_quality,
     "tuned": tuned,
     "promise": promise,
+    "structure": structure,
+    "exits": exits,
+    "exits_tuned": exits_tuned,
+    "exits_clock": exits_clock,
     "wall_clock": wall_clock,
     "scale": scale,
     "machine": machine,

@@ -17,7 +17,7 @@ SAVED = sorted(RESULTS.glob("*.json"))
 
 def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
-    assert names == {"real_networks", "promise", "wall_clock", "scale"}
+    assert names == {"real_networks", "promise", "wall_clock", "scale", "exits", "structure"}
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: str(path.stem))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from offramp.exits.placement import WORTH, mean_cost, place, propose
 from offramp.exits.pooling import Pooling
 from offramp.fit import fit
 from offramp.graph import Costs, Graph, Stage, whole
+from offramp.measure import stage_costs
 from offramp.networks import Networks, combine
 from offramp.plan import Plan
 from offramp.preprocessing import Preprocessing
@@ -52,8 +55,6 @@ def made(folder: Path, out: Path, *options: str) -> Networks:
 
 def run(*arguments: str) -> int:
     """The exit code of the command line."""
-    import sys
-
     before, sys.argv = sys.argv, ["offramp", *arguments]
     try:
         main()
@@ -112,6 +113,45 @@ def test_the_reference_answers_as_before(folder: Path, tmp_path: Path) -> None:
     cut = OnnxRuntime(networks.files, networks.graph)
     np.testing.assert_array_equal(cut.run(FINAL, x), alone.run("deep", x))
     assert networks.fingerprints()[whole(FINAL)]
+
+
+def test_alone_the_uncut_network_runs(folder: Path, tmp_path: Path) -> None:
+    """It is what a speed-up is measured against, and what runs where nothing is routed."""
+    networks = made(folder, tmp_path / "graph", "--at", "hidden1")
+    other = deep_network(tmp_path / "other.onnx", layers=1)
+    runtime = OnnxRuntime({**networks.files, whole(FINAL): other}, networks.graph)
+    x = np.load(folder / "test.npz")["x"][:5]
+    expected = OnnxRuntime({"other": other}).run("other", x)
+    np.testing.assert_array_equal(runtime.run(FINAL, x), expected)
+    costs = stage_costs(runtime, networks.graph, x, 5, rounds=5)
+    assert costs.whole is not None
+    assert networks.graph.reference_cost(costs) == costs.whole
+
+
+def test_the_core_alone_makes_exits(folder: Path, tmp_path: Path) -> None:
+    """Where PyTorch is not installed; what needs it says how to install it."""
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("torch", "onnxscript", "safetensors", "matplotlib", "jinja2"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv = ["offramp", "exits", {str(folder / "deep.onnx")!r}, "--at", "hidden1"]
+sys.argv += ["--data", {str(folder / "train.npz")!r}, "--out", {str(tmp_path / "graph")!r}]
+from offramp.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+try:
+    import offramp.exits.training
+except Exception as problem:
+    print(problem)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert Networks.read(tmp_path / "graph").graph.order == ("exit1", FINAL)
+    assert "pip install 'offramp[torch]'" in said.stdout
 
 
 def test_heads_may_hear_earlier_ones(folder: Path, tmp_path: Path) -> None:
