@@ -12,9 +12,9 @@ from rich.console import Console
 
 from offramp import tables
 from offramp.arrays import FloatArray
-from offramp.committees import Committee, Speaker, answering, learn
+from offramp.committees import Committee, Speaker, _weights, answering, learn
 from offramp.evaluate import evaluate
-from offramp.fit import fit
+from offramp.fit import _static, fit
 from offramp.frontier import replay, static_points
 from offramp.graph import Graph
 from offramp.plan import Plan
@@ -165,3 +165,16 @@ class TestCommitteesInMemory(RuntimeLaws):
     @pytest.fixture
     def x(self) -> FloatArray:
         return np.arange(300.0)[:, None]
+
+
+def test_a_network_alone_is_certified_by_its_own_loss() -> None:
+    trace = different(800)
+    together = answering(trace, learn(trace)[0])
+    alone = _static(trace, trace.losses(), "b")
+    certified = _static(together, together.losses(), "b")
+    assert np.array_equal(alone.excess, certified.excess)
+
+
+def test_where_nothing_is_known_a_stage_answers_alone() -> None:
+    labels = np.arange(30) % 3
+    assert _weights(np.zeros((2, 30, 3)), labels, 0) == (0.0, 1.0)
