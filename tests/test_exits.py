@@ -409,8 +409,8 @@ def by_hand(
 
 def test_heads_of_two_classes_have_two_scores() -> None:
     random = np.random.default_rng(0)
-    features = random.normal(size=(1500, 3))
-    labels = (features[:, 0] > 0).astype(np.int64)
+    features = random.normal(size=(1500, 3)) * [50, 1, 0.02] + [7, 0, 3]  # of any scale
+    labels = (features[:, 0] > 50 * features[:, 1] + 7).astype(np.int64)
     place = Point("p", 1, ("p",), 1, "p", (3,))
     for style in ("linear", "deep"):
         head = fit_head(Pooling(place, style), features, labels, 2)
