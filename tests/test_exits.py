@@ -15,7 +15,7 @@ import pytest
 from offramp.cli import main
 from offramp.data import open_examples
 from offramp.errors import DataError, GraphError, InputError, NetworkError
-from offramp.exits import candidates
+from offramp.exits import Settings, add_exits, candidates
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import Point
 from offramp.exits.heads import fit_head
@@ -152,6 +152,43 @@ except Exception as problem:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert Networks.read(tmp_path / "graph").graph.order == ("exit1", FINAL)
     assert "pip install 'offramp[torch]'" in said.stdout
+
+
+def test_outputs_of_a_network_are_taken_as_exits(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(str(folder / "deep.onnx"))
+    for name in ("hidden2", "hidden1"):  # in any order, the network's own the last
+        flat = f"{name}.scores"
+        model.graph.node.append(
+            onnx.helper.make_node("Gemm", [name, "weights4", "bias4"], [flat], name=flat)
+        )
+        value = onnx.helper.make_tensor_value_info(flat, onnx.TensorProto.FLOAT, ["batch", 4])
+        model.graph.output.insert(0, value)
+    onnx.save(model, tmp_path / "several.onnx")
+    arguments = ["exits", str(tmp_path / "several.onnx"), "--at", "outputs"]
+    assert run(*arguments, "--out", str(tmp_path / "graph")) == 0
+    assert capsys.readouterr().out.count("an output") == 2
+    networks = Networks.read(tmp_path / "graph")
+    assert networks.graph.order == ("exit1", "exit2", FINAL)
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    x = np.load(folder / "test.npz")["x"][:5]
+    alone = OnnxRuntime({"deep": folder / "deep.onnx"})
+    np.testing.assert_array_equal(runtime.run(FINAL, x), alone.run("deep", x))
+    assert not np.array_equal(runtime.run("exit1", x), runtime.run("exit2", x))
+
+
+def test_a_network_that_gives_no_scores_is_refused(folder: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(folder / "deep.onnx"))
+    model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["scores", "axes"], ["wide"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axes"))
+    model.graph.output[0].CopyFrom(
+        onnx.helper.make_tensor_value_info("wide", onnx.TensorProto.FLOAT, ["batch", 1, 4])
+    )
+    onnx.save(model, tmp_path / "wide.onnx")
+    examples = open_examples(folder / "train.npz")
+    with pytest.raises(NetworkError, match="must be scores"):
+        add_exits(tmp_path / "wide.onnx", examples, Settings(["hidden1"]), tmp_path / "parts")
 
 
 def test_heads_may_hear_earlier_ones(folder: Path, tmp_path: Path) -> None:

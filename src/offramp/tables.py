@@ -131,9 +131,17 @@ def exits(found: Exits) -> Table:
         work, own = f"{point.cost / 1e6:,.1f} M", f"{head.multiply_adds / 1e6:,.3f} M"
         kind = f"{head.pooling.style}, {own}"
         table.add_row(stage, point.path, work, kind, f"{found.loss[stage]:.2%}")
-    last = found.networks.graph.reference
-    table.add_row(last, "the network itself", "", "", f"{found.loss[last]:.2%}")
+    graph = found.networks.graph
+    for stage in graph.order[:-1] if not found.points else ():
+        own = f"{found.costs.head[stage]:,.3f} M"
+        table.add_row(stage, "an output", f"{_so_far(found, stage):,.1f} M", own, "")
+    error = f"{found.loss[graph.reference]:.2%}" if found.loss else ""
+    table.add_row(graph.reference, "the network itself", "", "", error)
     return table
+
+
+def _so_far(found: Exits, stage: str) -> float:
+    return sum(found.costs.body[body] for body in found.networks.graph.bodies(stage))
 
 
 def _saving(found: Exits) -> str:

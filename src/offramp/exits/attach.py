@@ -102,8 +102,15 @@ def add_exits(
         return _as_it_is(path, examples, folder, preprocessing)
     first = None if examples is None else next(examples.batches(3), None)
     if examples is None or first is None or not len(first.x):
-        raise DataError("heads are trained on labelled examples; give some hundreds with --data.")
+        raise DataError(
+            "heads are trained on labelled examples; give some thousands of them: --data."
+        )
     network = Network.read(path, first.x)
+    answer = network.tensors.get(network.outputs[0])
+    if answer is None or answer.axis != 0 or len(answer.shape) != 2:
+        raise NetworkError(
+            f"the first output of {path}, {network.outputs[0]}, must be scores (batch, classes)."
+        )
     places = _places(network, settings)
     style = settings.style or "deep"  # whose features hold those of the other
     fixed, padding = _fixed(network), _padding(network, settings)
