@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from offramp.errors import InputError, NetworkError
 from offramp.exits.module import WithExits, deep_head, export, linear_head
-from offramp.exits.training import Training, loss_of, shuffled, train
+from offramp.exits.training import Training, loss_of, rate_of, shuffled, train
 from offramp.runtime import OnnxRuntime
 from tests import architectures
 from tests.made import blobs
@@ -102,6 +102,12 @@ def test_training_heads_alone_leaves_the_network_as_it_was() -> None:
     train(model, shuffled(x, y, 50), Training("heads", 2, 1e-2))
     after = model.module.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_schedules_rise_and_fall() -> None:
+    for schedule, half, end in (("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1, 1)):
+        rates = [rate_of(schedule, share) for share in (0, 0.025, 0.05, 0.525, 0.999999)]  # type: ignore[arg-type]
+        assert rates == pytest.approx([0, 0.5, 1, half, end], abs=1e-5)
 
 
 def test_the_teacher_is_not_taught_by_its_exits() -> None:

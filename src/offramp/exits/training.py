@@ -27,6 +27,7 @@ except ImportError as problem:
     raise MissingExtra(problem.name or "torch", "torch") from None
 
 Mode = Literal["heads", "joint", "distill"]
+Schedule = Literal["cosine", "linear", "constant"]
 Epoch = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 Progress = Callable[[int, int, float], None]
 _WARMUP = 0.05  # of all steps: the learning rate rises from 0
@@ -39,6 +40,7 @@ class Training:
     mode: Mode = "joint"  # heads alone; everything; everything, with the last answer as a teacher
     epochs: int = 10
     learning_rate: float = 1e-3  # at its highest
+    schedule: Schedule = "cosine"  # of the learning rate, after a short rise
     weight_decay: float = 1e-2
     temperature: float = 2.0  # of the teacher's probabilities
     seed: int = 0
@@ -109,7 +111,7 @@ def _epoch(
     for number, (x, labels) in enumerate(steps):
         share = (epoch + number / len(steps)) / settings.epochs
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(share)
+            group["lr"] = settings.learning_rate * rate_of(settings.schedule, share)
         optimizer.zero_grad(set_to_none=True)
         with _precision(device, settings):
             scores = model(x.to(device))
@@ -126,11 +128,13 @@ def _precision(device: torch.device, settings: Training) -> Any:
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def _schedule(share: float) -> float:
-    """Of the learning rate, for a share of training in [0, 1]: a rise, then half a cosine."""
+def rate_of(schedule: Schedule, share: float) -> float:
+    """Of the highest learning rate, in [0, 1], after a share of training in [0, 1)."""
     if share < _WARMUP:
         return share / _WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (share - _WARMUP) / (1 - _WARMUP)))
+    left = 1 - (share - _WARMUP) / (1 - _WARMUP)
+    rates = {"cosine": 0.5 * (1 - math.cos(math.pi * left)), "linear": left, "constant": 1.0}
+    return rates[schedule]
 
 
 def loss_of(scores: Iterable[Tensor], labels: Tensor, settings: Training) -> Tensor:
