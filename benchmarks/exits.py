@@ -16,20 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from safetensors.numpy import load_file
 
 from benchmarks import cifar
-from benchmarks.real_networks import LEVELS, Halves, study
+from benchmarks.real_networks import LEVELS, study
 from benchmarks.results import save
 from offramp.data import open_examples
 from offramp.exits import Exits, Settings, add_exits, candidates
 from offramp.exits.placement import propose
 from offramp.files import write_json
-from offramp.fit import fit
-from offramp.graph import Costs, whole
-from offramp.measure import bench, stage_costs
+from offramp.graph import Costs
 from offramp.networks import Networks, combine
 from offramp.preprocessing import Preprocessing
 from offramp.record import Settings as Recording
@@ -38,8 +35,6 @@ from offramp.runtime import OnnxRuntime
 from offramp.trace import Trace
 
 PIXELS = Preprocessing((cifar.SIDE, cifar.SIDE), cifar.MEAN, cifar.STD)
-BUDGET, BATCHES = 0.01, (1, 64)  # of the plans that are timed
-TIMED = 1024  # photographs in a pass
 
 
 def main() -> None:
@@ -64,9 +59,6 @@ def main() -> None:
             **study(replace(trace, costs=costs), options.splits),
         }
         print(name, json.dumps(graphs[name]["equal_quality"]["learned"]["mean"]), flush=True)
-    for name, (networks, _) in ready.items():
-        graphs[name]["clock"] = [made.timed(traces[name], networks, batch) for batch in BATCHES]
-        print(name, json.dumps(graphs[name]["clock"]), flush=True)
     values = {"levels": LEVELS, "splits": options.splits, "graphs": graphs}
     save("exits", values, time.perf_counter() - start)
 
@@ -167,26 +159,6 @@ class Made:
             cut = running.answer(reference, None).argmax(axis=1)
             same += int((cut == runtime.run(reference, x).argmax(axis=1)).sum())
         return same / len(self.test)
-
-    def timed(self, trace: Trace, networks: Networks, batch: int) -> dict[str, Any]:
-        """A certified plan on the clock, and equal quality at the measured cost of each part."""
-        runtime = OnnxRuntime(networks.files, networks.graph)
-        first, second = trace.split(0.5, 0)
-        x = self.test[second[:TIMED]]
-        costs = stage_costs(runtime, networks.graph, x, batch)
-        timed = replace(trace, costs=costs)
-        plan = fit(timed.take(first), BUDGET, networks=None)
-        found = bench(plan, runtime, x, batch=batch, most=TIMED)
-        halves = Halves(timed.take(first), timed.take(second))
-        parts = {**costs.body, whole(networks.graph.reference): costs.whole}
-        return {
-            "budget": BUDGET,
-            "verdict": plan.certificate.verdict,
-            "certified_speedup": plan.certificate.speedup,
-            "part_ms": {p: float(np.round(s * 1e3, 4)) for p, s in parts.items() if s},
-            "equal_quality": {n: halves.speedups(halves.points(n)) for n in ("learned", "margin")},
-            **found.to_json(),
-        }
 
 
 if __name__ == "__main__":

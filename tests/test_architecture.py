@@ -13,15 +13,18 @@ ORDER = [
     *("policies.learned", "policies.baselines", "policies.encoding", "policies"),
     *("certify", "walk", "frontier", "preprocessing", "networks", "plan", "fit"),
     *("evaluate", "compare"),
-    *("data", "runtime.driver", "runtime.onnxruntime", "runtime", "measure", "record"),
+    *("data", "runtime.driver", "runtime.onnxruntime"),
+    *("export.scope", "export.itinerary", "export.deciding", "export.stages", "export.seal"),
+    *("export.single", "export.folder", "export"),
+    *("runtime.routed", "runtime.openvino", "runtime.single", "runtime", "measure", "record"),
     *("exits.work", "exits.network", "exits.cutting", "exits.stages", "exits.pooling"),
     *("exits.heads", "exits.features", "exits.placement", "exits.attach", "exits"),
     *("exits.module", "exits.training"),
     *("report.figures", "report.sentences", "report.drawing", "report.page", "report.inputs"),
-    *("report", "testing", "parsing", "answers", "demo", "tables", "cli"),
+    *("report", "testing", "bench", "parsing", "answers", "demo", "tables", "cli"),
 ]
 ROOT = Path(offramp.__file__).parent
-EXTRAS = {"matplotlib", "jinja2", "datasets", "torch"}
+EXTRAS = {"matplotlib", "jinja2", "datasets", "torch", "openvino"}
 
 
 def name_of(file: Path) -> str:

@@ -127,11 +127,11 @@ SLOW = """
 import sys, time
 from offramp.cli import main
 from offramp.runtime import onnxruntime
-run = onnxruntime._Session.run
+run = onnxruntime.Session.run
 def slow(self, given):
     time.sleep(0.0005)
     return run(self, given)
-onnxruntime._Session.run = slow
+onnxruntime.Session.run = slow
 print("ready", flush=True)
 main()
 """

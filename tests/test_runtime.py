@@ -10,10 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from offramp.arrays import AnyArray, FloatArray
-from offramp.errors import DataError, NetworkError
+from offramp.errors import NetworkError
 from offramp.fit import fit
 from offramp.graph import Costs, Graph
-from offramp.measure import bench, stage_costs
+from offramp.measure import stage_costs
 from offramp.plan import Plan
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.driver import Alone
@@ -136,14 +136,3 @@ def test_timing_takes_turns_and_keeps_whole_batches(tmp_path: Path) -> None:
     found = stage_costs(runtime, Graph.chain(["small", "big"]), blobs(10)[0], 64, rounds=5)
     assert all(0 < seconds < 1 for seconds in found.body.values())
     assert set(found.head.values()) == {0.0}
-
-
-def test_a_benchmark_is_of_the_plan_against_its_reference(tmp_path: Path) -> None:
-    plan, runtime = planned(tmp_path)
-    for batch in (1, 8):
-        found = bench(plan, runtime, blobs(64)[0], batch=batch, rounds=3)
-        assert found.realised == pytest.approx(found.speedup / found.theoretical_speedup)
-        assert found.reference_ms > 0
-        assert found.adaptive_ms > 0
-    with pytest.raises(DataError, match="a batch of 100"):
-        bench(plan, runtime, blobs(64)[0], batch=100)

@@ -3,6 +3,7 @@
 The names below come in the order in which the modules build on each other.
 """
 
+from offramp.bench import bench
 from offramp.certify import Certificate, certify
 from offramp.compare import Comparison, compare
 from offramp.data import open_examples
@@ -12,7 +13,6 @@ from offramp.exits import Exits, add_exits
 from offramp.fit import fit
 from offramp.frontier import Point, frontier, hull
 from offramp.graph import Costs, Graph, Stage
-from offramp.measure import bench
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, Policy, Seen

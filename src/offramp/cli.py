@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from offramp import parsing, tables
 from offramp.answers import AnswerFile, stream
+from offramp.bench import EXAMPLES, REQUESTS
+from offramp.bench import bench as bench_plan
 from offramp.certify import DO_NOT_ROUTE
 from offramp.compare import compare as compare_policies
 from offramp.data import NOTHING, open_examples
@@ -23,10 +25,9 @@ from offramp.errors import InputError, OfframpError
 from offramp.evaluate import evaluate as evaluate_plan
 from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
+from offramp.export import write_file, write_folder
 from offramp.files import check_output
 from offramp.fit import fit as fit_plan
-from offramp.measure import MOST
-from offramp.measure import bench as bench_plan
 from offramp.networks import Networks, combine, recorded_networks
 from offramp.plan import Plan
 from offramp.record import Settings
@@ -349,22 +350,47 @@ def run(
 def bench(
     plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
     data: Data,
-    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,64",
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,64",
     threads: Threads = 1,
     json_: Json = False,
 ) -> None:
-    """Wall clock of the plan against the reference in ONNX Runtime, interleaved."""
+    """Wall clock of the plan against its reference at its fastest, and all else, interleaved."""
     read = Plan.read(plan)
+    read.runnable()
     sizes = parsing.batches(batch)
-    runtime = OnnxRuntime(read.runnable(), read.graph, threads=threads)
     examples = open_examples(data, read.preprocessing)
-    x = next(examples.batches(max(MOST, *sizes)), NOTHING).x
-    rows = []
+    found = next(examples.batches(max(EXAMPLES, REQUESTS * max(sizes))), NOTHING)
     with _progress() as step:
-        for number, size in enumerate(sizes):
-            step("measuring", number, len(sizes))
-            rows.append(bench_plan(read, runtime, x, batch=size, threads=threads))
+        rows = [
+            bench_plan(read, found.x, found.labels, batch=size, threads=threads, progress=step)
+            for size in sizes
+        ]
     _print(json_, [row.to_json() for row in rows], lambda: tables.bench(rows))
+
+
+@app.command(epilog="Example: offramp export plan --out model.onnx")
+def export(
+    plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
+    out: Out,
+    dial: Annotated[
+        bool, typer.Option("--dial", help="An input `tradeoff`; NaN is the certified one.")
+    ] = False,
+    images: Annotated[
+        bool, typer.Option("--images", help="Read uint8 images; preprocess inside.")
+    ] = False,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="A folder with a file per stage.")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Write the plan as one ONNX file, or as a file per stage: networks, exits and policy."""
+    check_output(out, force)
+    read = Plan.read(plan)
+    if stages:
+        write_folder(read, out, dial=dial, images=images, force=force)
+    else:
+        write_file(read, out, dial=dial, images=images)
+    messages.print(f"{out}: scores, answer, stage and cost of {' '.join(read.running.graph.order)}")
 
 
 @app.command(epilog="Example: offramp report trace plan --out report.html")

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from offramp.arrays import AnyArray, IntArray
+from offramp.bench import Bench, bench
 from offramp.compare import Comparison, compare
 from offramp.data import open_examples
 from offramp.errors import MissingExtra
@@ -19,7 +20,7 @@ from offramp.evaluate import Evaluation, evaluate
 from offramp.files import new_folder, write_json
 from offramp.fit import fit
 from offramp.graph import Graph
-from offramp.measure import Bench, bench, machine
+from offramp.measure import machine
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.record import Settings, record
@@ -99,8 +100,8 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
     plan = fit(learning, BUDGET, confidence=CONFIDENCE, learn_share=LEARN_SHARE, networks=networks)
     plan.write(folder / "plan")
     step(2)
-    x = digits("measure")[0]
-    benches = tuple(bench(plan, runtime, x, batch=batch) for batch in (1, 64))
+    x, y = digits("measure")
+    benches = tuple(bench(plan, x, y, batch=batch, memory=False) for batch in (1, 64))
     step(3)
     evaluation, comparison = evaluate(plan, measuring), compare(learning, measuring)
     step(4)

@@ -171,6 +171,11 @@ class Graph:
             found[name] = shared | {name}
         return {name: tuple(s for s in self.order if s in found[name]) for name in self.order}
 
+    def first(self, name: str) -> str:
+        """The stage that the network of `name` begins with."""
+        after = self._stage[name].after
+        return name if after is None else self.first(after)
+
     def bodies(self, name: str) -> tuple[str, ...]:
         """The stages whose bodies must have run for `name` to answer, itself included."""
         return tuple(part for part in self.parts(name) if part in self._stage)
@@ -191,7 +196,7 @@ class Graph:
             passed[stage.name] = (*before, stage.name)
             heard = [part for name in stage.hears for part in found[name]]
             found[stage.name] = tuple(
-                dict.fromkeys((*passed[stage.name], *heard, head(stage.name)))
+                dict.fromkeys((*heard, *passed[stage.name], head(stage.name)))
             )
         return found
 

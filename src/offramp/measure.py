@@ -6,39 +6,19 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from offramp.arrays import AnyArray, FloatArray
-from offramp.errors import DataError
+from offramp.arrays import AnyArray
 from offramp.graph import Costs, Graph, head, whole
-from offramp.plan import Plan
-from offramp.runtime.driver import Runtime, infer
+from offramp.runtime.driver import Runtime
 
 Task = Callable[[], object]
-MOST = 1024  # examples in one pass of a benchmark, at most
 _FEWEST_ROUNDS = 5
 _WARMUP = 2
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A plan against its reference on the clock, at one batch size."""
-
-    batch: int
-    threads: int
-    reference_ms: float  # per call, median over the rounds
-    adaptive_ms: float  # likewise
-    speedup: float  # median over the rounds of the ratio
-    theoretical_speedup: float  # from the time of each stage at this batch size and who reaches it
-    realised: float  # speedup / theoretical_speedup
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def stage_costs(
@@ -66,7 +46,7 @@ def stage_costs(
         limit_s: seconds.
     """
     chunks = cycle(_chunks(x, min(batch, len(x))))
-    laps: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = {}
     networks = _networks(graph)
     begin = time.perf_counter()
     for number in range(-_WARMUP, rounds):
@@ -74,11 +54,11 @@ def stage_costs(
         turn = max(number, 0) % len(networks)
         chunk = next(chunks)
         for stages in networks[turn:] + networks[:turn]:
-            for part, seconds in _lap(runtime, graph, stages, chunk):
-                laps.setdefault(part, []).append(seconds)
+            for part, taken in _lap(runtime, graph, stages, chunk):
+                found.setdefault(part, []).append(taken)
         if number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begin > limit_s:
             break
-    spent = {p: float(np.median(found[_WARMUP:])) / len(chunk) for p, found in laps.items()}
+    spent = {p: float(np.median(lap[_WARMUP:])) / len(chunk) for p, lap in found.items()}
     names = [stage.name for stage in graph.stages]
     return Costs(
         {name: spent[name] for name in names},
@@ -89,11 +69,17 @@ def stage_costs(
     )
 
 
+def laps(runtime: Runtime, graph: Graph, x: AnyArray) -> Iterator[tuple[str, float]]:
+    """Seconds that each body and head takes once on inputs (n, ...), and the uncut reference."""
+    for stages in _networks(graph):
+        yield from _lap(runtime, graph, stages, x)
+
+
 def _networks(graph: Graph) -> list[list[str]]:
     """The stages of each network, in order."""
     found: dict[str, list[str]] = {}
     for stage in graph.stages:
-        found.setdefault(graph.bodies(stage.name)[0], []).append(stage.name)
+        found.setdefault(graph.first(stage.name), []).append(stage.name)
     return list(found.values())
 
 
@@ -103,15 +89,15 @@ def _lap(
     """Seconds that each part of a network takes once."""
     running = runtime.begin(x)
     for stage in stages:
-        yield stage, _seconds(partial(running.advance, stage, None))
-        answering = _seconds(partial(running.answer, stage, None))
+        yield stage, seconds(partial(running.advance, stage, None))
+        answering = seconds(partial(running.answer, stage, None))
         if len(stages) > 1:  # a network that was not cut has no head
             yield head(stage), answering
     if len(stages) > 1 and graph.reference in stages:
-        yield whole(graph.reference), _seconds(partial(runtime.run, graph.reference, x))
+        yield whole(graph.reference), seconds(partial(runtime.run, graph.reference, x))
 
 
-def _seconds(task: Task) -> float:
+def seconds(task: Task) -> float:
     start = time.perf_counter()
     task()
     return time.perf_counter() - start
@@ -120,66 +106,6 @@ def _seconds(task: Task) -> float:
 def _chunks(x: AnyArray, batch: int) -> list[AnyArray]:
     """Whole batches only: a smaller last one would be timed as if it were whole."""
     return [x[start : start + batch] for start in range(0, len(x) - batch + 1, batch)]
-
-
-def bench(
-    plan: Plan,
-    runtime: Runtime,
-    x: AnyArray,
-    *,
-    batch: int = 1,
-    threads: int = 1,
-    rounds: int = 7,
-    most: int = MOST,
-) -> Bench:
-    """The plan against its reference, run in turn on the same batches by the same engine.
-
-    Args:
-        plan: with networks.
-        runtime: that runs them with `threads` threads.
-        x: examples that trained nothing, (n, ...), at least `batch`.
-        batch: rows per call.
-        threads: as the runtime was started, for the record.
-        rounds: passes over the batches; each gives one ratio.
-        most: examples per pass at most.
-
-    Raises:
-        DataError: fewer examples than `batch`.
-    """
-    chunks = _chunks(x[: max(most, batch)], batch)
-    if not chunks:
-        raise DataError(f"a batch of {batch} needs as many examples; there are {len(x)}.")
-    spent = _rounds(plan, runtime, chunks, rounds)
-    measured = replace(plan, costs=stage_costs(runtime, plan.graph, x, batch))
-    ideal = np.concatenate([infer(measured, runtime, chunk).cost for chunk in chunks]).mean()
-    adaptive, alone = spent["adaptive"], spent["reference"]
-    theoretical = float(plan.graph.reference_cost(measured.costs) / ideal)
-    speedup = float(np.median(alone / adaptive))
-    return Bench(
-        batch,
-        threads,
-        float(np.median(alone)) / len(chunks) * 1e3,
-        float(np.median(adaptive)) / len(chunks) * 1e3,
-        speedup,
-        theoretical,
-        speedup / theoretical,
-    )
-
-
-def _rounds(
-    plan: Plan, runtime: Runtime, chunks: Sequence[AnyArray], rounds: int
-) -> dict[str, FloatArray]:
-    """Seconds for a pass over all batches, (rounds,); the two sides alternate batch by batch."""
-    reference = plan.graph.reference
-    spent: dict[str, FloatArray] = {s: np.zeros(rounds) for s in ("adaptive", "reference")}
-    for number in range(-1, rounds):  # round -1 warms up
-        for chunk in chunks:
-            alone = _seconds(partial(runtime.run, reference, chunk))
-            adaptive = _seconds(partial(infer, plan, runtime, chunk))
-            if number >= 0:
-                spent["reference"][number] += alone
-                spent["adaptive"][number] += adaptive
-    return spent
 
 
 def machine() -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from offramp.errors import GraphError, InputError, NetworkError
 from offramp.files import fingerprint, new_folder, read_manifest, storage, write_json
-from offramp.graph import Graph, Stage
+from offramp.graph import Graph, Stage, whole
 from offramp.preprocessing import Preprocessing
 
 VERSION = 1
@@ -120,6 +120,26 @@ def _agreed(
             "All networks of a graph read the same inputs."
         )
     return one if other is None else other
+
+
+def sources(
+    graph: Graph, reads: Mapping[str, Sequence[str]], makes: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, str | None]]:
+    """For each part, for each tensor that it reads, the part that makes it; None: the example.
+
+    Args:
+        graph: which says what has run before a part.
+        reads: the names of what each part reads.
+        makes: the names of what each part makes.
+    """
+    found: dict[str, dict[str, str | None]] = {}
+    for part, names in reads.items():
+        stage = part.partition(".")[0]
+        alone = part == whole(stage)
+        before = [p for p in graph.parts(stage) if p in makes and p != part and not alone]
+        made = {name: p for p in before for name in makes[p]}
+        found[part] = {name: made.get(name) for name in names}
+    return found
 
 
 def recorded_networks(info: Mapping[str, Any]) -> Networks | None:

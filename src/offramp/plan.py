@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,23 @@ class Plan:
     @property
     def setting(self) -> float:
         return float("nan") if self.tradeoff is None else self.tradeoff
+
+    def turned(self, tradeoff: float | None) -> Plan:
+        """The same plan at another tradeoff, for which nothing is certified; None changes nothing.
+
+        Raises:
+            PlanError: it is no setting of the plan's policy, or the plan runs one network alone.
+        """
+        if tradeoff is None or math.isnan(tradeoff):
+            return self
+        if not self.routes:
+            raise PlanError(
+                f"this plan runs '{self.certificate.static_choice}' alone, so there is no tradeoff "
+                "to choose. Leave it out."
+            )
+        if tradeoff < 0 <= self.policy.settings.min():
+            raise PlanError(f"the tradeoff is {tradeoff}; it must be a number of at least 0.")
+        return replace(self, tradeoff=float(tradeoff))
 
     @property
     def fitted_on(self) -> frozenset[str]:

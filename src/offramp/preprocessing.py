@@ -45,6 +45,12 @@ class Preprocessing:
         """The colour mode that images are decoded to: RGB or L (grey)."""
         return "RGB" if len(self.mean) == 3 else "L"
 
+    @property
+    def factors(self) -> tuple[FloatArray, FloatArray]:
+        """What pixels are multiplied by, and what is then subtracted, float32 (channels,)."""
+        std = np.asarray(self.std, dtype=np.float32)
+        return 1 / (255 * std), np.asarray(self.mean, dtype=np.float32) / std
+
     def __call__(self, images: AnyArray) -> FloatArray:
         """Network inputs, float32, from uint8 images (n, height, width[, channels]).
 
@@ -59,8 +65,7 @@ class Preprocessing:
                 f"images are {images.dtype} of shape {images.shape[1:]}; the graph expects uint8 "
                 f"of shape {expected} (height, width, channels)."
             )
-        scale = 1 / (255 * np.asarray(self.std, dtype=np.float32))
-        offset = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
+        scale, offset = self.factors
         values = np.asarray(images.astype(np.float32) * scale - offset, dtype=np.float32)
         channels_first = self.layout == "nchw"
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if channels_first else values

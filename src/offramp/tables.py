@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 
+from offramp.bench import Bench, Timing
 from offramp.certify import ROUTE, Certificate
 from offramp.compare import Comparison
 from offramp.evaluate import Evaluation
@@ -13,7 +15,6 @@ from offramp.exits import Exits
 from offramp.exits import Point as ExitPoint
 from offramp.exits.placement import WORTH
 from offramp.frontier import LEVELS, Point, cost_at
-from offramp.measure import Bench
 from offramp.plan import Plan
 
 
@@ -88,21 +89,38 @@ def _speedups(points: Sequence[Point], reference_cost: float) -> list[str]:
     return [f"{reference_cost / cost_at(points, level):.2f}" for level in LEVELS]
 
 
-def bench(rows: Sequence[Bench]) -> Table:
-    """Wall clock, a row per batch size."""
-    table = Table(title=f"wall clock, ONNX Runtime, {rows[0].threads} thread(s)")
-    for name in ("batch", "reference ms", "adaptive ms", "speed-up", "theoretical", "realised"):
-        table.add_column(name, justify="right")
+def bench(rows: Sequence[Bench]) -> Group:
+    """Wall clock, a table per batch size: everything that ran, the reference's best marked."""
+    tables: list[RenderableType] = []
     for row in rows:
-        table.add_row(
-            str(row.batch),
-            f"{row.reference_ms:.3f}",
-            f"{row.adaptive_ms:.3f}",
-            f"{row.speedup:.2f}",
-            f"{row.theoretical_speedup:.2f}",
-            f"{row.realised:.2f}",
-        )
-    return table
+        table = Table(title=f"batch {row.batch}, {row.threads} thread(s)", title_justify="left")
+        table.add_column("")
+        for name in ("speed-up", "ms", "p50", "p95", "p99", "examples/s", "changed", "error"):
+            table.add_column(name, justify="right")
+        for name in ("load, s", "memory, MB"):
+            table.add_column(name, justify="right")
+        for found in row.contestants:
+            marked = f"{found.name} *" if found.best else found.name
+            table.add_row(marked, *_timing(found))
+        tables += [table, _realised(row), ""]
+    return Group(*tables)
+
+
+def _timing(found: Timing) -> list[str]:
+    times = [f"{ms:.3f}" for ms in (found.ms, found.p50_ms, found.p95_ms, found.p99_ms)]
+    memory = "" if found.memory_mb is None else f"{found.memory_mb:.0f}"
+    error = "" if found.error is None else f"{found.error:.1%}"
+    rest = [f"{found.throughput:.0f}", f"{found.changed:.1%}", error, f"{found.load_s:.3f}", memory]
+    return [f"{found.speedup:.2f}", *times, *rest]
+
+
+def _realised(row: Bench) -> str:
+    missing = "".join(f"; no {name}: {why}" for name, why in row.missing.items())
+    return (
+        f"* the reference at its fastest, which speed-ups are against. One file is "
+        f"{row.speedup:.2f} times as fast, {row.realised:.0%} of the {row.theoretical_speedup:.2f} "
+        f"that the times of its parts allow{missing}"
+    )
 
 
 def points(found: Sequence[ExitPoint]) -> Table:

@@ -110,7 +110,7 @@ class RuntimeLaws:
         outcome = replay(trace, plan.running, plan.setting)
         found = infer(plan, runtime, x)
         same = found.stage == np.array(outcome.order)[outcome.stage]
-        assert (same | self._close(plan, trace)).all()
+        assert (same | close(plan, trace)).all()
         np.testing.assert_allclose(found.cost[same], outcome.cost[same])
         for row in np.flatnonzero(same):
             expected = trace.scores[found.stage[row]][row]
@@ -145,17 +145,17 @@ class RuntimeLaws:
             return
         raise AssertionError("inputs of another shape must raise NetworkError")
 
-    @staticmethod
-    def _close(plan: Plan, trace: Trace) -> AnyArray:
-        """Rows whose decision turns when scores move by a little."""
-        close = np.zeros(trace.examples, dtype=bool)
-        before = replay(trace, plan.running, plan.setting).stage
-        for sign in (-1, 1):
-            tilt = 1 + sign * _MARGIN
-            scores = {stage: values * np.float32(tilt) for stage, values in trace.scores.items()}
-            moved = Trace(trace.graph, trace.costs, scores, trace.kinds)
-            close |= replay(moved, plan.running, plan.setting).stage != before
-        return close
+
+def close(plan: Plan, trace: Trace) -> AnyArray:
+    """Which examples of a trace are decided otherwise when scores move by a little, (examples,)."""
+    found = np.zeros(trace.examples, dtype=bool)
+    before = replay(trace, plan.running, plan.setting).stage
+    for sign in (-1, 1):
+        tilt = 1 + sign * _MARGIN
+        scores = {stage: values * np.float32(tilt) for stage, values in trace.scores.items()}
+        moved = Trace(trace.graph, trace.costs, scores, trace.kinds)
+        found |= replay(moved, plan.running, plan.setting).stage != before
+    return found
 
 
 class PolicyLaws:

@@ -80,7 +80,7 @@ def walk(
         if successors := graph.successors[stage]:
             seen = Seen(stage, rows, {v: said[v] for v in graph.observed[stage]}, kinds)
             action = policy.choose(stage, policy.evidence(seen), setting)
-            action = _never_trust_nan(action, scores, len(successors))
+            action = _never_trust_broken(action, scores, len(successors))
             for number, successor in enumerate(successors, start=1):
                 waiting.setdefault(successor, []).append(rows[action == number])
     return Outcome(graph.order, at, cost)
@@ -99,11 +99,14 @@ def drive(
         return outcome
 
 
-def _never_trust_nan(action: IntArray, scores: FloatArray, last: int) -> IntArray:
-    """Examples with NaN or infinite scores do not leave early: they go on, as far as possible."""
+def _never_trust_broken(action: IntArray, scores: FloatArray, last: int) -> IntArray:
+    """Examples without a finite highest score do not leave early: they go on, as far as possible.
+
+    A class that is impossible, at minus infinity, breaks nothing.
+    """
     if math.isfinite(scores.sum()):  # the quick look that nearly every batch passes
         return action
-    broken = ~np.isfinite(scores).all(axis=1)
+    broken = ~np.isfinite(scores.max(axis=1))
     return np.where(broken & (action == STOP), last, action)
 
 

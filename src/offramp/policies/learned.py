@@ -51,10 +51,15 @@ class Model:
     cost: FloatArray  # (successors, 2, 1 + features)
 
     @cached_property
+    def weights(self) -> FloatArray:
+        """(successors, 4, 1 + features): of loss and cost, on phi and on log t * phi."""
+        both = np.stack([self.loss, self.cost], axis=1)
+        return both.reshape(len(both), 4, -1)
+
+    @cached_property
     def linear(self) -> Linear:
         """Both functions of all successors at once, (successors * 4) outputs."""
-        weights = np.stack([self.loss, self.cost], axis=1)
-        return Linear.fold(self.features, weights.reshape(-1, weights.shape[-1]))
+        return Linear.fold(self.features, self.weights.reshape(-1, self.weights.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -90,20 +95,21 @@ class Learned:
         return model.linear(model.features.parts(seen))
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
-        return decide(evidence, setting)
+        """As `decide`; a setting beyond the learned tradeoffs counts as the nearest of them."""
+        return decide(evidence, min(max(setting, self.settings[-1]), self.settings[0]))
 
 
 def decide(evidence: FloatArray, tradeoff: float) -> IntArray:
     """The action with the lowest predicted cost-to-go, (n,); stopping wins ties."""
-    going = evidence.reshape(len(evidence), -1, 4) @ _weights(tradeoff)
+    going = evidence.reshape(len(evidence), -1, 4) @ bases(tradeoff)
     if going.shape[1] == 1:  # most stages: no choice among successors to make
         return np.asarray(going[:, 0] < 0, dtype=np.int64)
     return np.where(going.min(axis=1) < 0, going.argmin(axis=1) + 1, STOP)
 
 
 @lru_cache(maxsize=256)
-def _weights(tradeoff: float) -> FloatArray:
-    """Of loss, log t * loss, cost and log t * cost in the cost-to-go."""
+def bases(tradeoff: float) -> FloatArray:
+    """What loss, log t * loss, cost and log t * cost count in the cost-to-go, (4,)."""
     log_t = math.log(tradeoff)
     return np.array([tradeoff, tradeoff * log_t, 1.0, log_t])
 

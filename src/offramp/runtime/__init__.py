@@ -1,6 +1,17 @@
-"""Drivers of the walk, one per engine."""
+"""Drivers of plans, one per engine: the walk driven from outside, or inside a file."""
 
-from offramp.runtime.driver import Answers, Runtime, infer
+from offramp.runtime.driver import Answers, Driver, Runtime, Walker, infer
 from offramp.runtime.onnxruntime import OnnxRuntime
+from offramp.runtime.routed import Routed
+from offramp.runtime.single import SingleFile
 
-__all__ = ["Answers", "OnnxRuntime", "Runtime", "infer"]
+__all__ = [
+    "Answers",
+    "Driver",
+    "OnnxRuntime",
+    "Routed",
+    "Runtime",
+    "SingleFile",
+    "Walker",
+    "infer",
+]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from offramp import tasks
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.committees import Speaker
+from offramp.errors import PlanError
 from offramp.plan import Plan
 from offramp.walk import Outcome, Work, drive, walk
 
@@ -60,6 +62,59 @@ class Answers:
     stage: AnyArray  # (n,) name of the stage that answered
     cost: FloatArray  # (n,) in the unit of the plan
     scores: FloatArray  # (n, classes) of the stage that answered
+
+
+class Driver(Protocol):
+    """A plan that runs, on whatever engine: the walk driven from outside, or inside a file."""
+
+    def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
+        """The answers to inputs (n, ...), in their order; n may be 0.
+
+        Args:
+            x: the inputs.
+            tradeoff: another than the certified one.
+
+        Raises:
+            NetworkError: the inputs have another shape or type than the networks read.
+            PlanError: the tradeoff is below zero, or there is none to choose.
+        """
+
+
+@dataclass(frozen=True)
+class Walker:
+    """Drives the walk of a plan on a runtime."""
+
+    plan: Plan
+    runtime: Runtime
+
+    def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
+        return infer(self.plan.turned(tradeoff), self.runtime, x)
+
+
+def check_tradeoff(
+    tradeoff: float | None, about: Mapping[str, Any], dial: str | None
+) -> dict[str, AnyArray]:
+    """What to give an exported file for a tradeoff: by name, nothing where it has no dial.
+
+    Args:
+        tradeoff: None or NaN for the certified one.
+        about: what the file says of itself.
+        dial: the name of its input; None: there is none.
+
+    Raises:
+        PlanError: the tradeoff is below zero, or there is none to choose.
+    """
+    certified = tradeoff is None or np.isnan(tradeoff)
+    if dial is None:
+        if not certified:
+            raise PlanError(
+                "this was exported at one tradeoff. Export it with --dial to choose another."
+            )
+        return {}
+    value = np.nan if tradeoff is None else tradeoff
+    if value < 0 <= about["tradeoffs"][0]:
+        raise PlanError(f"the tradeoff is {value}; it must be a number of at least 0.")
+    return {dial: np.array(value, dtype=np.float32)}
 
 
 def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:

@@ -1,0 +1,372 @@
+"""A plan on the clock, against everything that one would run instead of it.
+
+All that is compared runs in turn on the same requests, a block of them at a time, as a server under
+load would: what is measured are ratios, which a busy machine hardly changes. The reference is the
+fastest of its static runtimes, found in the same run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.committees import answering
+from offramp.errors import DataError, MissingExtra
+from offramp.export import one_file, write_file, write_folder
+from offramp.frontier import replay
+from offramp.graph import Costs, head, whole
+from offramp.measure import laps, seconds
+from offramp.plan import Plan
+from offramp.runtime import OnnxRuntime, Routed, SingleFile
+from offramp.runtime.onnxruntime import LEVELS, Session
+from offramp.trace import Trace
+from offramp.walk import Outcome
+
+Run = Callable[[AnyArray], AnyArray]  # from inputs to answers (n,)
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+REQUESTS, EXAMPLES = 16, 256  # a pass holds at least so many
+BLOCK = 32  # examples that one contestant answers in a row, before the next has its turn
+_CALIBRATION = 128  # examples that int8 scales are taken from, at most
+_LOADS = 3
+ONE_FILE, STAGE_FILES = "offramp, one file", "offramp, a file per stage"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contestant at one batch size and number of threads."""
+
+    name: str
+    batch: int
+    threads: int
+    ms: float  # per request: the mean over a pass, median over the passes
+    p50_ms: float  # of single requests
+    p95_ms: float
+    p99_ms: float
+    throughput: float  # examples per second
+    speedup: float  # over the reference, median over the passes of the ratio
+    changed: float  # share of answers that are not the reference's
+    error: float | None  # share of answers that are not the label; None: no labels
+    load_s: float
+    memory_mb: float | None  # that a process needs more for it, at most; None: not measured
+    best: bool  # the reference at its fastest
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A plan against its reference, at one batch size and number of threads."""
+
+    batch: int
+    threads: int
+    reference: str  # the fastest static fp32 runtime of the reference, among the contestants
+    reference_ms: float  # per request
+    adaptive_ms: float  # likewise
+    speedup: float  # median over the passes of the ratio
+    theoretical_speedup: float  # from the times of bodies and heads at the rows that need them
+    realised: float  # speedup / theoretical_speedup
+    exits: Mapping[str, float]  # share of examples that stop at each stage
+    part_ms: Mapping[str, Mapping[str, float]]  # of each body and head, by number of rows
+    contestants: Sequence[Timing]
+    missing: Mapping[str, str]  # what was not measured, and why
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Contestant:
+    name: str
+    run: Run
+    load_s: float
+    file: Path | None = None  # that ONNX Runtime can run by itself
+    exact: bool = False  # the reference in fp32, on some engine
+    spent: list[list[float]] = field(default_factory=list)  # passes of requests, seconds
+
+
+def bench(
+    plan: Plan,
+    x: AnyArray,
+    y: IntArray | None = None,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    passes: int = 5,
+    memory: bool = True,
+    progress: Progress = lambda what, done, total: None,
+) -> Bench:
+    """The plan, its reference under every static runtime there is, and every other network.
+
+    Args:
+        plan: with networks.
+        x: examples that trained nothing, (n, ...), at least `batch`; some calibrate int8.
+        y: their labels, (n,); None: only changed answers are counted, not wrong ones.
+        batch: rows per request.
+        threads: of every engine.
+        passes: over the requests; each gives one ratio.
+        memory: whether to measure it, which takes a process each.
+        progress: is told what is being done.
+
+    Raises:
+        PlanError: the plan has no networks.
+        DataError: fewer examples than `batch`.
+    """
+    used = x[-max(EXAMPLES, REQUESTS * batch) :]
+    used = used[len(used) % batch :]  # whole batches, the last ones
+    requests = [used[i : i + batch] for i in range(0, len(used) - batch + 1, batch)]
+    if not requests:
+        raise DataError(f"a batch of {batch} needs as many examples; there are {len(x)}.")
+    size = max(1, BLOCK // batch)
+    blocks = [requests[i : i + size] for i in range(0, len(requests), size)]
+    with TemporaryDirectory() as folder:
+        missing: dict[str, str] = {}
+        ring = list(_contestants(plan, Path(folder), x, threads, missing))
+        stages = OnnxRuntime(plan.runnable(), plan.graph, threads=threads)
+        times: dict[str, dict[int, list[float]]] = {}  # seconds, by part and number of rows
+        sizes = sorted({min(2**power, batch) for power in range(batch.bit_length() + 1)})
+        for number in range(-1, passes):  # pass -1 warms up
+            progress(f"batch {batch}", max(number, 0), passes)
+            for found in ring:
+                found.spent.append([])
+            for i, block in enumerate(blocks):
+                turn = i % len(ring)  # another one first each time: none always follows the largest
+                for found in ring[turn:] + ring[:turn]:
+                    found.spent[-1] += [seconds(partial(found.run, request)) for request in block]
+                rows = sizes[i % len(sizes)]
+                for request in block:
+                    for part, spent in laps(stages, plan.graph, request[:rows]):
+                        times.setdefault(part, {}).setdefault(rows, []).append(spent)
+        parts = {
+            part: {rows: float(np.median(spent)) for rows, spent in sorted(found.items())}
+            for part, found in times.items()
+        }
+        answers = [np.concatenate([found.run(r) for r in requests]) for found in ring]
+        peaks = [_peak_mb(f.file, requests[0], threads) if memory else None for f in ring]
+        scores = {
+            stage: np.concatenate([stages.run(stage, r) for r in requests])
+            for stage in plan.graph.order
+        }
+    trace = Trace(plan.graph, plan.costs, scores, plan.kinds)
+    outcome = replay(answering(trace, plan.speaking), plan.running, plan.setting)
+    ideal = _ideal(plan, trace, parts, batch)
+    timings = _timings(ring, answers, peaks, y, batch, threads)
+    return _bench(plan, timings, outcome, ideal, parts, missing)
+
+
+def _contestants(
+    plan: Plan, folder: Path, x: AnyArray, threads: int, missing: dict[str, str]
+) -> Iterator[_Contestant]:
+    """The plan, then the reference on every static runtime, then the other networks alone."""
+    write_file(plan, folder / "plan.onnx")
+    single, load_s = _loaded(lambda: SingleFile(folder / "plan.onnx", threads=threads))
+    yield _Contestant(ONE_FILE, lambda x: single(x).answer, load_s, folder / "plan.onnx")
+    write_folder(plan, folder / "stages")
+    routed, load_s = _loaded(lambda: Routed(folder / "stages", threads=threads))
+    yield _Contestant(STAGE_FILES, lambda x: routed(x).answer, load_s)
+    reference = alone(plan, plan.graph.reference, folder)
+    name = plan.graph.reference
+    for level in LEVELS:
+        session, load_s = _loaded(partial(Session, name, reference, threads, level))
+        yield _Contestant(f"{name}, {level}", _answer(session), load_s, reference, exact=True)
+    try:
+        quantised = _int8(reference, folder, x[:_CALIBRATION])
+        session, load_s = _loaded(lambda: Session(name, quantised, threads))
+        yield _Contestant(f"{name}, int8", _answer(session), load_s, quantised)
+    except Exception as problem:  # the quantiser's errors share no public base class
+        missing["int8"] = str(problem).strip().partition("\n")[0]
+    try:
+        yield from _openvino(name, reference, folder / "stages", threads)
+    except MissingExtra as problem:
+        missing["OpenVINO"] = str(problem)
+    for stage in plan.graph.order:
+        if stage != name:
+            file = alone(plan, stage, folder)
+            session, load_s = _loaded(partial(Session, stage, file, threads))
+            yield _Contestant(stage, _answer(session), load_s, file)
+
+
+def _openvino(name: str, reference: Path, stages: Path, threads: int) -> Iterator[_Contestant]:
+    """OpenVINO, where it is installed. Raises MissingExtra where it is not."""
+    from offramp.runtime.openvino import compiled
+
+    read, said = _ends(reference)
+    run, load_s = _loaded(lambda: compiled(reference, threads))
+    yield _Contestant(
+        f"{name}, OpenVINO", lambda x: run({read: x})[said].argmax(axis=1), load_s, exact=True
+    )
+    routed, load_s = _loaded(lambda: Routed(stages, compiled, threads=threads))
+    yield _Contestant(f"{STAGE_FILES}, OpenVINO", lambda x: routed(x).answer, load_s)
+
+
+def alone(plan: Plan, stage: str, folder: Path) -> Path:
+    """The network of one stage by itself: the file that it came as, or else its parts in one."""
+    files = plan.runnable()
+    if whole(stage) in files:
+        return files[whole(stage)]
+    if plan.graph.parts(stage) == (stage, head(stage)) and head(stage) not in files:
+        return files[stage]
+    path = folder / f"{stage}.alone.onnx"
+    certificate = replace(plan.certificate, static_choice=stage)
+    onnx.save(one_file(replace(plan, tradeoff=None, certificate=certificate)), path)
+    return path
+
+
+def _loaded(load: Callable[[], T]) -> tuple[T, float]:
+    """What `load` gives, and the seconds it takes: the median of a few times."""
+    spent = []
+    for _ in range(_LOADS):
+        start = time.perf_counter()
+        found = load()
+        spent.append(time.perf_counter() - start)
+    return found, float(np.median(spent))
+
+
+def _answer(session: Session) -> Run:
+    session.wanted = list(session.made[:1])
+    return lambda x: session.run([x])[0].argmax(axis=1)
+
+
+def _ends(file: Path) -> tuple[str, str]:
+    """The names of the examples and of the scores of a network."""
+    graph = onnx.load(str(file), load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    read = next(value.name for value in graph.input if value.name not in constants)
+    return read, graph.output[0].name
+
+
+def _int8(file: Path, folder: Path, x: AnyArray) -> Path:
+    """Static int8 as ONNX Runtime advises for a CPU: per channel, weights signed, reduced range."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared, made = folder / "prepared.onnx", folder / "int8.onnx"
+    read, _ = _ends(file)
+    examples = iter([{read: x[i : i + 1]} for i in range(len(x))])
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, AnyArray] | None:
+            return next(examples, None)
+
+    quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
+    quantization.quantize_static(
+        str(prepared),
+        str(made),
+        Reader(),
+        per_channel=True,
+        reduce_range=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    return made
+
+
+_PEAK = """
+import resource, sys, numpy, onnxruntime
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = int(sys.argv[3])
+session = onnxruntime.InferenceSession(sys.argv[1], options)
+x = numpy.load(sys.argv[2])
+for _ in range(3):
+    session.run(None, {session.get_inputs()[0].name: x})
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def _peak_mb(file: Path | None, x: AnyArray, threads: int) -> float | None:
+    """How much more memory a process takes at most, to load a file and run it on a request."""
+    if file is None or sys.platform != "linux":  # other systems count in other units
+        return None
+    with TemporaryDirectory() as folder:
+        np.save(Path(folder) / "x.npy", x)
+        given = [str(file), str(Path(folder) / "x.npy"), str(threads)]
+        done = subprocess.run(
+            [sys.executable, "-c", _PEAK, *given], capture_output=True, text=True, check=False
+        )
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def _ideal(
+    plan: Plan, trace: Trace, parts: Mapping[str, Mapping[int, float]], batch: int
+) -> FloatArray:
+    """The seconds that the bodies and heads of each request take by themselves, (requests,)."""
+    graph = plan.running.graph
+    spoken = answering(trace, plan.speaking)
+    names = [stage.name for stage in graph.stages]
+    total = np.zeros(trace.examples // batch)
+    for part, times in parts.items():
+        if part == whole(graph.reference) or part.partition(".")[0] not in names:
+            continue
+        body = {name: float(name == part) for name in names}
+        heads = {name: float(head(name) == part) for name in names}
+        counting = replace(spoken, costs=Costs(body, heads))
+        needed = replay(counting, plan.running, plan.setting).cost
+        rows = needed.reshape(-1, batch).sum(axis=1)
+        total += np.interp(rows, [0, *times], [0, *times.values()])
+    return total
+
+
+def _timings(
+    ring: Sequence[_Contestant],
+    answers: Sequence[IntArray],
+    peaks: Sequence[float | None],
+    y: IntArray | None,
+    batch: int,
+    threads: int,
+) -> list[Timing]:
+    spent = [np.array(c.spent[1:]) for c in ring]  # (passes, requests); the first warms up
+    exact = [i for i, c in enumerate(ring) if c.exact]
+    best = min(exact, key=lambda i: float(np.median(spent[i].mean(axis=1))))
+    found = []
+    for i, c in enumerate(ring):
+        ms = float(np.median(spent[i].mean(axis=1)) * 1e3)
+        p50, p95, p99 = (float(q) for q in np.percentile(spent[i], [50, 95, 99]) * 1e3)
+        ratio = float(np.median(spent[best].sum(axis=1) / spent[i].sum(axis=1)))
+        changed = float((answers[i] != answers[best]).mean())
+        error = None if y is None else float((answers[i] != y[-len(answers[i]) :]).mean())
+        timing = Timing(
+            *(c.name, batch, threads, ms, p50, p95, p99, batch / ms * 1e3, ratio),
+            *(changed, error, c.load_s, peaks[i], i == best),
+        )
+        found.append(timing)
+    return found
+
+
+def _bench(
+    plan: Plan,
+    timings: Sequence[Timing],
+    outcome: Outcome,
+    ideal: FloatArray,
+    parts: Mapping[str, Mapping[int, float]],
+    missing: Mapping[str, str],
+) -> Bench:
+    named = {found.name: found for found in timings}
+    adaptive, best = named[ONE_FILE], next(found for found in timings if found.best)
+    theoretical = best.ms / (float(ideal.mean()) * 1e3)
+    if not plan.routes:  # one network alone: what it takes by itself
+        static = plan.certificate.static_choice
+        theoretical = 1.0 if static == plan.graph.reference else named[static].speedup
+    return Bench(
+        best.batch,
+        best.threads,
+        best.name,
+        best.ms,
+        adaptive.ms,
+        adaptive.speedup,
+        theoretical,
+        adaptive.speedup / theoretical,
+        {**dict.fromkeys(plan.graph.order, 0.0), **outcome.exits()},
+        {part: {str(rows): spent * 1e3 for rows, spent in t.items()} for part, t in parts.items()},
+        timings,
+        missing,
+    )

@@ -1,0 +1,391 @@
+"""Policies and committees as ONNX operators: what `policies` computes in numpy, in a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+from onnx import TensorProto
+
+from offramp.arrays import FloatArray
+from offramp.committees import SMALLEST
+from offramp.export.scope import Scope
+from offramp.plan import Plan
+from offramp.policies.features import Linear
+from offramp.policies.learned import Learned, bases
+from offramp.policies.rules import Alike, Threshold, Thresholds
+
+Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recorded under it
+Recipe = Callable[[Scope, Get], str]
+"""How to make what is recorded, where it is asked for: most examples never come that far."""
+Recorded = dict[str, str | Recipe]  # tensors, or recipes, by key
+_TINY = 1e-12  # probabilities below are treated as this
+
+
+@dataclass
+class Evidence:
+    """What a stage said, as tensors of n rows; each is computed once, where it is asked for."""
+
+    scope: Scope
+    scores: str  # (n, classes)
+    kind: str  # logits or probabilities
+    classes: int
+    stage: str
+    get: Get
+
+    @cached_property
+    def probabilities(self) -> str:
+        """(n, classes)."""
+        if self.kind == "logits":
+            return self.scope.add("Softmax", self.scores, axis=1)
+        return self.scope.add("Max", self.scores, self.scope.constant(_TINY))
+
+    @cached_property
+    def logs(self) -> str:
+        """Logarithms of the probabilities, (n, classes)."""
+        if self.kind == "logits":
+            return self.scope.add("LogSoftmax", self.scores, axis=1)
+        return self.scope.add("Log", self.probabilities)
+
+    @cached_property
+    def two(self) -> list[str]:
+        """The two highest probabilities, and their classes, (n, 2) each."""
+        two = self.scope.integers(2)
+        return self.scope.several(2, "TopK", self.probabilities, two, axis=1)
+
+    @cached_property
+    def first(self) -> str:
+        """The class answered, (n,)."""
+        return _column(self.scope, self.two[1])
+
+    @cached_property
+    def member(self) -> str:
+        """1 at the class answered, (n, classes)."""
+        depth, values = self.scope.integers(self.classes), self.scope.constant([0, 1])
+        return self.scope.add("OneHot", self.first, depth, values)
+
+    @cached_property
+    def unsure(self) -> str:
+        """1 minus the highest probability, without losing its digits near 0, (n, 1)."""
+        others = self.scope.add("Sub", self.scope.constant(1.0), self.member)
+        rest = self.scope.add("Mul", self.probabilities, others)
+        return self.scope.add("ReduceSum", rest, self.scope.integers(1))
+
+    @cached_property
+    def close(self) -> str:
+        """1 minus the margin of the two highest probabilities, (n, 1)."""
+        return self.scope.add("Add", self.unsure, self.column(self.two[0], 1))
+
+    def column(self, tensor: str, number: int) -> str:
+        """One column of (n, k), as (n, 1)."""
+        return self.scope.add("Gather", tensor, self.scope.integers(number), axis=1)
+
+    def poisoned(self, values: str, columns: int) -> str:
+        """(n, columns) values, NaN in the rows whose scores are."""
+        nothing = self.scope.constant(np.zeros((self.classes, columns)))
+        return self.scope.add("Gemm", self.scores, nothing, values)
+
+    @property
+    def infects(self) -> bool:
+        """Whether every probability of a row is NaN where one of its scores is."""
+        return self.kind == "logits"
+
+    def base(self) -> dict[str, str]:
+        """What can be looked back at, by key."""
+        values, classes = self.two
+        return {
+            f"{self.stage}:probabilities": self.probabilities,
+            f"{self.stage}:highest": values,
+            f"{self.stage}:classes": classes,
+        }
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where n rows go; comparisons are made so that NaN goes on, as far as possible."""
+
+    onward: str  # (n,) whether each goes on
+    action: str | None = None  # (n,) 0 to stop, i for the i-th successor; None: at most one
+
+
+@dataclass(frozen=True)
+class Dial:
+    """A tradeoff given at run time, as tensors."""
+
+    setting: str  # scalar
+    bases: str  # (4, 1), of `policies.learned.bases`
+
+    @classmethod
+    def turned(cls, scope: Scope, plan: Plan, tradeoff: str) -> Dial:
+        """From an input, NaN for the plan's own, kept within what the policy has settings for.
+
+        Where settings cannot be below zero, one that is must fail: looking it up in a table of one
+        row does.
+        """
+        settings, one = plan.policy.settings, scope.constant(1.0)
+        own = scope.add("IsNaN", tradeoff)
+        given = scope.add("Where", own, one, tradeoff)
+        if settings.min() >= 0:
+            negative = scope.add("Less", given, scope.constant(0.0))
+            row = scope.add("Cast", negative, to=TensorProto.INT64)
+            valid = scope.name("tradeoff_must_not_be_negative")
+            table = scope.constant([1.0])
+            scope.call("Gather", [table, row], [valid])
+            given = scope.add("Mul", given, valid)
+        low, high = (scope.constant(float(end)) for end in (settings.min(), settings.max()))
+        inside = scope.add("Min", scope.add("Max", given, low), high)
+        setting = scope.add("Where", own, scope.constant(plan.setting), inside)
+        log = scope.add("Log", setting)
+        columns = [setting, scope.add("Mul", setting, log), one, log]
+        shape = scope.integers(1, 1)
+        rows = [scope.add("Reshape", column, shape) for column in columns]
+        return cls(setting, scope.add("Concat", *rows, axis=0))
+
+
+@dataclass(frozen=True)
+class Decider:
+    """The policy of a plan and its committees.
+
+    Args:
+        plan: whose.
+        dial: where a tradeoff is given at run time; None: the plan's own, folded into constants.
+    """
+
+    plan: Plan
+    dial: Dial | None = None
+
+    def speak(self, scope: Scope, stage: str, key: str, get: Get) -> tuple[str, Recorded]:
+        """What a stage answers, (n, classes), from its own scores under `key`."""
+        plan = self.plan
+        before = plan.running.graph.observed
+        recorded: Recorded = {}
+        if any(stage in before[other] for other in plan.speaking if other in before):
+            recorded[f"{stage}:logs"] = partial(self._logs, stage, key)
+        if stage not in plan.speaking:
+            return get(key), recorded
+        committee = plan.speaking[stage]
+        of = dict(zip(committee.stages, committee.weights, strict=True))
+        weights = scope.constant([[of.get(member, 0.0)] for member in before[stage]])
+        logs = self._logs(stage, key, scope, get)
+        weighted = scope.add("Mul", logs, weights)
+        return scope.add("ReduceSum", weighted, scope.integers(1), keepdims=0), recorded
+
+    def _logs(self, stage: str, key: str, scope: Scope, get: Get) -> str:
+        """Log-probabilities of a stage and those before it, (n, stages, classes)."""
+        plan = self.plan
+        said = Evidence(scope, get(key), plan.kinds[stage], plan.classes, stage, get)
+        logs = scope.add("Max", said.logs, scope.constant(SMALLEST))
+        rows = scope.add("Unsqueeze", logs, scope.integers(1))
+        observed = plan.running.graph.observed[stage]
+        if len(observed) == 1:
+            return rows
+        return scope.add("Concat", get(f"{observed[-2]}:logs"), rows, axis=1)
+
+    def decide(self, scope: Scope, stage: str, scores: str, get: Get) -> tuple[Decision, Recorded]:
+        """Where rows with these answers go, and what later stages can ask of them."""
+        policy = self.plan.running
+        said = Evidence(scope, scores, self.plan.answered[stage], self.plan.classes, stage, get)
+        number = len(policy.graph.successors[stage])
+        if isinstance(policy, Learned):
+            return self._learned(policy, said, number), _remembered(policy, said)
+        if isinstance(policy, Threshold):
+            return self._threshold(policy, said), {}
+        if isinstance(policy, Thresholds):
+            return self._thresholds(policy, said, number), {}
+        assert isinstance(policy, Alike), policy
+        observed = policy.graph.observed[stage]
+        recorded: Recorded = {f"{stage}:answers": partial(_answers, stage, observed)}
+        return self._alike(policy, said), {f"{stage}:classes": said.two[1], **recorded}
+
+    def _learned(self, policy: Learned, said: Evidence, successors: int) -> Decision:
+        scope, model = said.scope, policy.models[said.stage]
+        # with several successors stopping has a column of its own, of zeros, so that one
+        # comparison finds the lowest
+        weights = np.concatenate([np.zeros((1, *model.weights.shape[1:])), model.weights])
+        weights = weights[1 if successors == 1 else 0 :]  # (columns, 4, 1 + features)
+        columns = len(weights)
+        if self.dial is None:
+            weights = np.einsum("k,ckf->cf", bases(self.plan.setting), weights)
+        linear = Linear.fold(model.features, weights.reshape(-1, weights.shape[-1]))
+        value = _linear(said, linear, policy.graph.observed[said.stage])
+        if self.dial is not None:
+            rows = scope.add("Reshape", value, scope.integers(0, columns, 4))
+            value = scope.add("MatMul", rows, self.dial.bases)
+            value = scope.add("Squeeze", value, scope.integers(2))
+        if not said.infects:
+            value = said.poisoned(value, columns)
+        if columns == 1:
+            stops = scope.add("GreaterOrEqual", value, scope.constant(0.0))
+            return Decision(_flat(scope, scope.add("Not", stops)))
+        return _lowest(scope, value, successors)
+
+    def _threshold(self, policy: Threshold, said: Evidence) -> Decision:
+        """Sureness is compared as 1 minus itself, which keeps its digits near 1."""
+        scope = said.scope
+        if policy.kind == "entropy":
+            value = scope.add("Mul", said.logs, scope.add("Exp", said.logs))
+            value = scope.add("Neg", scope.add("ReduceSum", value, scope.integers(1)))
+            limit = self._setting(scope, lambda t: -t, lambda t: scope.add("Neg", t))
+        else:
+            value = said.unsure if policy.kind == "myopic" else said.close
+            limit = self._setting(scope, lambda t: 1.0 - t, lambda t: self._less(scope, t))
+        value = value if said.infects else said.poisoned(value, 1)
+        stops = scope.add("LessOrEqual", value, limit)
+        return Decision(_flat(scope, scope.add("Not", stops)))
+
+    def _thresholds(self, policy: Thresholds, said: Evidence, successors: int) -> Decision:
+        scope, cuts = said.scope, 1.0 - policy.cuts[said.stage]
+        if self.dial is None:
+            row = int(np.abs(policy.settings - self.plan.setting).argmin())
+            limits = scope.constant(cuts[row])
+        else:
+            away = scope.add("Sub", scope.constant(policy.settings), self.dial.setting)
+            nearest = scope.add("ArgMin", scope.add("Abs", away), axis=0, keepdims=0)
+            limits = scope.add("Gather", scope.constant(cuts), nearest, axis=0)
+        unsure = said.unsure if said.infects else said.poisoned(said.unsure, 1)
+        below = scope.add("Not", scope.add("LessOrEqual", unsure, limits))
+        if successors == 1:
+            return Decision(_flat(scope, below))
+        bands = scope.add("Cast", below, to=TensorProto.INT64)
+        action = scope.add("ReduceSum", bands, scope.integers(1), keepdims=0)
+        return Decision(scope.add("Greater", action, scope.constant(0, np.int64)), action)
+
+    def _alike(self, policy: Alike, said: Evidence) -> Decision:
+        """How many answers agree, counted back from this one."""
+        scope, observed = said.scope, policy.graph.observed[said.stage]
+        own = scope.add("Unsqueeze", said.first, scope.integers(1))
+        streak = scope.constant([[1.0]])
+        if len(observed) > 1:
+            earlier = said.get(f"{observed[-2]}:answers")
+            same = scope.add("Cast", scope.add("Equal", earlier, own), to=TensorProto.FLOAT)
+            together = None
+            for back in reversed(range(len(observed) - 1)):
+                column = said.column(same, back)
+                together = column if together is None else scope.add("Mul", together, column)
+                streak = scope.add("Add", streak, together)
+        if policy.kind == "agreement":
+            all_ = scope.constant(float(len(observed)))
+            zero = scope.constant([[0.0]])
+            streak = scope.add("Where", scope.add("Equal", streak, all_), streak, zero)
+        limit = self._setting(scope, lambda t: t, lambda t: t)
+        stops = scope.add("GreaterOrEqual", said.poisoned(streak, 1), limit)
+        return Decision(_flat(scope, scope.add("Not", stops)))
+
+    def _setting(
+        self, scope: Scope, fixed: Callable[[float], float], turned: Callable[[str], str]
+    ) -> str:
+        if self.dial is None:
+            return scope.constant(fixed(self.plan.setting))
+        return turned(self.dial.setting)
+
+    @staticmethod
+    def _less(scope: Scope, tensor: str) -> str:
+        return scope.add("Sub", scope.constant(1.0), tensor)
+
+
+def _flat(scope: Scope, column: str) -> str:
+    return scope.add("Squeeze", column, scope.integers(1))
+
+
+def _lowest(scope: Scope, values: str, successors: int) -> Decision:
+    """The action with the lowest value, the first of several; the last where there is NaN."""
+    best = scope.add("ArgMin", values, axis=1, keepdims=0)
+    total = scope.add("ReduceSum", values, scope.integers(1), keepdims=0)
+    last = scope.constant(successors, np.int64)
+    action = scope.add("Where", scope.add("IsNaN", total), last, best)
+    return Decision(scope.add("Greater", action, scope.constant(0, np.int64)), action)
+
+
+def _linear(said: Evidence, linear: Linear, observed: tuple[str, ...]) -> str:
+    """A `Linear` of the features of these rows, (n, outputs)."""
+    scope, columns = said.scope, linear.curve.shape[1]
+    # columns of `bent`: 1, 1 minus the margin, and the margin above each knot
+    bends = len(linear.knots)
+    slopes = np.array([[0, -1, *[1] * bends], [0, 1, *[-1] * bends]])
+    shift = np.array([1, 1, *-linear.knots])
+    pieces = scope.add("Gemm", said.two[0], scope.constant(slopes), scope.constant(shift))
+    bent = scope.add("Relu", pieces)
+    if linear.answered is None or linear.second is None:
+        weights = np.vstack([linear.constant, np.zeros(columns), linear.curve])
+        value = scope.add("MatMul", bent, scope.constant(weights))
+    else:
+        table = _table(linear)  # (classes, classes, columns, 2 + bends)
+        if columns == 1:
+            table = table[:, :, 0]
+        else:
+            bent = scope.add("Unsqueeze", bent, scope.integers(1))
+        weighted = scope.add("GatherND", scope.constant(table), said.two[1])
+        product = scope.add("Mul", weighted, bent)
+        value = scope.add("ReduceSum", product, scope.integers(-1), keepdims=int(columns == 1))
+    if len(observed) == 1 or not linear.earlier.any():
+        return value
+    # per earlier stage: whether it answered alike, its margin, what it gave to the answer
+    alike, margins, given = (linear.earlier[i::3] for i in range(3))
+    asked = scope.add("Unsqueeze", said.member, scope.integers(2))
+    found = scope.add("MatMul", said.get(f"{observed[-2]}:seen"), asked)
+    both = scope.add("Squeeze", found, scope.integers(2))
+    weights = np.stack([given, alike], axis=1).reshape(-1, columns)
+    value = scope.add("Gemm", both, scope.constant(weights), value)
+    return scope.add("Gemm", said.get(f"{observed[-2]}:margins"), scope.constant(margins), value)
+
+
+def _table(linear: Linear) -> FloatArray:
+    """The coefficients for each answer and second answer, (classes, classes, columns, pieces)."""
+    assert linear.answered is not None
+    assert linear.second is not None
+    classes, _, columns = linear.answered.shape
+    table = np.empty((classes, classes, columns, 2 + len(linear.knots)))
+    table[..., 0] = (linear.answered[:, 0] + linear.constant)[:, None]
+    table[..., 1] = linear.answered[:, None, 1] + linear.second[None]
+    table[..., 2:] = linear.curve.T
+    return table
+
+
+def _remembered(policy: Learned, said: Evidence) -> Recorded:
+    """What later stages ask for when they look back at this one."""
+    stage, observed = said.stage, policy.graph.observed
+    if not any(
+        stage in observed[other][:-1] and model.linear.earlier.any()
+        for other, model in policy.models.items()
+    ):
+        return {}
+    return {
+        **said.base(),
+        f"{stage}:seen": partial(_seen, stage, observed[stage], said.classes),
+        f"{stage}:margins": partial(_margins, stage, observed[stage]),
+    }
+
+
+def _seen(stage: str, observed: tuple[str, ...], classes: int, scope: Scope, get: Get) -> str:
+    """Per stage so far two rows, its probabilities and its answer, (n, 2 * stages, classes)."""
+    first = _column(scope, get(f"{stage}:classes"))
+    depth, values = scope.integers(classes), scope.constant([0, 1])
+    member = scope.add("OneHot", first, depth, values)
+    both = (get(f"{stage}:probabilities"), member)
+    rows = [scope.add("Unsqueeze", part, scope.integers(1)) for part in both]
+    if len(observed) > 1:
+        rows.insert(0, get(f"{observed[-2]}:seen"))
+    return scope.add("Concat", *rows, axis=1)
+
+
+def _margins(stage: str, observed: tuple[str, ...], scope: Scope, get: Get) -> str:
+    """The margin of each stage so far, (n, stages)."""
+    margin = scope.add("MatMul", get(f"{stage}:highest"), scope.constant([[1.0], [-1.0]]))
+    if len(observed) == 1:
+        return margin
+    return scope.add("Concat", get(f"{observed[-2]}:margins"), margin, axis=1)
+
+
+def _answers(stage: str, observed: tuple[str, ...], scope: Scope, get: Get) -> str:
+    """The answer of each stage so far, (n, stages)."""
+    first = scope.add("Unsqueeze", _column(scope, get(f"{stage}:classes")), scope.integers(1))
+    if len(observed) == 1:
+        return first
+    return scope.add("Concat", get(f"{observed[-2]}:answers"), first, axis=1)
+
+
+def _column(scope: Scope, tensor: str) -> str:
+    """The first column of (n, k), (n,)."""
+    return scope.add("Gather", tensor, scope.constant(0, np.int64), axis=1)

@@ -1,0 +1,181 @@
+"""One ONNX file per stage, each with its decision inside, for engines that do not skip branches.
+
+A driver keeps what files make and gives each file the rows that come to it: see
+`runtime.routed`, which needs numpy and the engine alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from offramp.export.deciding import Decider, Dial, Recipe
+from offramp.export.itinerary import Block
+from offramp.export.scope import Scope, value
+from offramp.export.seal import facts, sealed
+from offramp.export.single import TRADEOFF
+from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of
+from offramp.files import fingerprint, new_folder, write_json
+from offramp.graph import BATCH
+from offramp.plan import Plan
+from offramp.preprocessing import Preprocessing
+
+MANIFEST, VERSION = "routes.json", 1
+PATH, SCORES = "path", "scores"  # names of tensors; keys of what is handed on contain a / or a :
+
+
+def write_folder(
+    plan: Plan, path: Path, *, dial: bool = False, images: bool = False, force: bool = False
+) -> None:
+    """Writes a file per stage, and `routes.json` that says how to go from one to the next.
+
+    Args:
+        plan: with networks.
+        path: of the folder.
+        dial: adds an input `tradeoff` to every file, NaN for the certified one.
+        images: the files read uint8 images (batch, height, width, channels).
+        force: replaces a folder that offramp wrote.
+
+    Raises:
+        PlanError, NetworkError: as `one_file`.
+        InputError: `path` is taken.
+    """
+    stages = Stages(plan)
+    pixels = preprocessing_of(plan) if images else None
+    blocks = stages.itinerary.root.all()
+    known: dict[str, Tensor | Recipe] = {}
+    written = [_Written.of(stages, block, pixels, dial, known) for block in blocks]
+    asked = {key for found in written for key in found.reads}
+    axes = {key: tensor.axis for found in written for key, tensor in found.makes.items()}
+    with new_folder(path, force=force) as folder:
+        routes = []
+        for found in written:
+            makes = {key: found.makes[key] for key in found.makes if key in asked}
+            file = folder / f"{found.block.stage}.onnx"
+            model = found.model(makes)
+            onnx.checker.check_model(model, full_check=True)
+            onnx.save(model, file)
+            routes.append(
+                {
+                    "stage": found.block.stage,
+                    "fingerprint": fingerprint(file),
+                    "entering": found.block.entering,
+                    "reads": {key: 0 if key == X else axes[key] for key in found.reads},
+                    "makes": {key: tensor.axis for key, tensor in makes.items()},
+                }
+            )
+        write_json(
+            folder / MANIFEST, {"version": VERSION, **_manifest(stages, dial), "files": routes}
+        )
+
+
+def _manifest(stages: Stages, dial: bool) -> dict[str, Any]:
+    paths = stages.itinerary.paths
+    return {
+        "about": facts(stages),
+        "dial": TRADEOFF if dial else None,
+        "stage_of_path": [stages.itinerary.graph.order.index(path.stage) for path in paths],
+        "cost_of_path": stages.itinerary.costs(stages.plan.costs),
+    }
+
+
+@dataclass
+class _Written:
+    """One block as a graph of its own."""
+
+    stages: Stages
+    block: Block
+    example: onnx.ValueInfoProto
+    dial: bool
+    scope: Scope = field(default_factory=Scope)
+    reads: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)  # by key
+    makes: dict[str, Tensor] = field(default_factory=dict)
+    scores: str = ""
+    after: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        stages: Stages,
+        block: Block,
+        pixels: Preprocessing | None,
+        dial: bool,
+        known: dict[str, Tensor | Recipe],
+    ) -> _Written:
+        """The block, after those that made what is `known`, to which it adds."""
+        found = cls(stages, block, stages.example(pixels), dial)
+        scope, here = found.scope, dict[str, str]()
+
+        def get(key: str) -> str:
+            if key not in here:
+                there = known.get(key)
+                if there is None or isinstance(there, Tensor):
+                    found.reads[key] = found._info(key)
+                    here[key] = preprocess(scope, X, pixels) if pixels and key == X else key
+                else:
+                    here[key] = there(scope, get)
+            return here[key]
+
+        def add(made: Mapping[str, Tensor | Recipe]) -> None:
+            known.update(made)
+            tensors = {key: tensor for key, tensor in made.items() if isinstance(tensor, Tensor)}
+            found.makes |= tensors
+            here.update({key: tensor.name for key, tensor in tensors.items()})
+
+        turned = Dial.turned(scope, stages.plan, TRADEOFF) if dial else None
+        add(stages.body(scope, block.stage, get))
+        if not block.saying:  # only passed
+            return found
+        said = stages.say(scope, block, get, Decider(stages.plan, turned))
+        add(said.made)
+        found.scores = said.scores
+        path = PATH if len(block.entering) > 1 else None
+        found.after = stages.onward(scope, block, said, path)
+        return found
+
+    def _info(self, key: str) -> onnx.ValueInfoProto:
+        """The input, or the output, for what is handed on under `key`."""
+        if key == X:
+            return _called(X, self.example)
+        part, slash, name = key.partition("/")
+        if not slash:
+            kind = TensorProto.INT64 if key.endswith(":classes") else TensorProto.FLOAT
+            return value(key, kind, [BATCH, None])
+        made = next(o for o in self.stages.models[part].graph.output if o.name == name)
+        info = _called(key, made)
+        if key == self.stages.scores(part):
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
+        return info
+
+    def model(self, makes: dict[str, Tensor]) -> onnx.ModelProto:
+        """The finished model, which gives scores, the path and what others ask for."""
+        scope, classes = self.scope, self.stages.plan.classes
+        outputs = []
+        if self.scores:
+            scope.give(self.scores, SCORES)
+            outputs.append(value(SCORES, TensorProto.FLOAT, [BATCH, classes]))
+        if self.after is not None and self.after != PATH:
+            scope.give(self.after, "next")
+            outputs.append(value("next", TensorProto.INT64, [BATCH]))
+        for key, tensor in makes.items():
+            scope.give(tensor.name, key)
+            outputs.append(self._info(key))
+        inputs = list(self.reads.values())
+        used = {name for node in scope.nodes for name in node.input}
+        if PATH in used:
+            inputs.append(value(PATH, TensorProto.INT64, [BATCH]))
+        if self.dial:
+            inputs.append(value(TRADEOFF, TensorProto.FLOAT, []))
+        return sealed(self.stages.model(scope, inputs, outputs), facts(self.stages))
+
+
+def _called(name: str, info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    found = onnx.ValueInfoProto()
+    found.CopyFrom(info)
+    found.name = name
+    return found

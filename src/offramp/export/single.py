@@ -1,0 +1,333 @@
+"""One file that holds a whole plan: every network, exit and decision, for batches of any size.
+
+The rows that go on are gathered and everything that only they need lies in a branch that runs where
+there are any, so what is not needed is neither computed nor laid out for other rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from offramp.errors import PlanError
+from offramp.export.deciding import Decider, Dial, Recipe
+from offramp.export.itinerary import Block
+from offramp.export.scope import Scope, Shape, value
+from offramp.export.seal import facts, sealed
+from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of
+from offramp.files import replacing, storage
+from offramp.graph import BATCH
+from offramp.plan import Plan
+from offramp.preprocessing import Preprocessing
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+TRADEOFF = "tradeoff"
+_LARGEST = 2**31 - 2**20  # bytes that fit into one protocol buffer
+OUTPUTS = {"scores": np.float32, "answer": np.int64, "stage": np.int64, "cost": np.float32}
+
+
+@dataclass
+class Level:
+    """Rows that are computed together: those of the level around it at the positions `keep`."""
+
+    scope: Scope
+    tensors: dict[str, Tensor | Recipe]
+    around: Level | None = None
+    keep: str = ""  # (m,) int64
+    _positions: dict[int, str] = field(default_factory=dict)
+
+    def get(self, key: str) -> str:
+        """The tensor under `key`, of these rows.
+
+        Raises:
+            PlanError: it was made in a branch that is not around this one.
+        """
+        owner: Level | None = self
+        while owner is not None and key not in owner.tensors:
+            owner = owner.around
+        if owner is None:
+            raise PlanError(
+                f"walks that come from '{key.partition(':')[0]}' join others inside a network that "
+                "both enter, and what it said is out of reach there in one file. "
+                "Write a file per stage: --stages."
+            )
+        found = owner.tensors[key]
+        if not isinstance(found, Tensor):
+            found = Tensor(found(self.scope, self.get))
+        elif owner is not self and found.axis is not None:
+            at = self._in(owner, self.scope)
+            found = Tensor(self.scope.add("Gather", found.name, at, axis=found.axis), found.axis)
+        self.tensors[key] = found
+        return found.name
+
+    def _in(self, owner: Level, scope: Scope) -> str:
+        """The positions of these rows among those of a level further out."""
+        assert self.around is not None
+        if self.around is owner:
+            return self.keep
+        if id(owner) not in self._positions:
+            found = scope.add("Gather", self.around._in(owner, scope), self.keep)
+            if scope is not self.scope:
+                return found
+            self._positions[id(owner)] = found
+        return self._positions[id(owner)]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes blocks inside blocks."""
+
+    stages: Stages
+    decider: Decider
+
+    def block(self, block: Block, level: Level, path: str | None) -> tuple[str, str | None]:
+        """Runs a block for the rows of a level.
+
+        Args:
+            block: with at least one row.
+            level: its rows.
+            path: of each row, (m,); None where all have the only one that enters.
+
+        Returns:
+            Scores (m, classes), and paths (m,), None where they did not change.
+        """
+        level.tensors |= self.stages.body(level.scope, block.stage, level.get)
+        if block.saying not in ((), block.entering):
+            assert path is not None
+            scores, changed = self._some(block, level, path)
+            return self._inside(block, level, scores, changed, None)
+        said = None
+        if block.saying:
+            said = self.stages.say(level.scope, block, level.get, self.decider)
+            level.tensors |= said.made
+        if not block.answering and self._all_go_on(block):
+            return self.block(block.inside[0], level, path)
+        if said is None:  # only passed
+            assert path is not None
+            return self._inside(block, level, self._unsaid(level.scope, path), path, None)
+        after = self.stages.onward(level.scope, block, said, path)
+        mask = said.decision.onward if said.decision and self._all_inside(block) else None
+        return self._inside(block, level, said.scores, after, mask)
+
+    def _some(self, block: Block, level: Level, path: str) -> tuple[str, str]:
+        """As `block` after its body, where only some of the rows need the scores."""
+        scope, then, otherwise = level.scope, level.scope.branch(), level.scope.branch()
+        mask = self._among(scope, path, block.saying)
+        inner, places = self._below(level, then, mask)
+        said = self.stages.say(then, block, inner.get, self.decider)
+        after = self.stages.onward(then, block, said, then.add("Gather", path, inner.keep))
+        assert after is not None
+
+        def spread(part: str, onto: str | None = None) -> str:
+            """Values of some rows as values of all; 0 elsewhere."""
+            if onto is None:
+                width = then.add(
+                    "Slice", then.add("Shape", part), then.integers(1), then.integers(99)
+                )
+                shape = then.add("Concat", then.add("Shape", path), width, axis=0)
+                kind = INT64 if part in integers else FLOAT
+                zero = helper.make_tensor("zero", kind, [1], [0])
+                onto = then.add("ConstantOfShape", shape, value=zero)
+            return then.add("ScatterND", onto, places, part)
+
+        later = {key: made for key, made in said.made.items() if not isinstance(made, Tensor)}
+        level.tensors |= later
+        tensors = {key: made.name for key, made in said.made.items() if isinstance(made, Tensor)}
+        keys, integers = list(tensors), {tensors[k] for k in tensors if k.endswith(":classes")}
+        yes = [spread(said.scores), spread(after, path), *map(spread, tensors.values())]
+        no = [self._unsaid(otherwise, path), path]
+        no += [self._nothing(otherwise, key) for key in keys]
+        types = [FLOAT, INT64, *(INT64 if k.endswith(":classes") else FLOAT for k in keys)]
+        any_ = self._any(scope, mask)
+        scores, changed, *made = scope.choose(any_, (then, yes), (otherwise, no), types)
+        level.tensors |= {key: Tensor(name) for key, name in zip(keys, made, strict=True)}
+        return scores, changed
+
+    def _unsaid(self, scope: Scope, path: str) -> str:
+        """Scores of rows that have not been asked yet, (m, classes)."""
+        classes = scope.integers(self.stages.plan.classes)
+        shape = scope.add("Concat", scope.add("Shape", path), classes, axis=0)
+        return scope.add("ConstantOfShape", shape)
+
+    @staticmethod
+    def _nothing(scope: Scope, key: str) -> str:
+        """What nobody will read, of the type and rank of what is recorded under `key`."""
+        return scope.constant(
+            np.zeros((0, 0)), np.int64 if key.endswith(":classes") else np.float32
+        )
+
+    def _inside(
+        self, block: Block, level: Level, scores: str, path: str | None, mask: str | None
+    ) -> tuple[str, str | None]:
+        """Runs the blocks inside a block for the rows that come to them.
+
+        `mask` says which rows go on, where these are those that come to the only block inside.
+        """
+        for inner in block.inside:
+            scope, coming = level.scope, mask
+            if coming is None:
+                assert path is not None
+                coming = self._among(scope, path, inner.entering)
+            then, otherwise = scope.branch(), scope.branch()
+            below, places = self._below(level, then, coming)
+            entering = None
+            if len(inner.entering) > 1:
+                assert path is not None
+                entering = then.add("Gather", path, below.keep)
+            found, changed = self.block(inner, below, entering)
+            yes, no = [then.add("ScatterND", scores, places, found)], [scores]
+            if changed is not None and changed != entering:
+                assert path is not None
+                yes.append(then.add("ScatterND", path, places, changed))
+                no.append(path)
+            any_, types = self._any(scope, coming), [FLOAT, INT64][: len(yes)]
+            scores, *paths = scope.choose(any_, (then, yes), (otherwise, no), types)
+            path = paths[0] if paths else path
+        return scores, path
+
+    @staticmethod
+    def _all_go_on(block: Block) -> bool:
+        """Whether all rows that come to a block come to the only one inside it as well."""
+        return len(block.inside) == 1 and set(block.entering) <= set(block.inside[0].entering)
+
+    def _all_inside(self, block: Block) -> bool:
+        """Whether all rows decide here, and all that go on come to the only block inside."""
+        further = {n for here in block.answering for n in self.stages.itinerary.next(here)[1:]}
+        return (
+            block.answering == block.entering
+            and len(block.inside) == 1
+            and further <= set(block.inside[0].entering)
+        )
+
+    def _among(self, scope: Scope, path: str, numbers: tuple[int, ...]) -> str:
+        """Which rows are on one of some paths, (m,)."""
+        table = np.isin(np.arange(len(self.stages.itinerary.paths)), numbers)
+        return scope.add("Gather", scope.constant(table, np.bool_), path)
+
+    @staticmethod
+    def _any(scope: Scope, mask: str) -> str:
+        """Whether a mask names any rows, a scalar."""
+        ones = scope.add("Cast", mask, to=INT64)
+        return scope.add("Cast", scope.add("ReduceSum", ones, keepdims=0), to=TensorProto.BOOL)
+
+    @staticmethod
+    def _below(level: Level, then: Scope, mask: str) -> tuple[Level, str]:
+        """The rows of a level that a mask names, and where they are in it, (m, 1)."""
+        rows = then.add("NonZero", mask)
+        inner = Level(then, {}, level, then.add("Squeeze", rows, then.integers(0)))
+        return inner, then.add("Transpose", rows, perm=[1, 0])
+
+
+def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.ModelProto:
+    """A plan as one ONNX model: examples (batch, ...) in; scores, answer, stage and cost out.
+
+    Args:
+        plan: with networks.
+        dial: adds an input `tradeoff`, a scalar: NaN for the certified one.
+        images: reads uint8 images (batch, height, width, channels) instead of what the networks
+            read, and does the plan's preprocessing inside.
+
+    Raises:
+        PlanError: the plan has no networks, no preprocessing where `images` asks for it, or a graph
+            that one file cannot walk.
+        NetworkError: networks that cannot be brought together.
+    """
+    stages = Stages(plan)
+    pixels = preprocessing_of(plan) if images else None
+    model = _write(stages, pixels, dial, guarded=False)
+    if _answers_nothing(model, stages.example(pixels)):
+        return model
+    return _write(stages, pixels, dial, guarded=True)
+
+
+def _write(
+    stages: Stages, pixels: Preprocessing | None, dial: bool, *, guarded: bool
+) -> onnx.ModelProto:
+    """The model; `guarded` runs no network where there are no rows, for those that cannot."""
+    plan, outside, example = stages.plan, Scope(), stages.example(pixels)
+    scope = outside.branch() if guarded else outside
+    read = preprocess(scope, example.name, pixels) if pixels else example.name
+    turned = Dial.turned(outside, plan, TRADEOFF) if dial else None
+    writer = Writer(stages, Decider(plan, turned))
+    scores, path = writer.block(stages.itinerary.root, Level(scope, {X: Tensor(read)}), None)
+    made = [scores, *_outcome(scope, stages, scores, path)]
+    if guarded:
+        none, zero = outside.branch(), outside.constant(0, np.int64)
+        rows = outside.add("Gather", outside.add("Shape", example.name), zero)
+        empty = [
+            none.constant(np.zeros((0, plan.classes) if o == "scores" else 0), kind)
+            for o, kind in OUTPUTS.items()
+        ]
+        some = outside.add("Cast", rows, to=TensorProto.BOOL)
+        types = [helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in OUTPUTS.values()]
+        made = outside.choose(some, (scope, made), (none, empty), types)
+    for name, found in zip(OUTPUTS, made, strict=True):
+        outside.give(found, name)
+    tradeoff = [value(TRADEOFF, FLOAT, [])] if dial else []
+    return _model(stages, outside, [example, *tradeoff])
+
+
+def _answers_nothing(model: onnx.ModelProto, example: onnx.ValueInfoProto) -> bool:
+    """Whether it gives zero answers to zero rows."""
+    dims = [dim.dim_value for dim in example.type.tensor_type.shape.dim[1:]]
+    x = np.zeros((0, *dims), helper.tensor_dtype_to_np_dtype(example.type.tensor_type.elem_type))
+    given = {example.name: x, TRADEOFF: np.array(np.nan, dtype=np.float32)}
+    names = {value.name for value in model.graph.input}
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options)
+        found = session.run(None, {name: given[name] for name in names})
+    except Exception:  # whatever the network says to no rows
+        return False
+    return 0 not in dims and all(len(values) == 0 for values in found)
+
+
+def write_file(
+    plan: Plan, path: Path, *, dial: bool = False, images: bool = False
+) -> onnx.ModelProto:
+    """Writes `one_file`, checked, whole or not at all.
+
+    Raises:
+        PlanError, NetworkError: as `one_file`, or it is too large for one file.
+        StorageError: it cannot be written.
+    """
+    model = one_file(plan, dial=dial, images=images)
+    if model.ByteSize() > _LARGEST:
+        raise PlanError(
+            f"the plan takes {model.ByteSize() / 2**30:.1f} GiB, and one ONNX file holds at most "
+            "2. Write a file per stage: --stages."
+        )
+    onnx.checker.check_model(model, full_check=True)
+    with replacing(path) as temporary, storage(path):
+        onnx.save(model, temporary)
+    return model
+
+
+def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> list[str]:
+    """The answer, the number of the stage that gave it and the cost of each row, (n,) each."""
+    answer = scope.add("ArgMax", scores, axis=1, keepdims=0)
+    itinerary = stages.itinerary
+    if path is None:  # one network alone
+        nothing = scope.constant(0, np.int64)
+        path = scope.add("Expand", nothing, scope.add("Shape", answer))
+    positions = [itinerary.graph.order.index(found.stage) for found in itinerary.paths]
+    stage = path
+    if positions != list(range(len(positions))):
+        stage = scope.add("Gather", scope.integers(*positions), path)
+    cost = scope.add("Gather", scope.constant(itinerary.costs(stages.plan.costs)), path)
+    return [answer, stage, cost]
+
+
+def _model(stages: Stages, scope: Scope, inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    shapes: dict[str, Shape] = {"scores": [BATCH, stages.plan.classes]}
+    outputs = [
+        value(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shapes.get(name, [BATCH]))
+        for name, kind in OUTPUTS.items()
+    ]
+    return sealed(stages.model(scope, inputs, outputs), facts(stages))

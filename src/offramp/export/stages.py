@@ -1,0 +1,290 @@
+"""What runs at one block of a walk, written as operators: a body, a head, what is said, decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, inliner, version_converter
+
+from offramp.errors import NetworkError, PlanError
+from offramp.export.deciding import Decider, Decision, Get, Recipe, Recorded
+from offramp.export.itinerary import Block, Itinerary
+from offramp.export.scope import Scope, is_float, value
+from offramp.graph import BATCH, head, whole
+from offramp.networks import sources
+from offramp.plan import Plan
+from offramp.preprocessing import Preprocessing
+
+X = "x"  # the key of the examples
+OLDEST_OPSET = 13  # of ONNX, with the operators that decisions need
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that a block has made, under a key by which later ones find it."""
+
+    name: str
+    axis: int | None = 0  # of the rows; None: the same for every row
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a stage answered, and where its examples go."""
+
+    scores: str  # (n, classes)
+    decision: Decision | None  # None at an end of the graph
+    made: Mapping[str, Tensor | Recipe]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The networks of a plan, ready to be placed.
+
+    Raises:
+        NetworkError: a network that does not load, or of a version that cannot be converted.
+    """
+
+    plan: Plan
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """The parts that run: a network that runs alone is not cut."""
+        files, running = self.plan.runnable(), self.plan.running.graph
+        alone = whole(running.root)
+        if len(running.order) == 1 and alone in files:
+            return {running.root: files[alone]}
+        stages = {stage.name for stage in running.stages}
+        return {
+            part: file
+            for part, file in files.items()
+            if part.partition(".")[0] in stages and part != whole(part.partition(".")[0])
+        }
+
+    @cached_property
+    def models(self) -> dict[str, onnx.ModelProto]:
+        """The network of each part, all of one version of ONNX."""
+        found = {part: _load(part, file) for part, file in self.files.items()}
+        newest = max([OLDEST_OPSET, *map(_opset, found.values())])
+        return {part: _converted(part, model, newest) for part, model in found.items()}
+
+    @cached_property
+    def opsets(self) -> dict[str, int]:
+        """Versions of operators, by domain; ONNX's own is the empty one."""
+        found: dict[str, int] = {}
+        for model in self.models.values():
+            for entry in model.opset_import:
+                domain = "" if entry.domain == "ai.onnx" else entry.domain
+                found[domain] = max(entry.version, found.get(domain, 0))
+        return found
+
+    @cached_property
+    def itinerary(self) -> Itinerary:
+        return Itinerary(self.plan.running.graph)
+
+    @cached_property
+    def sources(self) -> Mapping[str, Mapping[str, str | None]]:
+        """For each part, for each tensor it reads, the part that makes it; None: the examples."""
+        return sources(
+            self.plan.running.graph,
+            {part: _inputs(model) for part, model in self.models.items()},
+            {part: [o.name for o in model.graph.output] for part, model in self.models.items()},
+        )
+
+    @cached_property
+    def input(self) -> onnx.ValueInfoProto:
+        """What the examples look like, called as in the root's network."""
+        running = self.plan.running.graph
+        first = running.first(running.reference)
+        name = next(name for name, source in self.sources[first].items() if source is None)
+        return next(value for value in self.models[first].graph.input if value.name == name)
+
+    def example(self, pixels: Preprocessing | None = None) -> onnx.ValueInfoProto:
+        """The examples, with any number of rows: what networks read, or uint8 images."""
+        read = self.input
+        if pixels is not None:
+            dims = (BATCH, *pixels.size, len(pixels.mean))
+            return value(read.name, TensorProto.UINT8, dims)
+        return value(read.name, read.type.tensor_type.elem_type, [BATCH, *_shape(read)[1:]])
+
+    def model(
+        self,
+        scope: Scope,
+        inputs: list[onnx.ValueInfoProto],
+        outputs: list[onnx.ValueInfoProto],
+    ) -> onnx.ModelProto:
+        """What has been written, as a model."""
+        return helper.make_model(
+            helper.make_graph(scope.finished(), "offramp", inputs, outputs, scope.constants),
+            producer_name="offramp",
+            producer_version=version("offramp"),
+            opset_imports=[helper.make_opsetid(d, v) for d, v in self.opsets.items()],
+            ir_version=max(8, *(found.ir_version for found in self.models.values())),
+        )
+
+    def body(self, scope: Scope, stage: str, get: Get) -> dict[str, Tensor]:
+        """Passes a stage; what it hands on, by key."""
+        return self._place(scope, stage, get)
+
+    def say(self, scope: Scope, block: Block, get: Get, decider: Decider) -> Said:
+        """Answers at a stage that has been passed, and decides what follows."""
+        part = head(block.stage) if head(block.stage) in self.models else block.stage
+        made: dict[str, Tensor | Recipe] = {}
+        own = ""
+        if part != block.stage:
+            found = self._place(scope, part, get)
+            own = found[self.scores(part)].name
+            made |= found
+
+        def known(key: str) -> str:
+            return own if own and key == self.scores(part) else get(key)
+
+        if not block.answering:  # only heard by others
+            return Said(known(self.scores(part)), None, made)
+        scores, recorded = decider.speak(scope, block.stage, self.scores(part), known)
+        made |= _tensors(recorded)
+        if not self.plan.running.graph.successors[block.stage]:
+            return Said(scores, None, made)
+        decision, recorded = decider.decide(scope, block.stage, scores, known)
+        return Said(scores, decision, made | _tensors(recorded))
+
+    def onward(self, scope: Scope, block: Block, said: Said, path: str | None) -> str | None:
+        """The paths (n,) of rows after what was said; None: the only one there was."""
+        if said.decision is None:
+            return path
+        next_ = self.itinerary.next
+        action = said.decision.action
+        if path is None:
+            here = next_(block.entering[0])
+            if action is None:
+                on = scope.add("Cast", said.decision.onward, to=TensorProto.INT64)
+                if here == (0, 1):  # most often: the number of the path is that of the stage
+                    return on
+                return scope.add("Gather", scope.integers(*here), on)
+            return scope.add("Gather", scope.integers(*here), action)
+        if action is None:
+            action = scope.add("Cast", said.decision.onward, to=TensorProto.INT64)
+        width = 1 + len(self.plan.running.graph.successors[block.stage])
+        table = [
+            next_(number) if number in block.answering else (number,) * width
+            for number in range(len(self.itinerary.paths))
+        ]
+        one = scope.integers(1)
+        both = [scope.add("Unsqueeze", part, one) for part in (path, action)]
+        return scope.add(
+            "GatherND", scope.constant(table, np.int64), scope.add("Concat", *both, axis=1)
+        )
+
+    def scores(self, part: str) -> str:
+        """The key of the scores that a part makes."""
+        return f"{part}/{self.models[part].graph.output[0].name}"
+
+    def _place(self, scope: Scope, part: str, get: Get) -> dict[str, Tensor]:
+        model = self.models[part]
+        given = {}
+        for name, source in self.sources[part].items():
+            given[name] = get(X if source is None else f"{source}/{name}")
+            if source is None and (kind := _type(model, name)) != self._type:
+                given[name] = scope.add("Cast", given[name], to=kind)
+        answers = "." in part or head(part) not in self.models
+        wanted = [
+            output
+            for number, output in enumerate(model.graph.output)
+            if (answers and not number) or self._read(part, output.name)
+        ]
+        found = scope.place(model, given, [output.name for output in wanted])
+        made = {}
+        for number, (output, name) in enumerate(zip(wanted, found, strict=True)):
+            if answers and not number:
+                name = name if is_float(output) else scope.add("Cast", name, to=TensorProto.FLOAT)
+                made[f"{part}/{output.name}"] = Tensor(name)
+            else:
+                made[f"{part}/{output.name}"] = Tensor(name, _axis(output))
+        return made
+
+    @property
+    def _type(self) -> int:
+        return int(self.input.type.tensor_type.elem_type)
+
+    def _read(self, part: str, name: str) -> bool:
+        return any(reads.get(name) == part for reads in self.sources.values())
+
+
+def _tensors(recorded: Recorded) -> dict[str, Tensor | Recipe]:
+    return {
+        key: Tensor(found) if isinstance(found, str) else found for key, found in recorded.items()
+    }
+
+
+def preprocessing_of(plan: Plan) -> Preprocessing:
+    if plan.preprocessing is None:
+        raise PlanError(
+            "the plan reads arrays, not images: its graph was made without --size. "
+            "Export without --images."
+        )
+    return plan.preprocessing
+
+
+def preprocess(scope: Scope, images: str, pixels: Preprocessing) -> str:
+    """As `Preprocessing` does, for uint8 images (n, height, width, channels)."""
+    scale, offset = pixels.factors
+    values = scope.add("Cast", images, to=TensorProto.FLOAT)
+    values = scope.add("Mul", values, scope.constant(scale))
+    values = scope.add("Sub", values, scope.constant(offset))
+    if pixels.layout == "nchw":
+        return scope.add("Transpose", values, perm=[0, 3, 1, 2])
+    return values
+
+
+def _load(part: str, file: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(str(file))
+    except Exception as problem:  # protobuf's errors share no public base class
+        raise NetworkError(
+            f"the network of stage '{part}', {file}, does not load ({type(problem).__name__}). "
+            "Export it again, or check it with onnx.checker."
+        ) from None
+    return inliner.inline_local_functions(model) if model.functions else model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    own = ("", "ai.onnx")
+    return max(int(entry.version) for entry in model.opset_import if entry.domain in own)
+
+
+def _converted(part: str, model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    if _opset(model) == opset:
+        return model
+    try:
+        return version_converter.convert_version(model, opset)
+    except Exception as problem:  # the converter's errors share no public base class
+        raise NetworkError(
+            f"the network of stage '{part}' is of version {_opset(model)} of ONNX and cannot be "
+            f"converted to {opset}, which the others need ({str(problem).splitlines()[0]}). "
+            "Export all networks with one opset."
+        ) from None
+
+
+def _inputs(model: onnx.ModelProto) -> list[str]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value.name for value in model.graph.input if value.name not in constants]
+
+
+def _type(model: onnx.ModelProto, name: str) -> int:
+    value = next(value for value in model.graph.input if value.name == name)
+    return int(value.type.tensor_type.elem_type)
+
+
+def _shape(info: onnx.ValueInfoProto) -> list[int | str | None]:
+    dims = info.type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims]
+
+
+def _axis(value: onnx.ValueInfoProto) -> int | None:
+    dims = [dim.dim_param for dim in value.type.tensor_type.shape.dim]
+    return dims.index(BATCH) if BATCH in dims else None

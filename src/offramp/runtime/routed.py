@@ -1,0 +1,88 @@
+"""A plan in one file per stage, as `offramp export --stages` writes it, on any engine.
+
+The driver is a page of numpy: it keeps what the files make and gives each one the rows that come to
+it. Copy it where another language or engine is spoken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from offramp.arrays import AnyArray, IntArray
+from offramp.errors import PlanError
+from offramp.export.folder import PATH, SCORES, VERSION
+from offramp.files import fingerprint, read_manifest
+from offramp.runtime.driver import Answers, check_tradeoff
+from offramp.runtime.onnxruntime import Session
+
+Run = Callable[[Mapping[str, AnyArray]], Mapping[str, AnyArray]]
+Engine = Callable[[Path, int], Run]
+"""Opens a file with a number of threads; what it gives turns inputs into outputs, by name."""
+
+
+class Routed:
+    """Drives the files in a folder.
+
+    Args:
+        folder: written by `offramp export --stages`.
+        engine: opens each file; ONNX Runtime by default.
+        threads: of each file.
+
+    Raises:
+        PlanError: no such folder, or one that was cut short or altered.
+        NetworkError: a file does not load.
+    """
+
+    def __init__(self, folder: Path, engine: Engine | None = None, *, threads: int = 1) -> None:
+        found = read_manifest(folder, "routes", VERSION, PlanError)
+        self.about, self.files = found["about"], found["files"]
+        self.stage_of_path = np.array(found["stage_of_path"])
+        self.cost_of_path = np.array(found["cost_of_path"])
+        self.dial = found["dial"]
+        self.runs = [
+            self._open(folder, file, engine or onnxruntime, threads) for file in self.files
+        ]
+
+    def _open(self, folder: Path, file: Mapping[str, str], engine: Engine, threads: int) -> Run:
+        path = folder / f"{file['stage']}.onnx"
+        if not path.is_file() or fingerprint(path) != file["fingerprint"]:
+            raise PlanError(
+                f"{path} does not match its fingerprint: it is cut short or altered, and a "
+                "certificate holds for the original alone. Export the plan again."
+            )
+        return engine(path, threads)
+
+    def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
+        turned = check_tradeoff(tradeoff, self.about, self.dial)
+        path = np.zeros(len(x), dtype=np.int64)
+        scores = np.zeros((len(x), self.about["classes"]), dtype=np.float32)
+        kept: dict[str, tuple[IntArray, AnyArray]] = {"x": (np.arange(len(x)), x)}
+        for file, run in zip(self.files, self.runs, strict=True):
+            rows = np.flatnonzero(np.isin(path, file["entering"]))
+            if not rows.size:
+                continue
+            given = {key: _rows(kept[key], rows, axis) for key, axis in file["reads"].items()}
+            made = run({**given, PATH: path[rows], **turned})
+            scores[rows] = made.get(SCORES, scores[rows])
+            path[rows] = made.get("next", path[rows])
+            kept |= {key: (rows, made[key]) for key in file["makes"]}
+        stage, cost = self.stage_of_path[path], self.cost_of_path[path]
+        names = np.array(self.about["stages"])[stage]
+        return Answers(scores.argmax(axis=1), names, cost, scores)
+
+
+def _rows(kept: tuple[IntArray, AnyArray], rows: IntArray, axis: int | None) -> AnyArray:
+    """What was kept for some rows, for a part of them."""
+    known, values = kept
+    if axis is None or len(known) == len(rows):
+        return values
+    return values.take(np.searchsorted(known, rows), axis)
+
+
+def onnxruntime(file: Path, threads: int) -> Run:
+    """ONNX Runtime, with inputs and outputs bound rather than passed."""
+    session = Session(file.stem, file, threads)
+    return session.bound
