@@ -10,8 +10,8 @@ import offramp
 ORDER = [
     *("errors", "arrays", "files", "graph", "tasks", "trace", "committees"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
-    *("policies.learned", "policies.baselines", "policies.encoding", "policies"),
-    *("certify", "walk", "frontier", "preprocessing", "networks", "plan", "fit"),
+    *("policies.learned", "policies.baselines", "policies.encoding", "policies", "policies.forced"),
+    *("certify", "walk", "frontier", "latency", "preprocessing", "networks", "plan", "fit"),
     *("evaluate", "compare"),
     *("data", "runtime.driver", "runtime.onnxruntime"),
     *("export.scope", "export.itinerary", "export.deciding", "export.stages", "export.seal"),

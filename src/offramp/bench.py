@@ -24,12 +24,12 @@ from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.committees import answering
 from offramp.errors import DataError, MissingExtra
 from offramp.export import one_file, write_file, write_folder
-from offramp.frontier import replay
-from offramp.graph import Costs, head, whole
+from offramp.frontier import needed, replay
+from offramp.graph import head, whole
 from offramp.measure import laps, seconds
 from offramp.plan import Plan
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
-from offramp.runtime.onnxruntime import LEVELS, Session
+from offramp.runtime.onnxruntime import BEST, LEVELS, Session
 from offramp.trace import Trace
 from offramp.walk import Outcome
 
@@ -102,7 +102,7 @@ def bench(
     batch: int = 1,
     threads: int = 1,
     passes: int = 5,
-    memory: bool = True,
+    thorough: bool = True,
     progress: Progress = lambda what, done, total: None,
 ) -> Bench:
     """The plan, its reference under every static runtime there is, and every other network.
@@ -114,7 +114,8 @@ def bench(
         batch: rows per request.
         threads: of every engine.
         passes: over the requests; each gives one ratio.
-        memory: whether to measure it, which takes a process each.
+        thorough: False: the plan in one file and the reference on each engine at its best level
+            alone, no memory.
         progress: is told what is being done.
 
     Raises:
@@ -130,7 +131,7 @@ def bench(
     blocks = [requests[i : i + size] for i in range(0, len(requests), size)]
     with TemporaryDirectory() as folder:
         missing: dict[str, str] = {}
-        ring = list(_contestants(plan, Path(folder), x, threads, missing))
+        ring = list(_contestants(plan, Path(folder), x, threads, missing, thorough))
         stages = OnnxRuntime(plan.runnable(), plan.graph, threads=threads)
         times: dict[str, dict[int, list[float]]] = {}  # seconds, by part and number of rows
         sizes = sorted({min(2**power, batch) for power in range(batch.bit_length() + 1)})
@@ -151,7 +152,7 @@ def bench(
             for part, found in times.items()
         }
         answers = [np.concatenate([found.run(r) for r in requests]) for found in ring]
-        peaks = [_peak_mb(f.file, requests[0], threads) if memory else None for f in ring]
+        peaks = [_peak_mb(f.file, requests[0], threads) if thorough else None for f in ring]
         scores = {
             stage: np.concatenate([stages.run(stage, r) for r in requests])
             for stage in plan.graph.order
@@ -164,30 +165,50 @@ def bench(
 
 
 def _contestants(
-    plan: Plan, folder: Path, x: AnyArray, threads: int, missing: dict[str, str]
+    plan: Plan,
+    folder: Path,
+    x: AnyArray,
+    threads: int,
+    missing: dict[str, str],
+    thorough: bool,
 ) -> Iterator[_Contestant]:
     """The plan, then the reference on every static runtime, then the other networks alone."""
     write_file(plan, folder / "plan.onnx")
     single, load_s = _loaded(lambda: SingleFile(folder / "plan.onnx", threads=threads))
     yield _Contestant(ONE_FILE, lambda x: single(x).answer, load_s, folder / "plan.onnx")
-    write_folder(plan, folder / "stages")
-    routed, load_s = _loaded(lambda: Routed(folder / "stages", threads=threads))
-    yield _Contestant(STAGE_FILES, lambda x: routed(x).answer, load_s)
     reference = alone(plan, plan.graph.reference, folder)
     name = plan.graph.reference
-    for level in LEVELS:
+    for level in LEVELS if thorough else (BEST,):
         session, load_s = _loaded(partial(Session, name, reference, threads, level))
         yield _Contestant(f"{name}, {level}", _answer(session), load_s, reference, exact=True)
     try:
-        quantised = _int8(reference, folder, x[:_CALIBRATION])
+        yield _openvino(name, reference, threads)
+    except MissingExtra as problem:
+        missing["OpenVINO"] = str(problem)
+    if thorough:
+        yield from _others(plan, folder, x, threads, missing)
+
+
+def _others(
+    plan: Plan, folder: Path, x: AnyArray, threads: int, missing: dict[str, str]
+) -> Iterator[_Contestant]:
+    """The plan in a file per stage, the reference in int8, and the other networks alone."""
+    stages = folder / "stages"
+    write_folder(plan, stages)
+    routed, load_s = _loaded(lambda: Routed(stages, threads=threads))
+    yield _Contestant(STAGE_FILES, lambda x: routed(x).answer, load_s)
+    if "OpenVINO" not in missing:
+        from offramp.runtime.openvino import compiled
+
+        elsewhere, load_s = _loaded(lambda: Routed(stages, compiled, threads=threads))
+        yield _Contestant(f"{STAGE_FILES}, OpenVINO", lambda x: elsewhere(x).answer, load_s)
+    name = plan.graph.reference
+    try:
+        quantised = _int8(alone(plan, name, folder), folder, x[:_CALIBRATION])
         session, load_s = _loaded(lambda: Session(name, quantised, threads))
         yield _Contestant(f"{name}, int8", _answer(session), load_s, quantised)
     except Exception as problem:  # the quantiser's errors share no public base class
         missing["int8"] = str(problem).strip().partition("\n")[0]
-    try:
-        yield from _openvino(name, reference, folder / "stages", threads)
-    except MissingExtra as problem:
-        missing["OpenVINO"] = str(problem)
     for stage in plan.graph.order:
         if stage != name:
             file = alone(plan, stage, folder)
@@ -195,17 +216,18 @@ def _contestants(
             yield _Contestant(stage, _answer(session), load_s, file)
 
 
-def _openvino(name: str, reference: Path, stages: Path, threads: int) -> Iterator[_Contestant]:
-    """OpenVINO, where it is installed. Raises MissingExtra where it is not."""
+def _openvino(name: str, reference: Path, threads: int) -> _Contestant:
+    """The reference in OpenVINO. Raises MissingExtra where it is not installed."""
     from offramp.runtime.openvino import compiled
 
     read, said = _ends(reference)
     run, load_s = _loaded(lambda: compiled(reference, threads))
-    yield _Contestant(
-        f"{name}, OpenVINO", lambda x: run({read: x})[said].argmax(axis=1), load_s, exact=True
-    )
-    routed, load_s = _loaded(lambda: Routed(stages, compiled, threads=threads))
-    yield _Contestant(f"{STAGE_FILES}, OpenVINO", lambda x: routed(x).answer, load_s)
+
+    def answer(x: AnyArray) -> AnyArray:
+        found: AnyArray = run({read: x})[said].argmax(axis=1)
+        return found
+
+    return _Contestant(f"{name}, OpenVINO", answer, load_s, exact=True)
 
 
 def alone(plan: Plan, stage: str, folder: Path) -> Path:
@@ -300,19 +322,13 @@ def _ideal(
     plan: Plan, trace: Trace, parts: Mapping[str, Mapping[int, float]], batch: int
 ) -> FloatArray:
     """The seconds that the bodies and heads of each request take by themselves, (requests,)."""
-    graph = plan.running.graph
     spoken = answering(trace, plan.speaking)
-    names = [stage.name for stage in graph.stages]
     total = np.zeros(trace.examples // batch)
-    for part, times in parts.items():
-        if part == whole(graph.reference) or part.partition(".")[0] not in names:
-            continue
-        body = {name: float(name == part) for name in names}
-        heads = {name: float(head(name) == part) for name in names}
-        counting = replace(spoken, costs=Costs(body, heads))
-        needed = replay(counting, plan.running, plan.setting).cost
-        rows = needed.reshape(-1, batch).sum(axis=1)
-        total += np.interp(rows, [0, *times], [0, *times.values()])
+    for part, found in needed(spoken, plan.running, plan.setting).items():
+        rows = found.reshape(-1, batch).sum(axis=1)
+        if part in parts:  # a network that was not cut has no head
+            times = parts[part]
+            total += np.interp(rows, [0, *times], [0, *times.values()])
     return total
 
 
@@ -353,9 +369,8 @@ def _bench(
     named = {found.name: found for found in timings}
     adaptive, best = named[ONE_FILE], next(found for found in timings if found.best)
     theoretical = best.ms / (float(ideal.mean()) * 1e3)
-    if not plan.routes:  # one network alone: what it takes by itself
-        static = plan.certificate.static_choice
-        theoretical = 1.0 if static == plan.graph.reference else named[static].speedup
+    if plan.running.graph.order == (plan.graph.reference,):  # alone, and uncut
+        theoretical = 1.0
     return Bench(
         best.batch,
         best.threads,

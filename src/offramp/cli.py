@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -28,9 +29,10 @@ from offramp.exits import add_exits, candidates
 from offramp.export import write_file, write_folder
 from offramp.files import check_output
 from offramp.fit import fit as fit_plan
+from offramp.measure import latency as measure_latency
 from offramp.networks import Networks, combine, recorded_networks
 from offramp.plan import Plan
-from offramp.record import Settings
+from offramp.record import Settings, blank
 from offramp.record import record as record_trace
 from offramp.runtime import OnnxRuntime
 from offramp.tasks import Excess, Kind, is_own
@@ -259,6 +261,10 @@ def fit(
         Path | None, typer.Option(help="Certify on this trace; learn from all of TRACE.")
     ] = None,
     graph: Annotated[Path | None, typer.Option(help="Networks, for imported scores.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Cost is the time of requests of so many examples.")
+    ] = None,
+    threads: Threads = 1,
     json_: Json = False,
     force: Force = False,
 ) -> None:
@@ -266,7 +272,8 @@ def fit(
     check_output(out, force)
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
-    plan = fit_plan(
+    fitted = partial(
+        fit_plan,
         read,
         budget,
         confidence=confidence,
@@ -280,6 +287,9 @@ def fit(
         certify_on=Trace.read(certify) if certify else None,
         networks=networks,
     )
+    plan = fitted()
+    if batch:
+        plan = fitted(latency=measure_latency(plan, blank(read, batch), threads))
     plan.write(out, force=force)
     for note in plan.notes():
         messages.print(note)

@@ -101,7 +101,7 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
     plan.write(folder / "plan")
     step(2)
     x, y = digits("measure")
-    benches = tuple(bench(plan, x, y, batch=batch, memory=False) for batch in (1, 64))
+    benches = tuple(bench(plan, x, y, batch=batch, thorough=False) for batch in (1, 64))
     step(3)
     evaluation, comparison = evaluate(plan, measuring), compare(learning, measuring)
     step(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from offramp import tasks
@@ -10,6 +11,7 @@ from offramp.certify import Candidate, Certificate, certify, check_promise
 from offramp.committees import Committees, answering, learn
 from offramp.errors import TraceError
 from offramp.frontier import Recorded, excess_of, replay
+from offramp.latency import Latency, settle
 from offramp.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
@@ -34,6 +36,7 @@ def fit(
     seed: int = 0,
     certify_on: Trace | None = None,
     networks: Networks | None = None,
+    latency: Latency | None = None,
 ) -> Plan:
     """The plan that keeps the promise with just enough network, or with one network alone.
 
@@ -51,6 +54,8 @@ def fit(
         seed: of the split, the folds and the order of the betting test.
         certify_on: certify on these examples instead, and learn from all of `trace`.
         networks: the ONNX files, where the plan is to run.
+        latency: costs are the time of requests of its size, with the rows that are expected to come
+            to each stage, and stages that save nothing in it are left out; None: costs as recorded.
 
     Returns:
         A plan, always; its certificate says whether it routes.
@@ -65,15 +70,23 @@ def fit(
         _check_networks(trace, networks)
     learning, certifying = _parts(trace, certify_on, learn_share, seed)
     name = tasks.DISAGREEMENT if unlabelled else loss
+    alone, dropped = certifying, dict[str, str]()
+    if latency:
+        losses = learning.losses(name, excess)
+        settled = settle(learning, losses, family(policy), latency, budget, seed)
+        learning = replace(learning, graph=settled.graph, costs=settled.costs)
+        certifying = replace(certifying, costs=settled.costs)
+        alone = replace(certifying, costs=latency.costs(trace.graph, stops=False))
+        dropped = dict(settled.dropped)
     together: Committees = {}
     if committees:
         together, learning = learn(learning, name, unlabelled=unlabelled, seed=seed)
-        certifying = answering(certifying, together)
+        certifying, alone = answering(certifying, together), answering(alone, together)
     learned = family(policy)(learning, learning.losses(name, excess))
     losses = certifying.losses(name, excess)
     certificate = certify(
         candidates(certifying, losses, learned),
-        {s: _static(certifying, losses, s) for s in trace.graph.order if s != losses.reference},
+        {s: _static(alone, losses, s) for s in trace.graph.order if s != losses.reference},
         budget,
         reference=losses.reference,
         reference_cost=certifying.reference_cost,
@@ -85,7 +98,7 @@ def fit(
     )
     return Plan(
         trace.graph,
-        trace.costs,
+        certifying.costs,
         trace.kinds,
         trace.classes,
         learned,
@@ -95,7 +108,11 @@ def fit(
         together,
         networks.files if networks else {},
         networks.preprocessing if networks else None,
-        _info(trace, learning, certifying, policy, seed),
+        {
+            **_info(trace, learning, certifying, policy, seed),
+            "latency": latency and latency.to_json(),
+            "dropped": dropped,
+        },
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from offramp.arrays import FloatArray, IntArray
-from offramp.graph import Graph
+from offramp.graph import Costs, Graph, head
 from offramp.policies.baselines import Static
 from offramp.policies.protocol import Policy, Seen
 from offramp.tasks import Excess, Losses, excess
@@ -78,6 +78,17 @@ def replay(trace: Trace, policy: Policy, setting: float) -> Outcome:
         return scores[stage] if len(rows) == trace.examples else scores[stage][rows]
 
     return drive(walking, lambda work: recorded(work.stage, work.rows))
+
+
+def needed(trace: Trace, policy: Policy, setting: float) -> dict[str, FloatArray]:
+    """For each body and head, whether each example's walk needs it: 1 or 0, (examples,)."""
+    found = {}
+    names = [stage.name for stage in policy.graph.stages]
+    for part in dict.fromkeys(p for stage in policy.graph.order for p in policy.graph.parts(stage)):
+        body = {name: float(name == part) for name in names}
+        heads = {name: float(head(name) == part) for name in names}
+        found[part] = replay(replace(trace, costs=Costs(body, heads)), policy, setting).cost
+    return found
 
 
 def loss_of(outcome: Outcome, losses: Losses) -> FloatArray:

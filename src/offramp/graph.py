@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -213,6 +213,41 @@ class Graph:
     def ran(self, name: str) -> frozenset[str]:
         """The parts that have run, on every path, once `name` has answered."""
         return frozenset(part for stage in self.observed[name] for part in self.parts(stage))
+
+    def only(self, names: Iterable[str], edges: Iterable[tuple[str, str]], end: str) -> Graph:
+        """A graph in which some stages answer; others are passed where those need them.
+
+        Args:
+            names: of the stages that answer.
+            edges: between them.
+            end: the reference.
+        """
+        answering = set(names)
+        needed = {part for name in answering for part in self.parts(name)}
+        stages = tuple(
+            replace(
+                stage,
+                hears=stage.hears if head(stage.name) in needed else (),
+                answers=stage.name in answering,
+            )
+            for stage in self.stages
+            if stage.name in needed
+        )
+        return Graph(stages, tuple(edges), end)
+
+    def without(self, name: str) -> Graph:
+        """The graph in which a stage gives no answers: what led to it leads to what followed it.
+
+        Raises:
+            GraphError: it is the reference, or the root of several branches.
+        """
+        before, after = self._predecessors[name], self.successors[name]
+        if name == self.reference or (not before and len(after) != 1):
+            raise GraphError(f"the graph needs stage '{name}'.")
+        kept = [edge for edge in self.edges if name not in edge]
+        joined = [(a, b) for a in sorted(before) for b in after if (a, b) not in kept]
+        others = [stage for stage in self.order if stage != name]
+        return self.only(others, [*kept, *joined], self.reference)
 
     def step_cost(self, costs: Costs, target: str, run: Collection[str] = ()) -> float:
         """The cost of reaching and answering at `target`, given the parts already `run`."""

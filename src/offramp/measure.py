@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from offramp.arrays import AnyArray
+from offramp.export import write_file
 from offramp.graph import Costs, Graph, head, whole
+from offramp.latency import Latency
+from offramp.plan import Plan
+from offramp.policies.forced import forced
+from offramp.policies.protocol import backbone
+from offramp.runtime import OnnxRuntime, SingleFile
 from offramp.runtime.driver import Runtime
 
 Task = Callable[[], object]
 _FEWEST_ROUNDS = 5
 _WARMUP = 2
+_FILE = "file.whole"  # no part is called so
 
 
 def stage_costs(
@@ -75,6 +87,52 @@ def laps(runtime: Runtime, graph: Graph, x: AnyArray) -> Iterator[tuple[str, flo
         yield from _lap(runtime, graph, stages, x)
 
 
+def latency(plan: Plan, x: AnyArray, threads: int = 1, *, limit_s: float = 20.0) -> Latency:
+    """What requests of up to `len(x)` rows take, part by part and at a stop of the walk.
+
+    A stop is timed in the exported file: what a walk that always goes on takes there beyond its
+    parts, for each decision on the way.
+
+    Args:
+        plan: with networks; any that decides as the one to come will.
+        x: one request, (batch, ...).
+        threads: of the engine.
+        limit_s: about how long to measure.
+
+    Raises:
+        PlanError, NetworkError: as `export.one_file`.
+    """
+    policy, setting = forced(plan.policy, goes_on=True)
+    walked = backbone(policy.graph)
+    parts = {part for stage in walked.order for part in walked.parts(stage)}
+    stages = OnnxRuntime(plan.runnable(), plan.graph, threads=threads)
+    with TemporaryDirectory() as folder:
+        write_file(replace(plan, policy=policy, tradeoff=setting), Path(folder) / "plan.onnx")
+        single = SingleFile(Path(folder) / "plan.onnx", threads=threads)
+    sizes = sorted({min(2**power, len(x)) for power in range(len(x).bit_length() + 1)})
+    spent: dict[str, dict[int, list[float]]] = {}
+    begin = time.perf_counter()
+    for number in itertools.count(-_WARMUP):
+        for rows in sizes:
+            lap = dict(laps(stages, plan.graph, x[:rows]))
+            lap[_FILE] = seconds(partial(single, x[:rows]))
+            for part, taken in lap.items():
+                spent.setdefault(part, {}).setdefault(rows, []).append(taken)
+        if number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begin > limit_s:
+            break
+    found = {
+        part: {rows: float(np.median(taken[_WARMUP:])) for rows, taken in times.items()}
+        for part, times in spent.items()
+    }
+    file, decisions = found.pop(_FILE), max(1, len(walked.order) - 1)
+    stop = {
+        rows: max(0.0, file[rows] - sum(found[part][rows] for part in parts & found.keys()))
+        / decisions
+        for rows in sizes
+    }
+    return Latency(len(x), found, stop, source(len(x), threads))
+
+
 def _networks(graph: Graph) -> list[list[str]]:
     """The stages of each network, in order."""
     found: dict[str, list[str]] = {}
@@ -106,6 +164,14 @@ def seconds(task: Task) -> float:
 def _chunks(x: AnyArray, batch: int) -> list[AnyArray]:
     """Whole batches only: a smaller last one would be timed as if it were whole."""
     return [x[start : start + batch] for start in range(0, len(x) - batch + 1, batch)]
+
+
+def source(batch: int, threads: int) -> str:
+    """How and where costs were measured, in words."""
+    return (
+        f"measured: ONNX Runtime {ort.__version__}, {machine()['processor']}, batch {batch}, "
+        f"{threads} thread(s), median per example"
+    )
 
 
 def machine() -> dict[str, Any]:

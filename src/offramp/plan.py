@@ -156,6 +156,8 @@ class Plan:
                 f"learned from a sample of {self.info['learning_examples']} of {sampled} examples; "
                 f"certified on all {self.certificate.examples}"
             )
+        for stage, why in self.info.get("dropped", {}).items():
+            found.append(f"without stage '{stage}': {why}")
         if not self.networks:
             found.append("the plan has no networks and cannot run; add --graph GRAPH for that")
         return found

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from offramp.arrays import AnyArray, FloatArray
 from offramp.data import Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
 from offramp.graph import Costs
-from offramp.measure import machine, stage_costs
+from offramp.measure import source, stage_costs
 from offramp.networks import Networks
 from offramp.runtime.driver import Runtime
 from offramp.trace import (
@@ -203,7 +202,7 @@ def _finish(
     x: AnyArray,
 ) -> Trace:
     graph = networks.graph
-    costs = stage_costs(runtime, graph, x, settings.batch, _source(settings))
+    costs = stage_costs(runtime, graph, x, settings.batch, source(settings.batch, settings.threads))
     columns = read_parts(out)
     info = {key: value for key, value in identity.items() if key != "graph"}
     trace = assemble(
@@ -214,6 +213,7 @@ def _finish(
         ids=columns["id"],
         info={
             **info,
+            "input": {"shape": list(x.shape[1:]), "dtype": str(x.dtype)},
             "versions": versions(),
             "created": _now(),
         },
@@ -226,9 +226,16 @@ def _now() -> str:
     return datetime.now(UTC).isoformat("T", "seconds")
 
 
-def _source(settings: Settings) -> str:
-    where = machine()
-    return (
-        f"measured: ONNX Runtime {ort.__version__}, {where['processor']}, batch {settings.batch}, "
-        f"{settings.threads} thread(s), median per example"
-    )
+def blank(trace: Trace, batch: int) -> AnyArray:
+    """Zeros like a request of so many recorded examples, (batch, ...): time depends on no values.
+
+    Raises:
+        TraceError: the scores were imported, or recorded before inputs were described.
+    """
+    if "input" not in trace.info:
+        raise TraceError(
+            "the trace does not say what its networks read, so requests cannot be timed. "
+            "Make it with `offramp record`."
+        )
+    found = trace.info["input"]
+    return np.zeros((batch, *found["shape"]), dtype=found["dtype"])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from offramp import tasks
 from offramp.arrays import FloatArray, IntArray
-from offramp.graph import Graph, Stage, head
+from offramp.graph import Graph
 from offramp.tasks import Kind, Losses
 from offramp.trace import Trace
 
@@ -88,15 +88,4 @@ def backbone(graph: Graph) -> Graph:
 
 def path(graph: Graph, names: list[str]) -> Graph:
     """The chain of some stages of `graph`, with what they continue; the last is its reference."""
-    needed = {part for name in names for part in graph.parts(name)}
-    stages = tuple(
-        replace(stage, answers=stage.name in names, hears=_heard(stage, needed))
-        for stage in graph.stages
-        if stage.name in needed
-    )
-    return Graph(stages, tuple(itertools.pairwise(names)), names[-1])
-
-
-def _heard(stage: Stage, needed: Collection[str]) -> tuple[str, ...]:
-    """What a stage hears: nothing where it is only passed."""
-    return stage.hears if head(stage.name) in needed else ()
+    return graph.only(names, itertools.pairwise(names), names[-1])

@@ -31,6 +31,7 @@ LEVELS: Mapping[Level, ort.GraphOptimizationLevel] = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+BEST: Level = "all"
 
 
 class OnnxRuntime:
@@ -174,7 +175,7 @@ class Session:
         NetworkError: it does not load.
     """
 
-    def __init__(self, stage: str, file: Path, threads: int, level: Level = "all") -> None:
+    def __init__(self, stage: str, file: Path, threads: int, level: Level = BEST) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

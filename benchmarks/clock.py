@@ -1,0 +1,232 @@
+"""The saving on the clock: exported plans against the reference in its best static runtime.
+
+Usage: python -m benchmarks.clock DATA [--cache DIR] [--quick]
+
+Policies learn on one half of the test photographs, at the time of requests of each size; everything
+is timed on the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks import cifar
+from benchmarks.exits import PIXELS, Made
+from benchmarks.results import save
+from offramp.arrays import AnyArray, IntArray
+from offramp.bench import alone, bench
+from offramp.committees import answering
+from offramp.export import write_file, write_folder
+from offramp.fit import fit
+from offramp.frontier import frontier, replay
+from offramp.graph import Graph
+from offramp.measure import latency, seconds
+from offramp.networks import Networks
+from offramp.plan import Plan
+from offramp.policies.forced import forced
+from offramp.runtime import Routed, SingleFile
+from offramp.runtime.onnxruntime import Session
+from offramp.testing import close
+from offramp.trace import Trace
+
+BATCHES, THREADS = (1, 8, 64), (1, 2)
+LEVEL = 0.005  # of net excess loss, at equal quality
+BUDGETS = (0.005, 0.01)  # certified with confidence 0.95
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
+    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
+    parser.add_argument(
+        "--quick", action="store_true", help="one thread, few passes; saves nothing"
+    )
+    options = parser.parse_args()
+    start = time.perf_counter()
+    made = Made(options.data, options.cache)
+    x, y = cifar.read_test(options.data)
+    found: dict[str, Any] = {}
+    for name, (networks, trace) in systems(made, options.cache).items():
+        system = System(networks, trace, x, y, 2 if options.quick else 5)
+        found[name] = system.measured(THREADS[:1] if options.quick else THREADS)
+    if not options.quick:
+        values = {"level": LEVEL, "budgets": BUDGETS, "systems": found}
+        save("clock", values, time.perf_counter() - start)
+
+
+def systems(made: Made, cache: Path) -> dict[str, tuple[Networks, Trace]]:
+    """Two networks, one network with exits, and a network before one with exits."""
+    chain = Networks(
+        Graph.chain(["resnet20", "resnet56"]),
+        {stage: made.files[stage] for stage in ("resnet20", "resnet56")},
+        PIXELS,
+    )
+    found = {"ResNet-20 > ResNet-56": (chain, cifar.traces(made.data, cache)[cifar_chain()])}
+    for name in (
+        "ResNet-56, frozen exits placed by offramp",
+        "ResNet-20 tuned > ResNet-56 tuned, 5 frozen exits",
+    ):
+        networks, _ = made.graphs()[name]()
+        found[name] = (networks, made.recorded(name, networks))
+    return found
+
+
+def cifar_chain() -> str:
+    return next(iter(cifar.GRAPHS))
+
+
+@dataclass(frozen=True)
+class System:
+    """Networks, what they said of every photograph, and the photographs."""
+
+    networks: Networks
+    trace: Trace
+    x: AnyArray
+    y: IntArray
+    passes: int
+
+    def measured(self, threads: tuple[int, ...]) -> dict[str, Any]:
+        plan = fit(self.half(0), LEVEL, networks=self.networks)
+        found: dict[str, Any] = {"export": self.exported(plan)}
+        for number in threads:
+            found.setdefault("routing", []).append(self.routing(plan, number))
+            print(json.dumps(found), flush=True)
+            for batch in BATCHES:
+                for row in self.timed(plan, batch, number):
+                    found.setdefault("rows", []).append(row)
+                    print(_summary(row), flush=True)
+        return found
+
+    def half(self, number: int) -> Trace:
+        trace = replace(self.trace, info={})
+        return trace.take(self.trace.split(0.5, 0)[number])
+
+    def timed(self, plan: Plan, batch: int, threads: int) -> Iterator[dict[str, Any]]:
+        """A plan at equal quality and certified ones, fitted to requests of one size."""
+        second = self.trace.split(0.5, 0)[1]
+        x, y = self.x[second], self.y[second]
+        spent = latency(plan, x[:batch], threads, limit_s=10.0)
+        fitted = partial(fit, self.half(0), networks=self.networks, latency=spent)
+        equal = self.at_level(fitted(LEVEL, certify_on=self.half(1)))
+        plans = [(LEVEL, False, equal), *((budget, True, fitted(budget)) for budget in BUDGETS)]
+        for number, (budget, certified, made) in enumerate(plans):
+            thorough = number == 0 and threads == 1
+            found = bench(
+                made, x, y, batch=batch, threads=threads, passes=self.passes, thorough=thorough
+            )
+            yield {
+                "budget": budget,
+                "certified": certified,
+                "verdict": made.certificate.verdict if certified else None,
+                "dropped": made.info["dropped"],
+                "stop_ms": spent.to_json()["stop_ms"],
+                **found.to_json(),
+            }
+
+    def at_level(self, plan: Plan) -> Plan:
+        """The plan at its cheapest setting that loses at most LEVEL on the second half."""
+        trace = replace(answering(self.half(1), plan.committees), costs=plan.costs)
+        points = frontier(trace, trace.losses("top1"), plan.policy)
+        best = min((p for p in points if p.excess_loss <= LEVEL), key=lambda p: p.cost)
+        return replace(plan, tradeoff=best.tradeoff)
+
+    def exported(self, plan: Plan) -> dict[str, Any]:
+        """Seconds to export and load, and rows that the file answers otherwise than the replay."""
+        plan = self.at_level(plan)
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            file = folder / "plan.onnx"
+            export_s = seconds(lambda: write_file(plan, file))
+            folder_s = seconds(lambda: write_folder(plan, folder / "stages"))
+            networks = [alone(plan, stage, folder) for stage in self.separate()]
+            loading = [
+                (seconds(partial(SingleFile, file)), sum(_load_s(path) for path in networks))
+                for _ in range(9)
+            ]
+            single, routed = SingleFile(file, threads=2), Routed(folder / "stages", threads=2)
+            trace = answering(self.trace, plan.speaking)
+            outcome = replay(trace, plan.running, plan.setting)
+            stages = np.array(outcome.order)[outcome.stage]
+            answers = {
+                driver: [run(self.x[i : i + 100]) for i in range(0, len(self.x), 100)]
+                for driver, run in (("one file", single), ("a file per stage", routed))
+            }
+        return {
+            "export_s": export_s,
+            "export_stages_s": folder_s,
+            "load_s": float(np.median([one for one, _ in loading])),
+            "load_separately_s": float(np.median([apart for _, apart in loading])),
+            "examples": len(self.x),
+            "close": int(close(plan, trace).sum()),
+            "otherwise": {
+                driver: int((np.concatenate([a.stage for a in found]) != stages).sum())
+                for driver, found in answers.items()
+            },
+        }
+
+    def separate(self) -> list[str]:
+        """The stages whose networks one would load without offramp."""
+        graph = self.networks.graph
+        reference = graph.first(graph.reference)
+        return [s for s in graph.order if graph.first(s) != reference] + [graph.reference]
+
+    def routing(self, plan: Plan, threads: int) -> dict[str, Any]:
+        """At batch 1: what deciding adds where all stop at the first stage, and where none does."""
+        graph = plan.policy.graph
+        with TemporaryDirectory() as name:
+            folder, runs = Path(name), {}
+            for outcome, goes_on in (("stop", False), ("go", True)):
+                policy, setting = forced(plan.policy, goes_on=goes_on)
+                file = folder / f"{outcome}.onnx"
+                write_file(replace(plan, policy=policy, tradeoff=setting), file)
+                runs[outcome] = SingleFile(file, threads=threads)
+            static = {}
+            for stage in (graph.root, *self.separate()):
+                static[stage] = Session(stage, alone(plan, stage, folder), threads)
+                static[stage].wanted = list(static[stage].made[:1])
+            spent: dict[str, list[float]] = {}
+            for i in range(-20, 300):
+                one = self.x[i % 100][None]
+                lap = {
+                    **{name: seconds(partial(run, one)) for name, run in runs.items()},
+                    **{name: seconds(partial(run.run, [one])) for name, run in static.items()},
+                }
+                if i >= 0:
+                    for what, took in lap.items():
+                        spent.setdefault(what, []).append(took * 1e3)
+            stages = set(runs["go"](self.x[:100]).stage.tolist())
+        ms = {what: float(np.median(took)) for what, took in spent.items()}
+        whole_ms, reference = sum(ms[s] for s in self.separate()), ms[graph.reference]
+        return {
+            "threads": threads,
+            "ms": ms,
+            "ends_at": sorted(stages),
+            "stop_over_reference": (ms["stop"] - ms[graph.root]) / reference,
+            "go_over_reference": (ms["go"] - whole_ms) / reference,
+            "deepest_over_networks": ms["go"] / whole_ms,
+            "p99_ms": {what: float(np.percentile(took, 99)) for what, took in spent.items()},
+        }
+
+
+def _load_s(path: Path) -> float:
+    return seconds(partial(Session, path.stem, path, 1))
+
+
+def _summary(row: dict[str, Any]) -> str:
+    names = ("threads", "batch", "certified", "budget", "verdict", "dropped", "speedup")
+    more = ("theoretical_speedup", "realised", "reference", "exits", "stop_ms")
+    return json.dumps({name: row[name] for name in (*names, *more)})
+
+
+if __name__ == "__main__":
+    main()
