@@ -1,6 +1,6 @@
 """The saving on the clock: exported plans against the reference in its best static runtime.
 
-Usage: python -m benchmarks.clock DATA [--cache DIR] [--quick]
+Usage: python -m benchmarks.clock DATA [--cache DIR] [--quick] [--only PART_OF_A_NAME]
 
 Policies learn on one half of the test photographs, at the time of requests of each size; everything
 is timed on the other half.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,12 @@ from offramp.export import write_file, write_folder
 from offramp.fit import fit
 from offramp.frontier import frontier, replay
 from offramp.graph import Graph
-from offramp.measure import latency, seconds
+from offramp.measure import laps, latency, seconds
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies.forced import forced
-from offramp.runtime import Routed, SingleFile
+from offramp.policies.protocol import backbone
+from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import Session
 from offramp.testing import close
 from offramp.trace import Trace
@@ -51,15 +52,18 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one thread, few passes; saves nothing"
     )
+    parser.add_argument("--only", default="", help="systems whose names hold this; saves nothing")
     options = parser.parse_args()
     start = time.perf_counter()
     made = Made(options.data, options.cache)
     x, y = cifar.read_test(options.data)
     found: dict[str, Any] = {}
     for name, (networks, trace) in systems(made, options.cache).items():
+        if options.only not in name:
+            continue
         system = System(networks, trace, x, y, 2 if options.quick else 5)
         found[name] = system.measured(THREADS[:1] if options.quick else THREADS)
-    if not options.quick:
+    if not options.quick and not options.only:
         values = {"level": LEVEL, "budgets": BUDGETS, "systems": found}
         save("clock", values, time.perf_counter() - start)
 
@@ -97,6 +101,8 @@ class System:
 
     def measured(self, threads: tuple[int, ...]) -> dict[str, Any]:
         plan = fit(self.half(0), LEVEL, networks=self.networks)
+        spent = latency(plan, self.x[:1], limit_s=5.0)
+        plan = fit(self.half(0), LEVEL, networks=self.networks, latency=spent)
         found: dict[str, Any] = {"export": self.exported(plan)}
         for number in threads:
             found.setdefault("routing", []).append(self.routing(plan, number))
@@ -149,10 +155,16 @@ class System:
             export_s = seconds(lambda: write_file(plan, file))
             folder_s = seconds(lambda: write_folder(plan, folder / "stages"))
             networks = [alone(plan, stage, folder) for stage in self.separate()]
-            loading = [
-                (seconds(partial(SingleFile, file)), sum(_load_s(path) for path in networks))
-                for _ in range(9)
-            ]
+            parts = [file for part, file in plan.runnable().items() if not part.endswith(".whole")]
+            loading: dict[str, Callable[[], object]] = {
+                "load_s": partial(SingleFile, file),
+                "load_networks_s": partial(_load, networks),
+                "load_parts_s": partial(_load, parts),
+            }
+            load = {
+                what: float(np.median([seconds(task) for _ in range(9)]))
+                for what, task in loading.items()
+            }
             single, routed = SingleFile(file, threads=2), Routed(folder / "stages", threads=2)
             trace = answering(self.trace, plan.speaking)
             outcome = replay(trace, plan.running, plan.setting)
@@ -164,8 +176,7 @@ class System:
         return {
             "export_s": export_s,
             "export_stages_s": folder_s,
-            "load_s": float(np.median([one for one, _ in loading])),
-            "load_separately_s": float(np.median([apart for _, apart in loading])),
+            **load,
             "examples": len(self.x),
             "close": int(close(plan, trace).sum()),
             "otherwise": {
@@ -179,6 +190,11 @@ class System:
         graph = self.networks.graph
         reference = graph.first(graph.reference)
         return [s for s in graph.order if graph.first(s) != reference] + [graph.reference]
+
+    def parts(self, plan: Plan) -> set[str]:
+        """The bodies and heads that a walk which never stops runs."""
+        walked = backbone(plan.policy.graph)
+        return {part for stage in walked.order for part in walked.parts(stage)}
 
     def routing(self, plan: Plan, threads: int) -> dict[str, Any]:
         """At batch 1: what deciding adds where all stop at the first stage, and where none does."""
@@ -204,6 +220,15 @@ class System:
                 if i >= 0:
                     for what, took in lap.items():
                         spent.setdefault(what, []).append(took * 1e3)
+            walked = self.parts(plan)
+            runtime = OnnxRuntime(plan.runnable(), self.networks.graph, threads=threads)
+            for i in range(-5, 50):
+                one = self.x[i % 100][None]
+                lap = dict(laps(runtime, self.networks.graph, one))
+                if i >= 0:
+                    spent.setdefault("parts", []).append(
+                        sum(lap[p] for p in walked & lap.keys()) * 1e3
+                    )
             stages = set(runs["go"](self.x[:100]).stage.tolist())
         ms = {what: float(np.median(took)) for what, took in spent.items()}
         whole_ms, reference = sum(ms[s] for s in self.separate()), ms[graph.reference]
@@ -214,12 +239,14 @@ class System:
             "stop_over_reference": (ms["stop"] - ms[graph.root]) / reference,
             "go_over_reference": (ms["go"] - whole_ms) / reference,
             "deepest_over_networks": ms["go"] / whole_ms,
+            "deepest_over_parts": ms["go"] / ms["parts"],
             "p99_ms": {what: float(np.percentile(took, 99)) for what, took in spent.items()},
         }
 
 
-def _load_s(path: Path) -> float:
-    return seconds(partial(Session, path.stem, path, 1))
+def _load(paths: Sequence[Path]) -> None:
+    for path in paths:
+        Session(path.stem, path, 1)
 
 
 def _summary(row: dict[str, Any]) -> str:

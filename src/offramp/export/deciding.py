@@ -20,8 +20,13 @@ from offramp.policies.rules import Alike, Threshold, Thresholds
 Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recorded under it
 Recipe = Callable[[Scope, Get], str]
 """How to make what is recorded, where it is asked for: most examples never come that far."""
-Recorded = dict[str, str | Recipe]  # tensors, or recipes, by key
+Recorded = dict[str, Recipe]  # by key
 _TINY = 1e-12  # probabilities below are treated as this
+
+
+def spoken(stage: str) -> str:
+    """The key of what a stage answered in a walk, (n, classes)."""
+    return f"{stage}:said"
 
 
 @dataclass
@@ -91,15 +96,6 @@ class Evidence:
     def infects(self) -> bool:
         """Whether every probability of a row is NaN where one of its scores is."""
         return self.kind == "logits"
-
-    def base(self) -> dict[str, str]:
-        """What can be looked back at, by key."""
-        values, classes = self.two
-        return {
-            f"{self.stage}:probabilities": self.probabilities,
-            f"{self.stage}:highest": values,
-            f"{self.stage}:classes": classes,
-        }
 
 
 @dataclass(frozen=True)
@@ -189,15 +185,13 @@ class Decider:
         said = Evidence(scope, scores, self.plan.answered[stage], self.plan.classes, stage, get)
         number = len(policy.graph.successors[stage])
         if isinstance(policy, Learned):
-            return self._learned(policy, said, number), _remembered(policy, said)
+            return self._learned(policy, said, number), self._remembered(policy, stage)
         if isinstance(policy, Threshold):
             return self._threshold(policy, said), {}
         if isinstance(policy, Thresholds):
             return self._thresholds(policy, said, number), {}
         assert isinstance(policy, Alike), policy
-        observed = policy.graph.observed[stage]
-        recorded: Recorded = {f"{stage}:answers": partial(_answers, stage, observed)}
-        return self._alike(policy, said), {f"{stage}:classes": said.two[1], **recorded}
+        return self._alike(policy, said), {f"{stage}:answers": partial(self._answers, stage)}
 
     def _learned(self, policy: Learned, said: Evidence, successors: int) -> Decision:
         scope, model = said.scope, policy.models[said.stage]
@@ -220,6 +214,48 @@ class Decider:
             stops = scope.add("GreaterOrEqual", value, scope.constant(0.0))
             return Decision(_flat(scope, scope.add("Not", stops)))
         return _lowest(scope, value, successors)
+
+    def _remembered(self, policy: Learned, stage: str) -> Recorded:
+        """What later stages ask for when they look back at this one."""
+        observed = policy.graph.observed
+        if not any(
+            stage in observed[other][:-1] and model.linear.earlier.any()
+            for other, model in policy.models.items()
+        ):
+            return {}
+        return {
+            f"{stage}:seen": partial(self._seen, stage),
+            f"{stage}:margins": partial(self._margins, stage),
+        }
+
+    def _back(self, stage: str, scope: Scope, get: Get) -> Evidence:
+        """What a stage said, for those of its rows that are now in `scope`."""
+        plan = self.plan
+        return Evidence(scope, get(spoken(stage)), plan.answered[stage], plan.classes, stage, get)
+
+    def _after(self, stage: str, what: str, get: Get) -> str | None:
+        """What the stages before one have recorded; None where it is the first."""
+        observed = self.plan.running.graph.observed[stage]
+        return get(f"{observed[-2]}:{what}") if len(observed) > 1 else None
+
+    def _seen(self, stage: str, scope: Scope, get: Get) -> str:
+        """Per stage so far two rows, its probabilities and its answer, (n, 2 * stages, classes)."""
+        said, before = self._back(stage, scope, get), self._after(stage, "seen", get)
+        both = (said.probabilities, said.member)
+        rows = [scope.add("Unsqueeze", part, scope.integers(1)) for part in both]
+        return scope.add("Concat", *filter(None, [before]), *rows, axis=1)
+
+    def _margins(self, stage: str, scope: Scope, get: Get) -> str:
+        """The margin of each stage so far, (n, stages)."""
+        said, before = self._back(stage, scope, get), self._after(stage, "margins", get)
+        margin = scope.add("MatMul", said.two[0], scope.constant([[1.0], [-1.0]]))
+        return margin if before is None else scope.add("Concat", before, margin, axis=1)
+
+    def _answers(self, stage: str, scope: Scope, get: Get) -> str:
+        """The answer of each stage so far, (n, stages)."""
+        said, before = self._back(stage, scope, get), self._after(stage, "answers", get)
+        first = scope.add("Unsqueeze", said.first, scope.integers(1))
+        return first if before is None else scope.add("Concat", before, first, axis=1)
 
     def _threshold(self, policy: Threshold, said: Evidence) -> Decision:
         """Sureness is compared as 1 minus itself, which keeps its digits near 1."""
@@ -341,49 +377,6 @@ def _table(linear: Linear) -> FloatArray:
     table[..., 1] = linear.answered[:, None, 1] + linear.second[None]
     table[..., 2:] = linear.curve.T
     return table
-
-
-def _remembered(policy: Learned, said: Evidence) -> Recorded:
-    """What later stages ask for when they look back at this one."""
-    stage, observed = said.stage, policy.graph.observed
-    if not any(
-        stage in observed[other][:-1] and model.linear.earlier.any()
-        for other, model in policy.models.items()
-    ):
-        return {}
-    return {
-        **said.base(),
-        f"{stage}:seen": partial(_seen, stage, observed[stage], said.classes),
-        f"{stage}:margins": partial(_margins, stage, observed[stage]),
-    }
-
-
-def _seen(stage: str, observed: tuple[str, ...], classes: int, scope: Scope, get: Get) -> str:
-    """Per stage so far two rows, its probabilities and its answer, (n, 2 * stages, classes)."""
-    first = _column(scope, get(f"{stage}:classes"))
-    depth, values = scope.integers(classes), scope.constant([0, 1])
-    member = scope.add("OneHot", first, depth, values)
-    both = (get(f"{stage}:probabilities"), member)
-    rows = [scope.add("Unsqueeze", part, scope.integers(1)) for part in both]
-    if len(observed) > 1:
-        rows.insert(0, get(f"{observed[-2]}:seen"))
-    return scope.add("Concat", *rows, axis=1)
-
-
-def _margins(stage: str, observed: tuple[str, ...], scope: Scope, get: Get) -> str:
-    """The margin of each stage so far, (n, stages)."""
-    margin = scope.add("MatMul", get(f"{stage}:highest"), scope.constant([[1.0], [-1.0]]))
-    if len(observed) == 1:
-        return margin
-    return scope.add("Concat", get(f"{observed[-2]}:margins"), margin, axis=1)
-
-
-def _answers(stage: str, observed: tuple[str, ...], scope: Scope, get: Get) -> str:
-    """The answer of each stage so far, (n, stages)."""
-    first = scope.add("Unsqueeze", _column(scope, get(f"{stage}:classes")), scope.integers(1))
-    if len(observed) == 1:
-        return first
-    return scope.add("Concat", get(f"{observed[-2]}:answers"), first, axis=1)
 
 
 def _column(scope: Scope, tensor: str) -> str:

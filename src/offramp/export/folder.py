@@ -17,7 +17,7 @@ from onnx import TensorProto
 from offramp.export.deciding import Decider, Dial, Recipe
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, value
-from offramp.export.seal import facts, sealed
+from offramp.export.seal import described, facts, sealed
 from offramp.export.single import TRADEOFF
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of
 from offramp.files import fingerprint, new_folder, write_json
@@ -59,7 +59,7 @@ def write_folder(
             file = folder / f"{found.block.stage}.onnx"
             model = found.model(makes)
             onnx.checker.check_model(model, full_check=True)
-            onnx.save(model, file)
+            file.write_bytes(sealed(model))
             routes.append(
                 {
                     "stage": found.block.stage,
@@ -144,8 +144,7 @@ class _Written:
             return _called(X, self.example)
         part, slash, name = key.partition("/")
         if not slash:
-            kind = TensorProto.INT64 if key.endswith(":classes") else TensorProto.FLOAT
-            return value(key, kind, [BATCH, None])
+            return value(key, TensorProto.FLOAT, [BATCH, self.stages.plan.classes])
         made = next(o for o in self.stages.models[part].graph.output if o.name == name)
         info = _called(key, made)
         if key == self.stages.scores(part):
@@ -171,7 +170,7 @@ class _Written:
             inputs.append(value(PATH, TensorProto.INT64, [BATCH]))
         if self.dial:
             inputs.append(value(TRADEOFF, TensorProto.FLOAT, []))
-        return sealed(self.stages.model(scope, inputs, outputs), facts(self.stages))
+        return described(self.stages.model(scope, inputs, outputs), facts(self.stages))
 
 
 def _called(name: str, info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

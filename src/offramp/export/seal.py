@@ -36,36 +36,30 @@ def facts(stages: Stages) -> dict[str, Any]:
     }
 
 
-def sealed(model: onnx.ModelProto, about: dict[str, Any]) -> onnx.ModelProto:
-    """The model, with what it says of itself and its fingerprint as metadata."""
+def described(model: onnx.ModelProto, about: dict[str, Any]) -> onnx.ModelProto:
+    """The model, with what it says of itself as metadata."""
     helper.set_model_props(model, {ABOUT: json.dumps(about, allow_nan=False)})
-    helper.set_model_props(model, {**_props(model), FINGERPRINT: _fingerprint(model)})
     return model
 
 
-def opened(model: onnx.ModelProto, name: str) -> dict[str, Any]:
-    """What a model says of itself. Raises NetworkError: not of offramp, or altered since."""
-    props = _props(model)
-    if ABOUT not in props or FINGERPRINT not in props:
-        raise NetworkError(f"{name} was not made by `offramp export`.")
-    if _fingerprint(model) != props[FINGERPRINT]:
+def sealed(model: onnx.ModelProto) -> bytes:
+    """The file of a model: its fingerprint, of all bytes before, is metadata at the end."""
+    content: bytes = model.SerializeToString()
+    return content + _seal(content)
+
+
+def check_seal(content: bytes, name: str) -> None:
+    """Raises NetworkError: not of `offramp export`, cut short, or altered since."""
+    size = len(_seal(b""))
+    if content[-size:] != _seal(content[:-size]):
         raise NetworkError(
-            f"{name} does not match its fingerprint: it was altered, and a certificate holds for "
-            "the original alone. Export it again."
+            f"{name} was not made by `offramp export`, or it was cut short or altered since, and a "
+            "certificate holds for the original alone. Export the plan again."
         )
-    found: dict[str, Any] = json.loads(props[ABOUT])
+
+
+def _seal(content: bytes) -> bytes:
+    """Protocol buffers that follow one another are merged, so this adds an entry to a model."""
+    entry = onnx.StringStringEntryProto(key=FINGERPRINT, value=hashlib.sha256(content).hexdigest())
+    found: bytes = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
     return found
-
-
-def _props(model: onnx.ModelProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
-def _fingerprint(model: onnx.ModelProto) -> str:
-    """Of everything but the fingerprint itself."""
-    props = _props(model)
-    props.pop(FINGERPRINT, None)
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    helper.set_model_props(bare, props)
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()

@@ -15,10 +15,10 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from offramp.errors import PlanError
-from offramp.export.deciding import Decider, Dial, Recipe
+from offramp.export.deciding import Decider, Dial, Recipe, spoken
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, Shape, value
-from offramp.export.seal import facts, sealed
+from offramp.export.seal import described, facts, sealed
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of
 from offramp.files import replacing, storage
 from offramp.graph import BATCH
@@ -123,43 +123,26 @@ class Writer:
         after = self.stages.onward(then, block, said, then.add("Gather", path, inner.keep))
         assert after is not None
 
-        def spread(part: str, onto: str | None = None) -> str:
+        nothing = self._unsaid(then, path)
+
+        def spread(part: str, onto: str = nothing) -> str:
             """Values of some rows as values of all; 0 elsewhere."""
-            if onto is None:
-                width = then.add(
-                    "Slice", then.add("Shape", part), then.integers(1), then.integers(99)
-                )
-                shape = then.add("Concat", then.add("Shape", path), width, axis=0)
-                kind = INT64 if part in integers else FLOAT
-                zero = helper.make_tensor("zero", kind, [1], [0])
-                onto = then.add("ConstantOfShape", shape, value=zero)
             return then.add("ScatterND", onto, places, part)
 
-        later = {key: made for key, made in said.made.items() if not isinstance(made, Tensor)}
-        level.tensors |= later
-        tensors = {key: made.name for key, made in said.made.items() if isinstance(made, Tensor)}
-        keys, integers = list(tensors), {tensors[k] for k in tensors if k.endswith(":classes")}
-        yes = [spread(said.scores), spread(after, path), *map(spread, tensors.values())]
-        no = [self._unsaid(otherwise, path), path]
-        no += [self._nothing(otherwise, key) for key in keys]
-        types = [FLOAT, INT64, *(INT64 if k.endswith(":classes") else FLOAT for k in keys)]
-        any_ = self._any(scope, mask)
-        scores, changed, *made = scope.choose(any_, (then, yes), (otherwise, no), types)
-        level.tensors |= {key: Tensor(name) for key, name in zip(keys, made, strict=True)}
-        return scores, changed
+        tensors = {key: made for key, made in said.made.items() if isinstance(made, Tensor)}
+        level.tensors |= {key: made for key, made in said.made.items() if key not in tensors}
+        yes = [spread(after, path), *(spread(made.name) for made in tensors.values())]
+        no = [path, *[self._unsaid(otherwise, path)] * len(tensors)]
+        types = [INT64, *[FLOAT] * len(tensors)]
+        changed, *made = scope.choose(self._any(scope, mask), (then, yes), (otherwise, no), types)
+        level.tensors |= {key: Tensor(name) for key, name in zip(tensors, made, strict=True)}
+        return made[list(tensors).index(spoken(block.stage))], changed
 
     def _unsaid(self, scope: Scope, path: str) -> str:
         """Scores of rows that have not been asked yet, (m, classes)."""
         classes = scope.integers(self.stages.plan.classes)
         shape = scope.add("Concat", scope.add("Shape", path), classes, axis=0)
         return scope.add("ConstantOfShape", shape)
-
-    @staticmethod
-    def _nothing(scope: Scope, key: str) -> str:
-        """What nobody will read, of the type and rank of what is recorded under `key`."""
-        return scope.constant(
-            np.zeros((0, 0)), np.int64 if key.endswith(":classes") else np.float32
-        )
 
     def _inside(
         self, block: Block, level: Level, scores: str, path: str | None, mask: str | None
@@ -288,9 +271,7 @@ def _answers_nothing(model: onnx.ModelProto, example: onnx.ValueInfoProto) -> bo
     return 0 not in dims and all(len(values) == 0 for values in found)
 
 
-def write_file(
-    plan: Plan, path: Path, *, dial: bool = False, images: bool = False
-) -> onnx.ModelProto:
+def write_file(plan: Plan, path: Path, *, dial: bool = False, images: bool = False) -> None:
     """Writes `one_file`, checked, whole or not at all.
 
     Raises:
@@ -305,8 +286,7 @@ def write_file(
         )
     onnx.checker.check_model(model, full_check=True)
     with replacing(path) as temporary, storage(path):
-        onnx.save(model, temporary)
-    return model
+        temporary.write_bytes(sealed(model))
 
 
 def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> list[str]:
@@ -330,4 +310,4 @@ def _model(stages: Stages, scope: Scope, inputs: list[onnx.ValueInfoProto]) -> o
         value(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shapes.get(name, [BATCH]))
         for name, kind in OUTPUTS.items()
     ]
-    return sealed(stages.model(scope, inputs, outputs), facts(stages))
+    return described(stages.model(scope, inputs, outputs), facts(stages))

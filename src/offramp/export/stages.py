@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
 from offramp.errors import NetworkError, PlanError
-from offramp.export.deciding import Decider, Decision, Get, Recipe, Recorded
+from offramp.export.deciding import Decider, Decision, Get, Recipe, spoken
 from offramp.export.itinerary import Block, Itinerary
 from offramp.export.scope import Scope, is_float, value
 from offramp.graph import BATCH, head, whole
@@ -147,11 +147,11 @@ class Stages:
         if not block.answering:  # only heard by others
             return Said(known(self.scores(part)), None, made)
         scores, recorded = decider.speak(scope, block.stage, self.scores(part), known)
-        made |= _tensors(recorded)
+        made |= {spoken(block.stage): Tensor(scores), **recorded}
         if not self.plan.running.graph.successors[block.stage]:
             return Said(scores, None, made)
         decision, recorded = decider.decide(scope, block.stage, scores, known)
-        return Said(scores, decision, made | _tensors(recorded))
+        return Said(scores, decision, {**made, **recorded})
 
     def onward(self, scope: Scope, block: Block, said: Said, path: str | None) -> str | None:
         """The paths (n,) of rows after what was said; None: the only one there was."""
@@ -213,12 +213,6 @@ class Stages:
 
     def _read(self, part: str, name: str) -> bool:
         return any(reads.get(name) == part for reads in self.sources.values())
-
-
-def _tensors(recorded: Recorded) -> dict[str, Tensor | Recipe]:
-    return {
-        key: Tensor(found) if isinstance(found, str) else found for key, found in recorded.items()
-    }
 
 
 def preprocessing_of(plan: Plan) -> Preprocessing:

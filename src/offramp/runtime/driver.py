@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,9 +61,15 @@ class Answers:
     """What a plan answered, in the order of the inputs."""
 
     answer: IntArray  # (n,) class
-    stage: AnyArray  # (n,) name of the stage that answered
+    position: IntArray  # (n,) of the stage that answered, among `stages`
+    stages: AnyArray  # names
     cost: FloatArray  # (n,) in the unit of the plan
     scores: FloatArray  # (n, classes) of the stage that answered
+
+    @cached_property
+    def stage(self) -> AnyArray:
+        """The name of the stage that answered, (n,)."""
+        return self.stages[self.position]
 
 
 class Driver(Protocol):
@@ -104,9 +112,8 @@ def check_tradeoff(
     Raises:
         PlanError: the tradeoff is below zero, or there is none to choose.
     """
-    certified = tradeoff is None or np.isnan(tradeoff)
     if dial is None:
-        if not certified:
+        if not (tradeoff is None or math.isnan(tradeoff)):
             raise PlanError(
                 "this was exported at one tradeoff. Export it with --dial to choose another."
             )
@@ -157,5 +164,5 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
 
 
 def _answers(plan: Plan, scores: FloatArray, outcome: Outcome) -> Answers:
-    names = plan.running.graph.names[outcome.stage]
-    return Answers(tasks.answers(scores), names, outcome.cost, scores)
+    names = plan.running.graph.names
+    return Answers(tasks.answers(scores), outcome.stage, names, outcome.cost, scores)

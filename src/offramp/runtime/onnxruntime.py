@@ -193,6 +193,7 @@ class Session:
         self.stage = stage
         self.inputs = {value.name: value.type for value in self.session.get_inputs()}
         self.made = tuple(value.name for value in self.session.get_outputs())
+        self.metadata: Mapping[str, str] = self.session.get_modelmeta().custom_metadata_map
         self.wanted: list[str] = []
         self.axes: tuple[int | None, ...] = ()
 

@@ -39,6 +39,7 @@ class Routed:
     def __init__(self, folder: Path, engine: Engine | None = None, *, threads: int = 1) -> None:
         found = read_manifest(folder, "routes", VERSION, PlanError)
         self.about, self.files = found["about"], found["files"]
+        self.stages = np.array(self.about["stages"])
         self.stage_of_path = np.array(found["stage_of_path"])
         self.cost_of_path = np.array(found["cost_of_path"])
         self.dial = found["dial"]
@@ -70,8 +71,7 @@ class Routed:
             path[rows] = made.get("next", path[rows])
             kept |= {key: (rows, made[key]) for key in file["makes"]}
         stage, cost = self.stage_of_path[path], self.cost_of_path[path]
-        names = np.array(self.about["stages"])[stage]
-        return Answers(scores.argmax(axis=1), names, cost, scores)
+        return Answers(scores.argmax(axis=1), stage, self.stages, cost, scores)
 
 
 def _rows(kept: tuple[IntArray, AnyArray], rows: IntArray, axis: int | None) -> AnyArray:
