@@ -210,25 +210,25 @@ class System:
             for stage in (graph.root, *self.separate()):
                 static[stage] = Session(stage, alone(plan, stage, folder), threads)
                 static[stage].wanted = list(static[stage].made[:1])
-            spent: dict[str, list[float]] = {}
-            for i in range(-20, 300):
-                one = self.x[i % 100][None]
-                lap = {
-                    **{name: seconds(partial(run, one)) for name, run in runs.items()},
-                    **{name: seconds(partial(run.run, [one])) for name, run in static.items()},
-                }
-                if i >= 0:
-                    for what, took in lap.items():
-                        spent.setdefault(what, []).append(took * 1e3)
             walked = self.parts(plan)
-            runtime = OnnxRuntime(plan.runnable(), self.networks.graph, threads=threads)
-            for i in range(-5, 50):
-                one = self.x[i % 100][None]
-                lap = dict(laps(runtime, self.networks.graph, one))
-                if i >= 0:
-                    spent.setdefault("parts", []).append(
-                        sum(lap[p] for p in walked & lap.keys()) * 1e3
-                    )
+            apart = OnnxRuntime(plan.runnable(), self.networks.graph, threads=threads)
+
+            def parts(one: AnyArray) -> float:
+                lap = dict(laps(apart, self.networks.graph, one))
+                return sum(lap[part] for part in walked & lap.keys())
+
+            tasks: dict[str, Callable[[AnyArray], float]] = {
+                **{name: partial(_timed, run) for name, run in runs.items()},
+                **{name: partial(_timed, _alone(run)) for name, run in static.items()},
+                "parts": parts,
+            }
+            spent: dict[str, list[float]] = {}
+            random = np.random.default_rng(0)
+            for i in range(-20, 300):
+                for what in random.permutation(list(tasks)).tolist():
+                    took = tasks[what](self.x[i % 100][None])
+                    if i >= 0:
+                        spent.setdefault(what, []).append(took * 1e3)
             stages = set(runs["go"](self.x[:100]).stage.tolist())
         ms = {what: float(np.median(took)) for what, took in spent.items()}
         whole_ms, reference = sum(ms[s] for s in self.separate()), ms[graph.reference]
@@ -242,6 +242,14 @@ class System:
             "deepest_over_parts": ms["go"] / ms["parts"],
             "p99_ms": {what: float(np.percentile(took, 99)) for what, took in spent.items()},
         }
+
+
+def _timed(run: Callable[[AnyArray], object], x: AnyArray) -> float:
+    return seconds(partial(run, x))
+
+
+def _alone(session: Session) -> Callable[[AnyArray], object]:
+    return lambda x: session.run([x])
 
 
 def _load(paths: Sequence[Path]) -> None:
