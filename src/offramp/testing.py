@@ -20,13 +20,13 @@ import numpy as np
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.committees import answering
-from offramp.errors import NetworkError
+from offramp.errors import NetworkError, PlanError
 from offramp.frontier import replay
 from offramp.graph import Costs, Graph
 from offramp.plan import Plan
 from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
 from offramp.policies.encoding import Deployable
-from offramp.runtime.driver import Alone, Runtime, infer
+from offramp.runtime.driver import Alone, Answers, Driver, Runtime, infer
 from offramp.trace import Trace, assemble
 
 _MARGIN = 1e-4  # decisions closer than this may differ between engines
@@ -144,6 +144,100 @@ class RuntimeLaws:
         except NetworkError:
             return
         raise AssertionError("inputs of another shape must raise NetworkError")
+
+
+class DriverLaws:
+    """What every driver of a plan must do, one file or many, on whatever engine.
+
+    Fixtures: `driver`, the `plan` that it drives, a `runtime` that says what each stage alone says,
+    and floating-point inputs `x` (n, ...), n >= 8.
+    """
+
+    tolerance = 1e-4  # of scores, between engines and batches of different sizes
+
+    def test_live_is_replay(
+        self, driver: Driver, runtime: Runtime, plan: Plan, x: AnyArray
+    ) -> None:
+        self._check(driver(x), runtime, plan, x)
+
+    def test_the_dial_turns_as_in_replay(
+        self, driver: Driver, runtime: Runtime, plan: Plan, x: AnyArray
+    ) -> None:
+        settings = plan.policy.settings
+        for tradeoff in map(float, settings[:: max(1, len(settings) // 4)]):
+            try:
+                found = driver(x, tradeoff)
+            except PlanError as refused:
+                if "--dial" not in str(refused):  # else it was exported without one
+                    raise
+                return
+            self._check(found, runtime, plan.turned(tradeoff), x)
+        self._check(driver(x, float("nan")), runtime, plan, x)
+
+    def _check(self, found: Answers, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+        scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
+        trace = answering(Trace(plan.graph, plan.costs, scores, plan.kinds), plan.speaking)
+        outcome = replay(trace, plan.running, plan.setting)
+        same = found.stage == np.array(outcome.order)[outcome.stage]
+        assert (same | close(plan, trace)).all()
+        np.testing.assert_allclose(found.cost[same], outcome.cost[same], rtol=1e-5)
+        assert (found.answer == found.scores.argmax(axis=1)).all()
+        for row in np.flatnonzero(same):
+            expected = trace.scores[found.stage[row]][row]
+            np.testing.assert_allclose(found.scores[row], expected, atol=self.tolerance)
+
+    def test_batch_order_changes_nothing(self, driver: Driver, x: AnyArray) -> None:
+        order = np.random.default_rng(0).permutation(len(x))
+        one, other = driver(x), driver(x[order])
+        assert (one.stage[order] == other.stage).all()
+        np.testing.assert_allclose(one.scores[order], other.scores, atol=self.tolerance)
+
+    def test_batch_size_changes_nothing(self, driver: Driver, x: AnyArray) -> None:
+        whole = driver(x)
+        for size in (1, 3, 8):
+            parts = [driver(x[i : i + size]) for i in range(0, min(48, len(x)), size)]
+            stages = np.concatenate([part.stage for part in parts])
+            assert (whole.stage[: len(stages)] == stages).all()
+            scores = np.concatenate([part.scores for part in parts])
+            np.testing.assert_allclose(whole.scores[: len(scores)], scores, atol=self.tolerance)
+
+    def test_zero_rows_give_zero_answers(self, driver: Driver, plan: Plan, x: AnyArray) -> None:
+        found = driver(x[:0])
+        assert len(found.answer) == len(found.stage) == len(found.cost) == 0
+        assert found.scores.shape == (0, plan.classes)
+
+    def test_what_is_no_number_never_leaves_early(
+        self, driver: Driver, plan: Plan, x: AnyArray
+    ) -> None:
+        ends = [s for s, after in plan.running.graph.successors.items() if not after]
+        for worst in (np.nan, np.inf):
+            broken = x.copy()
+            broken.reshape(len(x), -1)[::3, 0] = worst
+            found, fine = driver(broken), driver(x)
+            assert set(found.stage[::3]) <= set(ends)
+            others = np.arange(len(x)) % 3 > 0
+            assert (found.stage[others] == fine.stage[others]).all()
+            assert (found.answer[others] == fine.answer[others]).all()
+
+    def test_inputs_that_the_networks_do_not_read_are_refused(
+        self, driver: Driver, x: AnyArray
+    ) -> None:
+        for wrong in (x[..., None], x[..., :1], x.astype(complex)):
+            try:
+                driver(wrong)
+            except NetworkError:
+                continue
+            raise AssertionError("inputs of another shape or type must raise NetworkError")
+
+    def test_a_tradeoff_below_zero_is_refused(
+        self, driver: Driver, plan: Plan, x: AnyArray
+    ) -> None:
+        if plan.policy.settings.min() >= 0:
+            try:
+                driver(x, -1.0)
+            except PlanError:
+                return
+            raise AssertionError("a tradeoff below zero must raise PlanError")
 
 
 def close(plan: Plan, trace: Trace) -> AnyArray:

@@ -288,9 +288,13 @@ def _described(network: Network, name: str) -> onnx.ValueInfoProto:
             "Choose another point."
         )
     kind = helper.np_dtype_to_tensor_dtype(tensor.dtype)
-    return helper.make_tensor_value_info(name, kind, _dims(tensor))
+    dims = [BATCH if i == tensor.axis else size for i, size in enumerate(_sizes(network, name))]
+    return helper.make_tensor_value_info(name, kind, dims)
 
 
-def _dims(tensor: Tensor) -> Sequence[str | None]:
-    """Only the batch is promised: other sizes may differ between examples (sequences)."""
-    return [BATCH if i == tensor.axis else None for i in range(len(tensor.shape))]
+def _sizes(network: Network, name: str) -> Sequence[int | None]:
+    """What the network promises of its inputs; elsewhere sizes may differ between examples."""
+    for value in network.model.graph.input:
+        if value.name == name:
+            return [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+    return [None] * len(network.tensors[name].shape)

@@ -21,7 +21,18 @@ Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recor
 Recipe = Callable[[Scope, Get], str]
 """How to make what is recorded, where it is asked for: most examples never come that far."""
 Recorded = dict[str, Recipe]  # by key
+TAINT = "taint"  # the key of what tells examples that are no numbers, (n, 1): 0, or NaN
 _TINY = 1e-12  # probabilities below are treated as this
+
+
+def tainted(scope: Scope, x: str) -> str:
+    """What is recorded under TAINT for inputs (n, ...): networks may hide a NaN from their scores.
+
+    A rectifier turns NaN into 0 on many engines, after which the scores look as good as any.
+    """
+    flat = scope.add("Cast", scope.add("Flatten", x), to=TensorProto.FLOAT)
+    total = scope.add("ReduceSum", flat, scope.integers(1))
+    return scope.add("Sub", total, total)
 
 
 def spoken(stage: str) -> str:
@@ -39,6 +50,7 @@ class Evidence:
     classes: int
     stage: str
     get: Get
+    taint: str | None = None  # (n, 1), 0 where the inputs are numbers, else NaN
 
     @cached_property
     def probabilities(self) -> str:
@@ -87,15 +99,12 @@ class Evidence:
         """One column of (n, k), as (n, 1)."""
         return self.scope.add("Gather", tensor, self.scope.integers(number), axis=1)
 
-    def poisoned(self, values: str, columns: int) -> str:
-        """(n, columns) values, NaN in the rows whose scores are."""
-        nothing = self.scope.constant(np.zeros((self.classes, columns)))
-        return self.scope.add("Gemm", self.scores, nothing, values)
-
-    @property
-    def infects(self) -> bool:
-        """Whether every probability of a row is NaN where one of its scores is."""
-        return self.kind == "logits"
+    def trusted(self, values: str, columns: int) -> str:
+        """(n, columns) values, NaN in the rows whose scores or inputs are no numbers."""
+        if self.kind == "probabilities":  # NaN logits are NaN in every probability already
+            nothing = self.scope.constant(np.zeros((self.classes, columns)))
+            values = self.scope.add("Gemm", self.scores, nothing, values)
+        return values if self.taint is None else self.scope.add("Add", values, self.taint)
 
 
 @dataclass(frozen=True)
@@ -147,10 +156,14 @@ class Decider:
     Args:
         plan: whose.
         dial: where a tradeoff is given at run time; None: the plan's own, folded into constants.
+        tainted: whether inputs may be NaN, which is then recorded under TAINT.
+        wary: of engines on which a comparison with NaN may hold.
     """
 
     plan: Plan
     dial: Dial | None = None
+    tainted: bool = False
+    wary: bool = False
 
     def speak(self, scope: Scope, stage: str, key: str, get: Get) -> tuple[str, Recorded]:
         """What a stage answers, (n, classes), from its own scores under `key`."""
@@ -182,7 +195,8 @@ class Decider:
     def decide(self, scope: Scope, stage: str, scores: str, get: Get) -> tuple[Decision, Recorded]:
         """Where rows with these answers go, and what later stages can ask of them."""
         policy = self.plan.running
-        said = Evidence(scope, scores, self.plan.answered[stage], self.plan.classes, stage, get)
+        kind, taint = self.plan.answered[stage], get(TAINT) if self.tainted else None
+        said = Evidence(scope, scores, kind, self.plan.classes, stage, get, taint)
         number = len(policy.graph.successors[stage])
         if isinstance(policy, Learned):
             return self._learned(policy, said, number), self._remembered(policy, stage)
@@ -208,11 +222,10 @@ class Decider:
             rows = scope.add("Reshape", value, scope.integers(0, columns, 4))
             value = scope.add("MatMul", rows, self.dial.bases)
             value = scope.add("Squeeze", value, scope.integers(2))
-        if not said.infects:
-            value = said.poisoned(value, columns)
+        value = said.trusted(value, columns)
         if columns == 1:
-            stops = scope.add("GreaterOrEqual", value, scope.constant(0.0))
-            return Decision(_flat(scope, scope.add("Not", stops)))
+            on = self._goes_on(scope, "GreaterOrEqual", value, scope.constant(0.0))
+            return Decision(_flat(scope, on))
         return _lowest(scope, value, successors)
 
     def _remembered(self, policy: Learned, stage: str) -> Recorded:
@@ -267,9 +280,8 @@ class Decider:
         else:
             value = said.unsure if policy.kind == "myopic" else said.close
             limit = self._setting(scope, lambda t: 1.0 - t, lambda t: self._less(scope, t))
-        value = value if said.infects else said.poisoned(value, 1)
-        stops = scope.add("LessOrEqual", value, limit)
-        return Decision(_flat(scope, scope.add("Not", stops)))
+        on = self._goes_on(scope, "LessOrEqual", said.trusted(value, 1), limit)
+        return Decision(_flat(scope, on))
 
     def _thresholds(self, policy: Thresholds, said: Evidence, successors: int) -> Decision:
         scope, cuts = said.scope, 1.0 - policy.cuts[said.stage]
@@ -280,8 +292,8 @@ class Decider:
             away = scope.add("Sub", scope.constant(policy.settings), self.dial.setting)
             nearest = scope.add("ArgMin", scope.add("Abs", away), axis=0, keepdims=0)
             limits = scope.add("Gather", scope.constant(cuts), nearest, axis=0)
-        unsure = said.unsure if said.infects else said.poisoned(said.unsure, 1)
-        below = scope.add("Not", scope.add("LessOrEqual", unsure, limits))
+        unsure = said.trusted(said.unsure, 1)
+        below = self._goes_on(scope, "LessOrEqual", unsure, limits)
         if successors == 1:
             return Decision(_flat(scope, below))
         bands = scope.add("Cast", below, to=TensorProto.INT64)
@@ -306,8 +318,13 @@ class Decider:
             zero = scope.constant([[0.0]])
             streak = scope.add("Where", scope.add("Equal", streak, all_), streak, zero)
         limit = self._setting(scope, lambda t: t, lambda t: t)
-        stops = scope.add("GreaterOrEqual", said.poisoned(streak, 1), limit)
-        return Decision(_flat(scope, scope.add("Not", stops)))
+        on = self._goes_on(scope, "GreaterOrEqual", said.trusted(streak, 1), limit)
+        return Decision(_flat(scope, on))
+
+    def _goes_on(self, scope: Scope, stops: str, value: str, limit: str) -> str:
+        """Where a comparison does not hold, NaN included."""
+        on = scope.add("Not", scope.add(stops, value, limit))
+        return scope.add("Or", on, scope.add("IsNaN", value)) if self.wary else on
 
     def _setting(
         self, scope: Scope, fixed: Callable[[float], float], turned: Callable[[str], str]

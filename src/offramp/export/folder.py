@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from offramp.export.deciding import Decider, Dial, Recipe
+from offramp.export.deciding import TAINT, Decider, Dial, Recipe
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, value
 from offramp.export.seal import described, facts, sealed
@@ -131,7 +131,9 @@ class _Written:
         add(stages.body(scope, block.stage, get))
         if not block.saying:  # only passed
             return found
-        said = stages.say(scope, block, get, Decider(stages.plan, turned))
+        said = stages.say(
+            scope, block, get, Decider(stages.plan, turned, stages.tainted, wary=True)
+        )
         add(said.made)
         found.scores = said.scores
         path = PATH if len(block.entering) > 1 else None
@@ -142,6 +144,8 @@ class _Written:
         """The input, or the output, for what is handed on under `key`."""
         if key == X:
             return _called(X, self.example)
+        if key == TAINT:
+            return value(key, TensorProto.FLOAT, [BATCH, 1])
         part, slash, name = key.partition("/")
         if not slash:
             return value(key, TensorProto.FLOAT, [BATCH, self.stages.plan.classes])

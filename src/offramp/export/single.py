@@ -236,7 +236,7 @@ def _write(
     scope = outside.branch() if guarded else outside
     read = preprocess(scope, example.name, pixels) if pixels else example.name
     turned = Dial.turned(outside, plan, TRADEOFF) if dial else None
-    writer = Writer(stages, Decider(plan, turned))
+    writer = Writer(stages, Decider(plan, turned, stages.tainted))
     scores, path = writer.block(stages.itinerary.root, Level(scope, {X: Tensor(read)}), None)
     made = [scores, *_outcome(scope, stages, scores, path)]
     if guarded:

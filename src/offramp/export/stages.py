@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
 from offramp.errors import NetworkError, PlanError
-from offramp.export.deciding import Decider, Decision, Get, Recipe, spoken
+from offramp.export.deciding import TAINT, Decider, Decision, Get, Recipe, spoken, tainted
 from offramp.export.itinerary import Block, Itinerary
 from offramp.export.scope import Scope, is_float, value
 from offramp.graph import BATCH, head, whole
@@ -104,6 +104,12 @@ class Stages:
         name = next(name for name, source in self.sources[first].items() if source is None)
         return next(value for value in self.models[first].graph.input if value.name == name)
 
+    @property
+    def tainted(self) -> bool:
+        """Whether examples may be NaN, and something is decided about them."""
+        floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+        return self._type in floats and len(self.itinerary.paths) > 1
+
     def example(self, pixels: Preprocessing | None = None) -> onnx.ValueInfoProto:
         """The examples, with any number of rows: what networks read, or uint8 images."""
         read = self.input
@@ -129,7 +135,10 @@ class Stages:
 
     def body(self, scope: Scope, stage: str, get: Get) -> dict[str, Tensor]:
         """Passes a stage; what it hands on, by key."""
-        return self._place(scope, stage, get)
+        made = self._place(scope, stage, get)
+        if self.tainted and stage == self.itinerary.root.stage:
+            made[TAINT] = Tensor(tainted(scope, get(X)))
+        return made
 
     def say(self, scope: Scope, block: Block, get: Get, decider: Decider) -> Said:
         """Answers at a stage that has been passed, and decides what follows."""

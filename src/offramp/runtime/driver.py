@@ -146,6 +146,7 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
         scores = runtime.run(policy.graph.root, x) if len(x) else scores
         return _answers(plan, scores, drive(walking, lambda _: scores))
     batch, speaker = runtime.begin(x), Speaker(plan.speaking, plan.kinds)
+    broken = _no_numbers(x)
 
     def run(work: Work) -> FloatArray:
         nonlocal scores
@@ -157,10 +158,21 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
         else:
             scores = scores.copy()  # the earlier ones belong to the walk, and to the runtime
             scores[rows] = found
-        return found
+        return found if broken is None else np.where(broken[work.rows, None], np.nan, found)
 
     outcome = drive(walking, run)
     return _answers(plan, scores, outcome)
+
+
+def _no_numbers(x: AnyArray) -> AnyArray | None:
+    """Which inputs hold NaN or infinity, (n,); None: none does.
+
+    Networks may hide it from their scores: rectifiers turn NaN into 0 on many engines.
+    """
+    if not np.issubdtype(x.dtype, np.floating):
+        return None
+    total = x.reshape(len(x), math.prod(x.shape[1:])).sum(axis=1, dtype=np.float32)
+    return None if math.isfinite(total.sum()) else ~np.isfinite(total)
 
 
 def _answers(plan: Plan, scores: FloatArray, outcome: Outcome) -> Answers:

@@ -248,7 +248,7 @@ class Session:
             for name, kind in self.inputs.items():
                 x = given[name]
                 x = x if x.dtype == _TYPES[kind] else self._cast(x, _TYPES[kind])
-                binding.bind_cpu_input(name, np.ascontiguousarray(x))
+                binding.bind_cpu_input(name, np.asarray(x, order="C"))
             for name in self.made:
                 binding.bind_output(name)
             self.session.run_with_iobinding(binding)

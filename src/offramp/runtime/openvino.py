@@ -52,7 +52,13 @@ def compiled(file: Path, threads: int) -> Run:
                     f"'{file.stem}' reads {np.dtype(dtype).name}, but the examples are {x.dtype}. "
                     "Convert them."
                 )
-            feeds[name] = np.ascontiguousarray(x, dtype=dtype)
+            shape = port.get_partial_shape()
+            if shape.rank.get_length() != x.ndim or not shape.compatible(openvino.PartialShape(list(x.shape))):
+                raise NetworkError(
+                    f"'{file.stem}' reads {name} of shape {shape}, but got {x.shape}. "
+                    "Check the examples and the preprocessing of the graph."
+                )
+            feeds[name] = np.asarray(x, dtype=dtype, order="C")
         try:
             request.infer(feeds, share_inputs=True)
         except InputError:

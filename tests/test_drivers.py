@@ -1,0 +1,198 @@
+"""Every driver against the laws of drivers, on plans of every shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offramp.arrays import FloatArray
+from offramp.committees import answering
+from offramp.data import open_examples
+from offramp.errors import NetworkError, PlanError
+from offramp.exits import Settings, add_exits
+from offramp.export import write_file, write_folder
+from offramp.fit import fit
+from offramp.frontier import replay
+from offramp.networks import Networks, combine
+from offramp.plan import Plan
+from offramp.record import Settings as Recording
+from offramp.record import record
+from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
+from offramp.runtime.openvino import compiled
+from offramp.testing import DriverLaws
+from tests.made import blob_networks, deep_network, hard_blobs
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan, and everything that drives it."""
+
+    plan: Plan
+    folder: Path
+
+    @property
+    def runtime(self) -> OnnxRuntime:
+        return OnnxRuntime(self.plan.runnable(), self.plan.graph)
+
+
+def walker(case: Case) -> Driver:
+    return Walker(case.plan, case.runtime)
+
+
+def one_file(case: Case) -> Driver:
+    write_file(case.plan, case.folder / "plan.onnx")
+    return SingleFile(case.folder / "plan.onnx")
+
+
+def with_a_dial(case: Case) -> Driver:
+    write_file(case.plan, case.folder / "dial.onnx", dial=True)
+    return SingleFile(case.folder / "dial.onnx", threads=2)
+
+
+def a_file_per_stage(case: Case) -> Driver:
+    write_folder(case.plan, case.folder / "stages", dial=True, force=True)
+    return Routed(case.folder / "stages")
+
+
+def in_openvino(case: Case) -> Driver:
+    write_folder(case.plan, case.folder / "vino", dial=True, force=True)
+    return Routed(case.folder / "vino", compiled)
+
+
+DRIVERS: Mapping[str, Callable[[Case], Driver]] = {
+    "walker": walker,
+    "one file": one_file,
+    "one file with a dial": with_a_dial,
+    "a file per stage": a_file_per_stage,
+    "a file per stage in OpenVINO": in_openvino,
+}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    """Plans: a chain, exits with committees, a small network before them with a skip."""
+    folder = tmp_path_factory.mktemp("drivers")
+    x, y = hard_blobs(1500, 1)
+    np.savez(folder / "train.npz", x=x, y=y)
+    x, y = hard_blobs(1600, 2)
+    np.savez(folder / "test.npz", x=x, y=y)
+    big, small = deep_network(folder / "big.onnx", 4), deep_network(folder / "small.onnx", 1)
+    examples = open_examples(folder / "train.npz")
+    exits = add_exits(big, examples, Settings(["hidden1", "hidden2"], hears=True), folder / "e")
+    exits.networks.write(folder / "exits")
+    graphs = {
+        "chain": combine({"small": small, "big": big}),
+        "exits": exits.networks,
+        "both": combine({"small": small, "big": folder / "exits"}),
+    }
+    return {name: planned(networks, folder / f"case-{name}") for name, networks in graphs.items()}
+
+
+def planned(networks: Networks, folder: Path) -> Case:
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    examples = open_examples(folder.parent / "test.npz")
+    trace = record(networks, runtime, examples, folder / "trace", Recording(50))
+    plan = fit(trace, 0.1, networks=networks)
+    spoken = answering(trace, plan.committees)
+
+    def stages_used(setting: float) -> int:
+        exits = replay(spoken, plan.policy, setting).exits()
+        return sum(share > 0.05 for share in exits.values())
+
+    tradeoff = max(map(float, plan.policy.settings), key=stages_used)
+    return Case(replace(plan, tradeoff=tradeoff), folder)
+
+
+class TestDrivers(DriverLaws):
+    @pytest.fixture(params=["chain", "exits", "both"])
+    def case(self, request: pytest.FixtureRequest, cases: dict[str, Case]) -> Case:
+        return cases[request.param]
+
+    @pytest.fixture(params=sorted(DRIVERS))
+    def driver(self, request: pytest.FixtureRequest, case: Case) -> Driver:
+        return DRIVERS[request.param](case)
+
+    @pytest.fixture
+    def plan(self, case: Case) -> Plan:
+        return case.plan
+
+    @pytest.fixture
+    def runtime(self, case: Case) -> OnnxRuntime:
+        return case.runtime
+
+    @pytest.fixture
+    def x(self) -> FloatArray:
+        return hard_blobs(96, 3)[0]
+
+
+def test_the_plans_of_the_laws_use_their_stages(cases: dict[str, Case]) -> None:
+    for case in cases.values():
+        stages = set(walker(case)(hard_blobs(400, 3)[0]).stage)
+        assert len(stages) > 1  # else the laws above would say little
+    assert any(case.plan.committees for case in cases.values())
+
+
+def test_a_network_that_runs_alone_is_exported_as_well(tmp_path: Path) -> None:
+    """Where a plan does not route, its one network answers, uncut."""
+    networks = combine(blob_networks(tmp_path))
+    x = np.zeros((3, 6), np.float32)
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(60, 6)), y=[0, 1, 2] * 20)
+    runtime = OnnxRuntime(networks.files)
+    examples = open_examples(tmp_path / "d.npz")
+    trace = record(networks, runtime, examples, tmp_path / "trace", Recording(20))
+    plan = fit(trace, 0.0001, networks=networks)
+    assert not plan.routes
+    for driver in (one_file(Case(plan, tmp_path)), a_file_per_stage(Case(plan, tmp_path))):
+        assert set(driver(x).stage) == {plan.certificate.static_choice}
+        np.testing.assert_allclose(driver(x).scores, runtime.run(driver(x).stage[0], x), atol=1e-5)
+        assert len(driver(x[:0]).answer) == 0
+
+
+# ------------------------------------------------------------------------------ bad files
+
+
+@pytest.mark.parametrize("spoil", ["cut", "altered", "added to", "another", "no file"])
+def test_files_that_are_not_as_exported_are_refused(
+    cases: dict[str, Case], tmp_path: Path, spoil: str
+) -> None:
+    case = replace(cases["chain"], folder=tmp_path)
+    one_file(case), a_file_per_stage(case)
+    for path, load, error in (
+        (tmp_path / "plan.onnx", SingleFile, NetworkError),
+        (tmp_path / "stages" / "big.onnx", lambda _: Routed(tmp_path / "stages"), PlanError),
+    ):
+        spoiled(path, spoil)
+        with pytest.raises(error, match=r"Export|read|match") as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+
+
+def spoiled(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "altered":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif how == "added to":
+        path.write_bytes(content + b"\x00")
+    elif how == "another":
+        path.write_bytes(deep_network(path.parent / "other").read_bytes())
+    else:
+        path.unlink()
+
+
+def test_a_file_says_what_it_promises(cases: dict[str, Case], tmp_path: Path) -> None:
+    case = replace(cases["exits"], folder=tmp_path)
+    one_file(case)
+    about = SingleFile(tmp_path / "plan.onnx").about
+    assert about["certificate"] == case.plan.certificate.to_json()
+    assert about["stages"] == list(case.plan.graph.order)
+    assert about["tradeoff"] == case.plan.tradeoff
+    assert set(about["networks"]) == {
+        part for part in case.plan.networks if not part.endswith(".whole")
+    }
