@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from offramp.errors import NetworkError
-from offramp.exits.network import Network, Tensor
+from offramp.exits.network import Network
 from offramp.graph import BATCH, Costs
 from offramp.graph import head as head_of
 

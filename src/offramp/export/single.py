@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from offramp.errors import PlanError
@@ -23,7 +22,6 @@ from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_o
 from offramp.files import replacing, storage
 from offramp.graph import BATCH
 from offramp.plan import Plan
-from offramp.preprocessing import Preprocessing
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TRADEOFF = "tradeoff"
@@ -222,53 +220,26 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
     """
     stages = Stages(plan)
     pixels = preprocessing_of(plan) if images else None
-    model = _write(stages, pixels, dial, guarded=False)
-    if _answers_nothing(model, stages.example(pixels)):
-        return model
-    return _write(stages, pixels, dial, guarded=True)
-
-
-def _write(
-    stages: Stages, pixels: Preprocessing | None, dial: bool, *, guarded: bool
-) -> onnx.ModelProto:
-    """The model; `guarded` runs no network where there are no rows, for those that cannot."""
-    plan, outside, example = stages.plan, Scope(), stages.example(pixels)
-    scope = outside.branch() if guarded else outside
+    outside, example = Scope(), stages.example(pixels)
+    scope, none = outside.branch(), outside.branch()
     read = preprocess(scope, example.name, pixels) if pixels else example.name
     turned = Dial.turned(outside, plan, TRADEOFF) if dial else None
     writer = Writer(stages, Decider(plan, turned, stages.tainted))
     scores, path = writer.block(stages.itinerary.root, Level(scope, {X: Tensor(read)}), None)
     made = [scores, *_outcome(scope, stages, scores, path)]
-    if guarded:
-        none, zero = outside.branch(), outside.constant(0, np.int64)
-        rows = outside.add("Gather", outside.add("Shape", example.name), zero)
-        empty = [
-            none.constant(np.zeros((0, plan.classes) if o == "scores" else 0), kind)
-            for o, kind in OUTPUTS.items()
-        ]
-        some = outside.add("Cast", rows, to=TensorProto.BOOL)
-        types = [helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in OUTPUTS.values()]
-        made = outside.choose(some, (scope, made), (none, empty), types)
-    for name, found in zip(OUTPUTS, made, strict=True):
+    # without rows nothing runs: some networks cannot, nor can TopK in ONNX Runtime before 1.32
+    empty = [
+        none.constant(np.zeros((0, plan.classes) if name == "scores" else 0), kind)
+        for name, kind in OUTPUTS.items()
+    ]
+    types = [helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in OUTPUTS.values()]
+    rows = outside.add("Gather", outside.add("Shape", example.name), outside.constant(0, np.int64))
+    any_ = outside.add("Cast", rows, to=TensorProto.BOOL)
+    chosen = outside.choose(any_, (scope, made), (none, empty), types)
+    for name, found in zip(OUTPUTS, chosen, strict=True):
         outside.give(found, name)
     tradeoff = [value(TRADEOFF, FLOAT, [])] if dial else []
     return _model(stages, outside, [example, *tradeoff])
-
-
-def _answers_nothing(model: onnx.ModelProto, example: onnx.ValueInfoProto) -> bool:
-    """Whether it gives zero answers to zero rows."""
-    dims = [dim.dim_value for dim in example.type.tensor_type.shape.dim[1:]]
-    x = np.zeros((0, *dims), helper.tensor_dtype_to_np_dtype(example.type.tensor_type.elem_type))
-    given = {example.name: x, TRADEOFF: np.array(np.nan, dtype=np.float32)}
-    names = {value.name for value in model.graph.input}
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options)
-        found = session.run(None, {name: given[name] for name in names})
-    except Exception:  # whatever the network says to no rows
-        return False
-    return 0 not in dims and all(len(values) == 0 for values in found)
 
 
 def write_file(plan: Plan, path: Path, *, dial: bool = False, images: bool = False) -> None:

@@ -53,7 +53,7 @@ def compiled(file: Path, threads: int) -> Run:
                     "Convert them."
                 )
             shape = port.get_partial_shape()
-            if shape.rank.get_length() != x.ndim or not shape.compatible(openvino.PartialShape(list(x.shape))):
+            if not shape.compatible(openvino.PartialShape(list(x.shape))):
                 raise NetworkError(
                     f"'{file.stem}' reads {name} of shape {shape}, but got {x.shape}. "
                     "Check the examples and the preprocessing of the graph."
