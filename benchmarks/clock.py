@@ -61,7 +61,7 @@ def main() -> None:
     for name, (networks, trace) in systems(made, options.cache).items():
         if options.only not in name:
             continue
-        system = System(networks, trace, x, y, 2 if options.quick else 5)
+        system = System(networks, trace, x, y, 2 if options.quick else 4)
         found[name] = system.measured(THREADS[:1] if options.quick else THREADS)
     if not options.quick and not options.only:
         values = {"level": LEVEL, "budgets": BUDGETS, "systems": found}
@@ -208,7 +208,7 @@ class System:
                 runs[outcome] = SingleFile(file, threads=threads)
             static = {}
             for stage in (graph.root, *self.separate()):
-                static[stage] = Session(stage, alone(plan, stage, folder), threads)
+                static[stage] = Session(stage, alone(plan, stage, folder), threads, spins=True)
                 static[stage].wanted = list(static[stage].made[:1])
             walked = self.parts(plan)
             apart = OnnxRuntime(plan.runnable(), self.networks.graph, threads=threads)

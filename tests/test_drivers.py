@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
 
 from offramp.arrays import FloatArray
 from offramp.committees import answering
@@ -23,6 +27,7 @@ from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
+from offramp.runtime.torch import TorchRuntime
 from offramp.testing import DriverLaws
 from tests.made import blob_networks, deep_network, hard_blobs
 
@@ -63,12 +68,52 @@ def in_openvino(case: Case) -> Driver:
     return Routed(case.folder / "vino", compiled)
 
 
+def in_pytorch(case: Case) -> Driver:
+    runtime = TorchRuntime(modules(case.plan.runnable()), case.plan.graph)
+    return Walker(case.plan, runtime)
+
+
+class Layers(nn.Module):  # type: ignore[misc]
+    """A chain of Gemm and Relu, as `deep_network` and what is cut from it, in PyTorch."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        super().__init__()
+        arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self.read = graph.input[0].name
+        self.nodes, self.said = list(graph.node), graph.output[0].name
+        self.weights = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        known = {self.read: x, **self.weights}
+        for node in self.nodes:
+            given = [known[name] for name in node.input]
+            known[node.output[0]] = _OPERATORS[node.op_type](*given)
+        return known[self.said]
+
+
+_OPERATORS: Mapping[str, Callable[..., torch.Tensor]] = {
+    "Gemm": lambda x, weights, bias: x @ weights + bias,
+    "Relu": torch.relu,
+    "Cast": lambda x: x,
+    "Identity": lambda x: x,
+}
+
+
+def modules(files: Mapping[str, Path]) -> dict[str, nn.Module]:
+    return {
+        part: Layers(onnx.load(file).graph)
+        for part, file in files.items()
+        if not part.endswith(".whole")
+    }
+
+
 DRIVERS: Mapping[str, Callable[[Case], Driver]] = {
     "walker": walker,
     "one file": one_file,
     "one file with a dial": with_a_dial,
     "a file per stage": a_file_per_stage,
     "a file per stage in OpenVINO": in_openvino,
+    "walker in PyTorch": in_pytorch,
 }
 
 
@@ -82,7 +127,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     np.savez(folder / "test.npz", x=x, y=y)
     big, small = deep_network(folder / "big.onnx", 4), deep_network(folder / "small.onnx", 1)
     examples = open_examples(folder / "train.npz")
-    exits = add_exits(big, examples, Settings(["hidden1", "hidden2"], hears=True), folder / "e")
+    exits = add_exits(big, examples, Settings(["hidden1", "hidden2"]), folder / "e")
     exits.networks.write(folder / "exits")
     graphs = {
         "chain": combine({"small": small, "big": big}),

@@ -179,7 +179,7 @@ def _contestants(
     reference = alone(plan, plan.graph.reference, folder)
     name = plan.graph.reference
     for level in LEVELS if thorough else (BEST,):
-        session, load_s = _loaded(partial(Session, name, reference, threads, level))
+        session, load_s = _loaded(partial(Session, name, reference, threads, level, spins=True))
         yield _Contestant(f"{name}, {level}", _answer(session), load_s, reference, exact=True)
     try:
         yield _openvino(name, reference, threads)
@@ -205,14 +205,14 @@ def _others(
     name = plan.graph.reference
     try:
         quantised = _int8(alone(plan, name, folder), folder, x[:_CALIBRATION])
-        session, load_s = _loaded(lambda: Session(name, quantised, threads))
+        session, load_s = _loaded(lambda: Session(name, quantised, threads, spins=True))
         yield _Contestant(f"{name}, int8", _answer(session), load_s, quantised)
     except Exception as problem:  # the quantiser's errors share no public base class
         missing["int8"] = str(problem).strip().partition("\n")[0]
     for stage in plan.graph.order:
         if stage != name:
             file = alone(plan, stage, folder)
-            session, load_s = _loaded(partial(Session, stage, file, threads))
+            session, load_s = _loaded(partial(Session, stage, file, threads, spins=True))
             yield _Contestant(stage, _answer(session), load_s, file)
 
 

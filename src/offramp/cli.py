@@ -35,6 +35,7 @@ from offramp.plan import Plan
 from offramp.record import Settings, blank
 from offramp.record import record as record_trace
 from offramp.runtime import OnnxRuntime
+from offramp.runtime.onnxruntime import Device
 from offramp.tasks import Excess, Kind, is_own
 from offramp.trace import Trace, import_scores
 
@@ -340,6 +341,7 @@ def run(
     out: AnswersOut = None,
     batch: BatchSize = 64,
     threads: Threads = 1,
+    device: Annotated[Device, typer.Option(help="cuda needs onnxruntime-gpu.")] = "cpu",
     skip_broken: SkipBroken = False,
     force: Force = False,
 ) -> None:
@@ -348,7 +350,7 @@ def run(
         check_output(out, force)
     read = Plan.read(plan)
     examples = open_examples(data, read.preprocessing, skip_broken=skip_broken)
-    runtime = OnnxRuntime(read.runnable(), read.graph, threads=threads)
+    runtime = OnnxRuntime(read.runnable(), read.graph, threads=threads, device=device)
     with _progress() as step, AnswerFile.open(out, scores=scores) as file:
         for done, answers in stream(read, runtime, examples, batch):
             file.write(answers)

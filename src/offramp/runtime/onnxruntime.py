@@ -33,6 +33,12 @@ LEVELS: Mapping[Level, ort.GraphOptimizationLevel] = {
 }
 BEST: Level = "all"
 
+Device = Literal["cpu", "cuda"]
+PROVIDERS: Mapping[Device, list[str]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+
 
 class OnnxRuntime:
     """Runs stages from ONNX files, each body and each head in a session of its own.
@@ -41,17 +47,26 @@ class OnnxRuntime:
         networks: part -> ONNX file: a whole network, or bodies with their heads (`big.head`).
         graph: which body continues which; None where every stage is a whole network.
         threads: for each session; 1 starts none.
+        device: "cuda" needs the package onnxruntime-gpu.
 
     Raises:
-        NetworkError: a file does not load, or does not have one input and two-dimensional scores.
+        NetworkError: a file does not load, or does not have one input and two-dimensional scores;
+            or no such device.
     """
 
     def __init__(
-        self, networks: Mapping[str, Path], graph: Graph | None = None, *, threads: int = 1
+        self,
+        networks: Mapping[str, Path],
+        graph: Graph | None = None,
+        *,
+        threads: int = 1,
+        device: Device = "cpu",
     ) -> None:
         self.threads = threads
         self.graph = graph or Graph.chain(part for part in networks if "." not in part)
-        self.parts = {part: Session(part, file, threads) for part, file in networks.items()}
+        self.parts = {
+            part: Session(part, file, threads, device=device) for part, file in networks.items()
+        }
         self.source = sources(
             self.graph,
             {part: list(session.inputs) for part, session in self.parts.items()},
@@ -170,21 +185,37 @@ class Session:
         file: of the network.
         threads: 1 starts none.
         level: of graph optimisation.
+        device: "cuda" needs the package onnxruntime-gpu.
+        spins: its threads wait for work by spinning, which is quicker and burns the cores that
+            other sessions need.
 
     Raises:
-        NetworkError: it does not load.
+        NetworkError: it does not load, or there is no such device.
     """
 
-    def __init__(self, stage: str, file: Path, threads: int, level: Level = BEST) -> None:
+    def __init__(
+        self,
+        stage: str,
+        file: Path,
+        threads: int,
+        level: Level = BEST,
+        device: Device = "cpu",
+        spins: bool = False,
+    ) -> None:
+        providers = PROVIDERS[device]
+        if providers[0] not in ort.get_available_providers():
+            raise NetworkError(
+                f"ONNX Runtime {ort.__version__} here cannot use {device}. Install onnxruntime-gpu "
+                "in place of onnxruntime, or run on the CPU."
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = LEVELS[level]
         options.log_severity_level = 4  # what goes wrong is raised, in our words
-        # idle stages must not burn the cores that the running one needs
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
         try:
-            self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(file, options, providers=providers)
         except Exception as problem:  # ONNX Runtime's errors share no public base class
             raise NetworkError(
                 f"the network of stage '{stage}', {file}, does not load: {_first_line(problem)}. "

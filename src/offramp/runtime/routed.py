@@ -16,7 +16,7 @@ from offramp.errors import PlanError
 from offramp.export.folder import PATH, SCORES, VERSION
 from offramp.files import fingerprint, read_manifest
 from offramp.runtime.driver import Answers, check_tradeoff
-from offramp.runtime.onnxruntime import Session
+from offramp.runtime.onnxruntime import Device, Session
 
 Run = Callable[[Mapping[str, AnyArray]], Mapping[str, AnyArray]]
 Engine = Callable[[Path, int], Run]
@@ -82,7 +82,6 @@ def _rows(kept: tuple[IntArray, AnyArray], rows: IntArray, axis: int | None) -> 
     return values.take(np.searchsorted(known, rows), axis)
 
 
-def onnxruntime(file: Path, threads: int) -> Run:
+def onnxruntime(file: Path, threads: int, device: Device = "cpu") -> Run:
     """ONNX Runtime, with inputs and outputs bound rather than passed."""
-    session = Session(file.stem, file, threads)
-    return session.bound
+    return Session(file.stem, file, threads, device=device).bound

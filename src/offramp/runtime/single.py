@@ -15,7 +15,7 @@ from offramp.errors import NetworkError
 from offramp.export.seal import ABOUT, check_seal
 from offramp.export.single import OUTPUTS, TRADEOFF
 from offramp.runtime.driver import Answers, check_tradeoff
-from offramp.runtime.onnxruntime import Session
+from offramp.runtime.onnxruntime import Device, Session
 
 
 class SingleFile:
@@ -24,16 +24,17 @@ class SingleFile:
     Args:
         path: of the file.
         threads: 1 starts none.
+        device: "cuda" needs the package onnxruntime-gpu.
 
     Raises:
         NetworkError: it is cut short, altered, not of `offramp export`, or needs a newer engine.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1) -> None:
+    def __init__(self, path: Path, *, threads: int = 1, device: Device = "cpu") -> None:
         with ThreadPoolExecutor(1) as pool:  # hashing takes a quarter of the time of loading
             checking = pool.submit(check_seal, read(path), str(path))
             try:
-                self.session = Session(str(path), path, threads)
+                self.session = Session(str(path), path, threads, device=device, spins=True)
             finally:
                 checking.result()  # what it says comes first
         self.about: Mapping[str, Any] = json.loads(self.session.metadata[ABOUT])

@@ -1,0 +1,105 @@
+"""A plan on the clock: what is compared, and that its numbers agree with one another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offramp.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench
+from offramp.data import open_examples
+from offramp.errors import DataError, PlanError
+from offramp.fit import fit
+from offramp.networks import combine
+from offramp.plan import Plan
+from offramp.record import Settings, record
+from offramp.runtime import OnnxRuntime
+from tests.made import blob_networks, blobs
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("bench")
+    x, y = blobs(800)
+    np.savez(folder / "d.npz", x=x, y=y)
+    networks = combine(blob_networks(folder))
+    runtime = OnnxRuntime(networks.files)
+    trace = record(networks, runtime, open_examples(folder / "d.npz"), folder / "t", Settings(50))
+    found = fit(trace, 0.05, policy="margin", networks=networks)
+    return replace(found, tradeoff=float(found.policy.settings[50]))
+
+
+@pytest.fixture(scope="module")
+def measured(plan: Plan) -> Bench:
+    return bench(plan, *blobs(300, seed=4), batch=8, passes=2)
+
+
+def named(found: Bench) -> dict[str, Timing]:
+    return {timing.name: timing for timing in found.contestants}
+
+
+def test_everything_that_one_would_run_instead_takes_part(measured: Bench) -> None:
+    assert named(measured).keys() == {
+        *(ONE_FILE, STAGE_FILES, f"{STAGE_FILES}, OpenVINO", "small"),
+        *("big, basic", "big, extended", "big, all", "big, int8", "big, OpenVINO"),
+    }
+    assert measured.missing == {}
+
+
+def test_speed_ups_are_against_the_reference_at_its_fastest(measured: Bench) -> None:
+    found = named(measured)
+    best = found[measured.reference]
+    assert best.best
+    assert sum(timing.best for timing in measured.contestants) == 1
+    assert best.speedup == 1.0
+    exact = ("big, basic", "big, extended", "big, all", "big, OpenVINO")
+    assert best.ms == min(found[name].ms for name in exact)  # int8 is not the same network
+    assert measured.speedup == found[ONE_FILE].speedup
+    assert measured.realised == pytest.approx(measured.speedup / measured.theoretical_speedup)
+
+
+def test_quantiles_throughput_and_shares_make_sense(measured: Bench) -> None:
+    for timing in measured.contestants:
+        assert 0 < timing.p50_ms <= timing.p95_ms <= timing.p99_ms
+        assert timing.throughput == pytest.approx(8 / timing.ms * 1e3)
+        assert 0 <= timing.changed <= 1
+        assert timing.load_s > 0
+    assert sum(measured.exits.values()) == pytest.approx(1)
+    assert len(measured.exits) == 2
+    assert set(measured.part_ms) == {"small", "big"}
+    assert set(measured.part_ms["big"]) == {"1", "2", "4", "8"}
+
+
+def test_changed_answers_and_errors_are_counted(measured: Bench, plan: Plan) -> None:
+    x, y = blobs(300, seed=4)
+    runtime = OnnxRuntime(plan.runnable())
+    used = x[-256:], y[-256:]
+    answers = {stage: runtime.run(stage, used[0]).argmax(axis=1) for stage in ("small", "big")}
+    found = named(measured)
+    assert found["small"].changed == (answers["small"] != answers["big"]).mean()
+    assert found["small"].error == (answers["small"] != used[1]).mean()
+    assert found["big, all"].changed == 0
+    assert found[ONE_FILE].changed == found[STAGE_FILES].changed
+
+
+def test_without_labels_and_in_a_hurry(plan: Plan) -> None:
+    found = bench(plan, blobs(300)[0], batch=1, passes=1, thorough=False)
+    assert named(found).keys() == {ONE_FILE, "big, all", "big, OpenVINO"}
+    assert all(timing.error is None for timing in found.contestants)
+
+
+def test_a_plan_that_does_not_route_is_the_reference(plan: Plan) -> None:
+    certificate = replace(plan.certificate, static_choice="big")
+    alone = replace(plan, tradeoff=None, certificate=certificate)
+    found = bench(alone, blobs(300)[0], batch=4, passes=1, thorough=False)
+    assert found.theoretical_speedup == 1.0
+    assert named(found)[ONE_FILE].changed == 0
+
+
+def test_what_cannot_be_timed_is_refused(plan: Plan) -> None:
+    with pytest.raises(DataError, match="needs as many examples"):
+        bench(plan, blobs(3)[0], batch=8)
+    with pytest.raises(PlanError, match="--graph"):
+        bench(replace(plan, networks={}), blobs(300)[0])
