@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from offramp import cli
+from offramp.runtime import Routed, SingleFile
 from offramp.testing import synthetic
 from offramp.trace import Trace
 from tests.made import blob_networks, blobs, linear_network, picture
@@ -175,6 +176,46 @@ def test_bench_gives_a_row_per_batch_size(offramp: Offramp, made: Path) -> None:
     assert [row["batch"] for row in said.json] == [1, 64]
 
 
+def test_an_exported_plan_answers_as_run_does(offramp: Offramp, made: Path, tmp_path: Path) -> None:
+    answers, plan = tmp_path / "answers.parquet", made / "runs"
+    assert offramp("run", plan, "--data", made / "data.npz", "--out", answers).code == 0
+    expected = pq.read_table(answers)
+    x = np.load(made / "data.npz")["x"]
+    assert offramp("export", plan, "--out", tmp_path / "one.onnx").code == 0
+    assert offramp("export", plan, "--dial", "--out", tmp_path / "dial.onnx").code == 0
+    assert offramp("export", plan, "--stages", "--out", tmp_path / "stages").code == 0
+    for driver in (
+        SingleFile(tmp_path / "one.onnx"),
+        SingleFile(tmp_path / "dial.onnx"),
+        Routed(tmp_path / "stages"),
+    ):
+        found = driver(x)
+        assert found.answer.tolist() == expected["answer"].to_pylist()
+        assert found.stage.tolist() == expected["stage"].to_pylist()
+    assert set(SingleFile(tmp_path / "dial.onnx")(x, 2.0).stage) == {"big"}  # no margin is above 1
+
+
+def test_an_export_is_replaced_only_by_force(offramp: Offramp, made: Path, tmp_path: Path) -> None:
+    arguments = ["export", made / "runs", "--stages", "--out", tmp_path / "stages"]
+    assert offramp(*arguments).code == 0
+    assert_refused(offramp(*arguments), "exists already")
+    assert offramp(*arguments, "--force").code == 0
+
+
+def test_costs_are_the_time_of_requests_where_a_batch_size_is_given(
+    offramp: Offramp, made: Path, tmp_path: Path
+) -> None:
+    arguments = ["fit", made / "recorded", "--budget", 0.02, "--batch", 4, "--json"]
+    said = offramp(*arguments, "--out", tmp_path / "p")
+    assert said.code in (0, 1)  # networks this small may not be worth routing
+    plan = json.loads((tmp_path / "p" / "plan.json").read_text())
+    assert plan["cost_unit"] == "s"
+    assert "batch 4" in plan["cost_source"]
+    assert plan["latency"]["batch"] == 4
+    assert set(plan["latency"]["part_ms"]) == {"small", "big"}
+    assert all(found["body"] < 0.01 for found in plan["cost"].values())  # not 1 and 4, as recorded
+
+
 def test_zero_rows_give_zero_answers(offramp: Offramp, made: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "none.npz", x=np.zeros((0, 6), np.float32))
     out = tmp_path / "answers.parquet"
@@ -264,7 +305,10 @@ def test_broken_images_are_left_out_only_if_asked(offramp: Offramp, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "graph", "record", "import", "fit", "evaluate", "compare", "run", "bench", "report"],
+    [
+        *("demo", "graph", "record", "import", "fit", "evaluate", "compare", "run", "bench"),
+        *("export", "report"),
+    ],
 )
 def test_every_help_ends_with_an_example(offramp: Offramp, command: str) -> None:
     said = offramp(command, "--help")
@@ -485,7 +529,7 @@ def test_networks_that_do_not_load_or_do_not_match(
     out = tmp_path / "g"
     assert_refused(offramp("graph", f"a={broken}", "--out", out), "does not load")
     assert_refused(offramp("graph", f"a={fixed}", "--out", out), "batch")
-    assert_refused(offramp("graph", f"a={tmp_path / 'none.onnx'}", "--out", out), "does not exist")
+    assert_refused(offramp("graph", f"a={tmp_path / 'none.onnx'}", "--out", out), "is not a plan")
     assert_refused(offramp("graph", "a.onnx", "--out", out), "NAME=FILE.onnx")
     assert_refused(offramp("graph", f"a b={fixed}", "--out", out), "may only hold")
     good = made / "onnx" / "big.onnx"
@@ -520,6 +564,20 @@ def test_a_plan_without_networks_does_not_run(offramp: Offramp, made: Path, tmp_
     )
     assert_refused(said, "--graph")
     assert_refused(offramp("bench", made / "plan", "--data", made / "data.npz"), "--graph")
+
+
+def test_what_cannot_be_exported(offramp: Offramp, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.onnx"
+    assert_refused(offramp("export", made / "plan", "--out", out), "--graph")
+    assert_refused(offramp("export", made / "runs", "--images", "--out", out), "--images")
+    assert_refused(offramp("export", tmp_path / "none", "--out", out), "is not a plan")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_imported_scores_cannot_be_timed(offramp: Offramp, made: Path, tmp_path: Path) -> None:
+    arguments = ["fit", made / "trace", "--budget", 0.1, "--batch", 8, "--out", tmp_path / "p"]
+    assert_refused(offramp(*arguments), "offramp record")
+    assert_refused(offramp(*arguments[:-3], 0, *arguments[-2:]), "--batch")
 
 
 def test_batches_that_make_no_sense(offramp: Offramp, made: Path) -> None:

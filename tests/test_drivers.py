@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
@@ -18,18 +19,23 @@ from offramp.committees import answering
 from offramp.data import open_examples
 from offramp.errors import NetworkError, PlanError
 from offramp.exits import Settings, add_exits
+from offramp.export import one_file as one_file_model
 from offramp.export import write_file, write_folder
+from offramp.export.seal import sealed
 from offramp.fit import fit
 from offramp.frontier import replay
+from offramp.graph import Costs, Graph
 from offramp.networks import Networks, combine
 from offramp.plan import Plan
+from offramp.preprocessing import Layout, Preprocessing
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime
 from offramp.testing import DriverLaws
-from tests.made import blob_networks, deep_network, hard_blobs
+from offramp.trace import assemble
+from tests.made import blob_networks, deep_network, hard_blobs, linear_network
 
 
 @dataclass(frozen=True)
@@ -241,3 +247,57 @@ def test_a_file_says_what_it_promises(cases: dict[str, Case], tmp_path: Path) ->
     assert set(about["networks"]) == {
         part for part in case.plan.networks if not part.endswith(".whole")
     }
+
+
+def test_a_file_that_needs_a_newer_engine_is_refused(
+    cases: dict[str, Case], tmp_path: Path
+) -> None:
+    model = one_file_model(cases["chain"].plan)
+    model.opset_import[0].version = 99
+    (tmp_path / "new.onnx").write_bytes(sealed(model))
+    with pytest.raises(NetworkError, match="does not load"):
+        SingleFile(tmp_path / "new.onnx")
+
+
+def test_cuda_is_refused_where_there_is_none(cases: dict[str, Case], tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    one_file(replace(cases["chain"], folder=tmp_path))
+    with pytest.raises(NetworkError, match="onnxruntime-gpu"):
+        SingleFile(tmp_path / "plan.onnx", device="cuda")
+
+
+# ------------------------------------------------------------------------------ images
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_preprocessing_can_be_inside_the_file(tmp_path: Path, layout: Layout, colours: int) -> None:
+    pixels = Preprocessing((5, 4), (0.4, 0.5, 0.6)[:colours], (0.2, 0.3, 0.1)[:colours], layout)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (400, 5, 4, colours), dtype=np.uint8)
+    x = pixels(images)
+    weights = random.normal(size=(x[0].size, 3))
+    files = {
+        name: linear_network(tmp_path / f"{name}.onnx", weights + noise, x.shape[1:])
+        for name, noise in (("small", random.normal(size=weights.shape)), ("big", 0.0))
+    }
+    runtime = OnnxRuntime(files)
+    scores = {stage: runtime.run(stage, x) for stage in files}
+    costs = Costs({"small": 1.0, "big": 4.0}, {"small": 0.0, "big": 0.0})
+    labels = scores["big"].argmax(axis=1)
+    trace = assemble(Graph.chain(files), costs, scores, labels=labels, kind="logits")
+    plan = fit(trace, 0.5, policy="margin", networks=Networks(trace.graph, files, pixels))
+    middle = len(plan.policy.settings) // 2
+    between = plan.policy.settings[middle : middle + 2].mean()  # no example is right at it
+    plan = replace(plan, tradeoff=float(between))
+    write_file(plan, tmp_path / "plan.onnx", images=True, dial=True)
+    write_folder(plan, tmp_path / "plan", images=True)
+    expected = Walker(plan, runtime)(x)
+    assert len(set(expected.stage)) == 2
+    for driver in (SingleFile(tmp_path / "plan.onnx"), Routed(tmp_path / "plan")):
+        found = driver(images)
+        assert (found.stage == expected.stage).all()
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+        with pytest.raises(NetworkError):
+            driver(x)
