@@ -529,7 +529,7 @@ def test_networks_that_do_not_load_or_do_not_match(
     out = tmp_path / "g"
     assert_refused(offramp("graph", f"a={broken}", "--out", out), "does not load")
     assert_refused(offramp("graph", f"a={fixed}", "--out", out), "batch")
-    assert_refused(offramp("graph", f"a={tmp_path / 'none.onnx'}", "--out", out), "is not a plan")
+    assert_refused(offramp("graph", f"a={tmp_path / 'none.onnx'}", "--out", out), "does not exist")
     assert_refused(offramp("graph", "a.onnx", "--out", out), "NAME=FILE.onnx")
     assert_refused(offramp("graph", f"a b={fixed}", "--out", out), "may only hold")
     good = made / "onnx" / "big.onnx"
