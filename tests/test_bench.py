@@ -64,6 +64,7 @@ def test_quantiles_throughput_and_shares_make_sense(measured: Bench) -> None:
         assert 0 < timing.p50_ms <= timing.p95_ms <= timing.p99_ms
         assert timing.throughput == pytest.approx(8 / timing.ms * 1e3)
         assert 0 <= timing.changed <= 1
+        assert timing.load_s is not None
         assert timing.load_s > 0
     assert sum(measured.exits.values()) == pytest.approx(1)
     assert len(measured.exits) == 2
@@ -84,8 +85,9 @@ def test_changed_answers_and_errors_are_counted(measured: Bench, plan: Plan) -> 
 
 
 def test_without_labels_and_in_a_hurry(plan: Plan) -> None:
-    found = bench(plan, blobs(300)[0], batch=1, passes=1, thorough=False)
-    assert named(found).keys() == {ONE_FILE, "big, all", "big, OpenVINO"}
+    others = {"always 0": lambda x: np.zeros(len(x), dtype=np.int64)}
+    found = bench(plan, blobs(300)[0], batch=1, passes=1, thorough=False, others=others)
+    assert named(found).keys() == {ONE_FILE, "big, all", "big, OpenVINO", "always 0"}
     assert all(timing.error is None for timing in found.contestants)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.errors import CostError, GraphError
+from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.graph import Graph, Stage
 from offramp.latency import Latency, settle
+from offramp.plan import Plan
 from offramp.policies import family
 from offramp.testing import synthetic
 
@@ -73,6 +76,17 @@ def test_a_plan_says_what_it_dropped_and_still_keeps_its_promise() -> None:
     assert any("without stage 'medium'" in note for note in plan.notes())
     assert plan.certificate.verdict == "route"
     assert plan.certificate.reference_cost == pytest.approx(9.0)
+
+
+def test_a_plan_without_a_stage_is_kept_and_evaluated_like_others(tmp_path: Path) -> None:
+    plan = fit(synthetic(4000, seed=6), 0.02, latency=latency(medium=9.0))
+    plan.write(tmp_path / "plan")
+    read = Plan.read(tmp_path / "plan")
+    assert read.notes() == plan.notes()
+    fresh = synthetic(6000, seed=8)
+    one, other = evaluate(plan, fresh), evaluate(read, fresh)
+    assert one == other
+    assert one.kept != "no"
 
 
 def test_large_requests_make_survivors_cheap_and_small_ones_dear() -> None:

@@ -58,7 +58,7 @@ class Timing:
     speedup: float  # over the reference, median over the passes of the ratio
     changed: float  # share of answers that are not the reference's
     error: float | None  # share of answers that are not the label; None: no labels
-    load_s: float
+    load_s: float | None  # None: it came loaded
     memory_mb: float | None  # that a process needs more for it, at most; None: not measured
     best: bool  # the reference at its fastest
 
@@ -88,7 +88,7 @@ class Bench:
 class _Contestant:
     name: str
     run: Run
-    load_s: float
+    load_s: float | None
     file: Path | None = None  # that ONNX Runtime can run by itself
     exact: bool = False  # the reference in fp32, on some engine
     spent: list[list[float]] = field(default_factory=list)  # passes of requests, seconds
@@ -103,6 +103,7 @@ def bench(
     threads: int = 1,
     passes: int = 5,
     thorough: bool = True,
+    others: Mapping[str, Run] | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Bench:
     """The plan, its reference under every static runtime there is, and every other network.
@@ -116,6 +117,7 @@ def bench(
         passes: over the requests; each gives one ratio.
         thorough: False: the plan in one file and the reference on each engine at its best level
             alone, no memory.
+        others: further contestants, from inputs to answers (n,): the reference in PyTorch, say.
         progress: is told what is being done.
 
     Raises:
@@ -132,6 +134,7 @@ def bench(
     with TemporaryDirectory() as folder:
         missing: dict[str, str] = {}
         ring = list(_contestants(plan, Path(folder), x, threads, missing, thorough))
+        ring += [_Contestant(name, run, None) for name, run in (others or {}).items()]
         stages = OnnxRuntime(plan.runnable(), plan.graph, threads=threads)
         times: dict[str, dict[int, list[float]]] = {}  # seconds, by part and number of rows
         sizes = sorted({min(2**power, batch) for power in range(batch.bit_length() + 1)})
@@ -351,8 +354,20 @@ def _timings(
         changed = float((answers[i] != answers[best]).mean())
         error = None if y is None else float((answers[i] != y[-len(answers[i]) :]).mean())
         timing = Timing(
-            *(c.name, batch, threads, ms, p50, p95, p99, batch / ms * 1e3, ratio),
-            *(changed, error, c.load_s, peaks[i], i == best),
+            name=c.name,
+            batch=batch,
+            threads=threads,
+            ms=ms,
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+            throughput=batch / ms * 1e3,
+            speedup=ratio,
+            changed=changed,
+            error=error,
+            load_s=c.load_s,
+            memory_mb=peaks[i],
+            best=i == best,
         )
         found.append(timing)
     return found
@@ -372,16 +387,19 @@ def _bench(
     if plan.running.graph.order == (plan.graph.reference,):  # alone, and uncut
         theoretical = 1.0
     return Bench(
-        best.batch,
-        best.threads,
-        best.name,
-        best.ms,
-        adaptive.ms,
-        adaptive.speedup,
-        theoretical,
-        adaptive.speedup / theoretical,
-        {**dict.fromkeys(plan.graph.order, 0.0), **outcome.exits()},
-        {part: {str(rows): spent * 1e3 for rows, spent in t.items()} for part, t in parts.items()},
-        timings,
-        missing,
+        batch=best.batch,
+        threads=best.threads,
+        reference=best.name,
+        reference_ms=best.ms,
+        adaptive_ms=adaptive.ms,
+        speedup=adaptive.speedup,
+        theoretical_speedup=theoretical,
+        realised=adaptive.speedup / theoretical,
+        exits={**dict.fromkeys(plan.graph.order, 0.0), **outcome.exits()},
+        part_ms={
+            part: {str(rows): spent * 1e3 for rows, spent in times.items()}
+            for part, times in parts.items()
+        },
+        contestants=timings,
+        missing=missing,
     )

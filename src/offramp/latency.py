@@ -146,7 +146,9 @@ def settle(
         )
         graph = graph.without(least)
         present, costs = without[least]
-    return Settled(graph, costs, dropped)
+    alone = latency.costs(trace.graph, stops=False)  # of what was dropped as well
+    body, heads = {**alone.body, **costs.body}, {**alone.head, **costs.head}
+    return Settled(graph, replace(costs, body=body, head=heads), dropped)
 
 
 def _less(graph: Graph) -> dict[str, Graph]:

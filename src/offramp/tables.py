@@ -110,7 +110,8 @@ def _timing(found: Timing) -> list[str]:
     times = [f"{ms:.3f}" for ms in (found.ms, found.p50_ms, found.p95_ms, found.p99_ms)]
     memory = "" if found.memory_mb is None else f"{found.memory_mb:.0f}"
     error = "" if found.error is None else f"{found.error:.1%}"
-    rest = [f"{found.throughput:.0f}", f"{found.changed:.1%}", error, f"{found.load_s:.3f}", memory]
+    load = "" if found.load_s is None else f"{found.load_s:.3f}"
+    rest = [f"{found.throughput:.0f}", f"{found.changed:.1%}", error, load, memory]
     return [f"{found.speedup:.2f}", *times, *rest]
 
 

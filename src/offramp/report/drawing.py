@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from offramp.errors import MissingExtra
-from offramp.report.figures import ExitsFigure, FrontierFigure, Series
+from offramp.report.figures import ExitsFigure, FrontierFigure, Series, SpeedupsFigure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,6 +75,25 @@ def draw_exits(figure: ExitsFigure) -> str:
         axes.set_ylim(0, 1)
         axes.set_xlabel("cost of the learned policy, as a share of the reference's")
         axes.set_ylabel("share of inputs that stop there")
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        return _svg(drawing)
+
+
+def draw_speedups(figure: SpeedupsFigure) -> str:
+    """Speed-ups on the clock as an SVG element."""
+    with _settings():
+        drawing, axes = _axes()
+        width = 0.8 / len(figure.bars)
+        for number, (name, values) in enumerate(figure.bars.items()):
+            left = [
+                group + (number - (len(figure.bars) - 1) / 2) * width
+                for group in range(len(values))
+            ]
+            drawn = axes.bar(left, values, width * 0.92, label=name)
+            axes.bar_label(drawn, [f"{value:.2f}" for value in values], fontsize=6, padding=1)
+        axes.axhline(1, color="#555555", linewidth=0.8, linestyle="--", zorder=0)
+        axes.set_xticks(range(len(figure.groups)), figure.groups, fontsize=8)
+        axes.set_ylabel("speed-up over the reference at its fastest")
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         return _svg(drawing)
 

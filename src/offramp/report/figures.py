@@ -40,6 +40,14 @@ class ExitsFigure:
     shares: dict[str, tuple[float, ...]]  # stage -> share of the inputs that stop there
 
 
+@dataclass(frozen=True)
+class SpeedupsFigure:
+    """How much faster plans are on the clock, in groups of bars."""
+
+    groups: tuple[str, ...]
+    bars: dict[str, tuple[float, ...]]  # name -> a speed-up for each group
+
+
 def frontiers(found: Comparison, certificate: Certificate | None = None) -> FrontierFigure:
     """Every policy, every single network, the oracles and the certified point."""
     unit = found.reference_cost
