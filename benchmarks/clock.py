@@ -19,12 +19,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from benchmarks import cifar
 from benchmarks.exits import PIXELS, Made
+from benchmarks.modules import resnet
 from benchmarks.results import save
 from offramp.arrays import AnyArray, IntArray
-from offramp.bench import alone, bench
+from offramp.bench import Run, alone, bench
 from offramp.committees import answering
 from offramp.export import write_file, write_folder
 from offramp.fit import fit
@@ -37,6 +39,7 @@ from offramp.policies.forced import forced
 from offramp.policies.protocol import backbone
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import Session
+from offramp.runtime.torch import TorchRuntime
 from offramp.testing import close
 from offramp.trace import Trace
 
@@ -61,7 +64,9 @@ def main() -> None:
     for name, (networks, trace) in systems(made, options.cache).items():
         if options.only not in name:
             continue
-        system = System(networks, trace, x, y, 2 if options.quick else 4)
+        weights = cifar.NETWORKS["resnet56_tuned" if "tuned" in name else "resnet56"][0]
+        passes = 2 if options.quick else 4
+        system = System(networks, trace, x, y, options.data / weights, passes)
         found[name] = system.measured(THREADS[:1] if options.quick else THREADS)
     if not options.quick and not options.only:
         values = {"level": LEVEL, "budgets": BUDGETS, "systems": found}
@@ -97,6 +102,7 @@ class System:
     trace: Trace
     x: AnyArray
     y: IntArray
+    weights: Path  # of the reference
     passes: int
 
     def measured(self, threads: tuple[int, ...]) -> dict[str, Any]:
@@ -128,7 +134,14 @@ class System:
         for number, (budget, certified, made) in enumerate(plans):
             thorough = number == 0 and threads == 1
             found = bench(
-                made, x, y, batch=batch, threads=threads, passes=self.passes, thorough=thorough
+                made,
+                x,
+                y,
+                batch=batch,
+                threads=threads,
+                passes=self.passes,
+                thorough=thorough,
+                others={"reference, PyTorch": self.in_torch(threads)} if thorough else None,
             )
             yield {
                 "budget": budget,
@@ -138,6 +151,12 @@ class System:
                 "stop_ms": spent.to_json()["stop_ms"],
                 **found.to_json(),
             }
+
+    def in_torch(self, threads: int) -> Run:
+        """The reference as a PyTorch module."""
+        module = resnet(load_file(self.weights), blocks=9)
+        runtime = TorchRuntime({"reference": module}, threads=threads)
+        return lambda x: runtime.run("reference", x).argmax(axis=1)
 
     def at_level(self, plan: Plan) -> Plan:
         """The plan at its cheapest setting that loses at most LEVEL on the second half."""

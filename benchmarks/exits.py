@@ -16,17 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from safetensors.numpy import load_file
 
 from benchmarks import cifar
-from benchmarks.real_networks import LEVELS, study
+from benchmarks.real_networks import LEVELS, Halves, study
 from benchmarks.results import save
 from offramp.data import open_examples
 from offramp.exits import Exits, Settings, add_exits, candidates
 from offramp.exits.placement import propose
 from offramp.files import write_json
-from offramp.graph import Costs
+from offramp.fit import fit
+from offramp.graph import Costs, whole
+from offramp.measure import stage_costs
 from offramp.networks import Networks, combine
 from offramp.preprocessing import Preprocessing
 from offramp.record import Settings as Recording
@@ -34,6 +37,8 @@ from offramp.record import record
 from offramp.runtime import OnnxRuntime
 from offramp.trace import Trace
 
+BUDGET, BATCHES = 0.01, (1, 64)  # of the plans whose parts are timed
+TIMED = 1024  # photographs
 PIXELS = Preprocessing((cifar.SIDE, cifar.SIDE), cifar.MEAN, cifar.STD)
 
 
@@ -59,6 +64,8 @@ def main() -> None:
             **study(replace(trace, costs=costs), options.splits),
         }
         print(name, json.dumps(graphs[name]["equal_quality"]["learned"]["mean"]), flush=True)
+    for name, (networks, _) in ready.items():
+        graphs[name]["clock"] = [made.timed(traces[name], networks, batch) for batch in BATCHES]
     values = {"levels": LEVELS, "splits": options.splits, "graphs": graphs}
     save("exits", values, time.perf_counter() - start)
 
@@ -159,6 +166,24 @@ class Made:
             cut = running.answer(reference, None).argmax(axis=1)
             same += int((cut == runtime.run(reference, x).argmax(axis=1)).sum())
         return same / len(self.test)
+
+    def timed(self, trace: Trace, networks: Networks, batch: int) -> dict[str, Any]:
+        """A certified plan and equal quality, at the measured time of each part."""
+        runtime = OnnxRuntime(networks.files, networks.graph)
+        first, second = trace.split(0.5, 0)
+        costs = stage_costs(runtime, networks.graph, self.test[second[:TIMED]], batch)
+        priced = replace(trace, costs=costs)
+        plan = fit(priced.take(first), BUDGET, networks=None)
+        halves = Halves(priced.take(first), priced.take(second))
+        parts = {**costs.body, whole(networks.graph.reference): costs.whole}
+        return {
+            "batch": batch,
+            "budget": BUDGET,
+            "verdict": plan.certificate.verdict,
+            "certified_speedup": plan.certificate.speedup,
+            "part_ms": {p: float(np.round(s * 1e3, 4)) for p, s in parts.items() if s},
+            "equal_quality": {n: halves.speedups(halves.points(n)) for n in ("learned", "margin")},
+        }
 
 
 if __name__ == "__main__":

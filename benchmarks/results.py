@@ -15,8 +15,13 @@ from offramp.trace import versions
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
-MADE = ("benchmarks/results", "README.md", "docs/frontier.svg")  # what benchmarks write
-PACKAGES = ("offramp", "numpy", "scipy", "scikit-learn", "onnxruntime")
+MADE = (
+    "benchmarks/results",
+    "README.md",
+    "docs/frontier.svg",
+    "docs/clock.svg",
+)  # what benchmarks write
+PACKAGES = ("offramp", "numpy", "scipy", "scikit-learn", "onnxruntime", "openvino")
 
 
 def save(name: str, values: Mapping[str, Any], seconds: float) -> Path:
