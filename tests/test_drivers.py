@@ -203,6 +203,23 @@ def test_a_network_that_runs_alone_is_exported_as_well(tmp_path: Path) -> None:
         assert len(driver(x[:0]).answer) == 0
 
 
+def test_any_stage_alone_is_exported(cases: dict[str, Case], tmp_path: Path) -> None:
+    """Exits too, and the uncut reference of a network with exits."""
+    x = hard_blobs(40, 5)[0]
+    for name, case in cases.items():
+        for stage in case.plan.graph.order:
+            certificate = replace(case.plan.certificate, static_choice=stage)
+            plan = replace(case.plan, tradeoff=None, certificate=certificate)
+            folder = tmp_path / f"{name}-{stage}"
+            folder.mkdir()
+            alone = Case(plan, folder)
+            expected = walker(alone)(x)
+            for driver in (one_file(alone), a_file_per_stage(alone)):
+                found = driver(x)
+                assert set(found.stage) == {stage}
+                np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
 # ------------------------------------------------------------------------------ bad files
 
 

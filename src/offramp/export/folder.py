@@ -80,7 +80,7 @@ def _manifest(stages: Stages, dial: bool) -> dict[str, Any]:
         "about": facts(stages),
         "dial": TRADEOFF if dial else None,
         "stage_of_path": [stages.itinerary.graph.order.index(path.stage) for path in paths],
-        "cost_of_path": stages.itinerary.costs(stages.plan.costs),
+        "cost_of_path": stages.costs,
     }
 
 

@@ -271,7 +271,7 @@ def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> lis
     stage = path
     if positions != list(range(len(positions))):
         stage = scope.add("Gather", scope.integers(*positions), path)
-    cost = scope.add("Gather", scope.constant(itinerary.costs(stages.plan.costs)), path)
+    cost = scope.add("Gather", scope.constant(stages.costs), path)
     return [answer, stage, cost]
 
 

@@ -16,7 +16,7 @@ from offramp.errors import NetworkError, PlanError
 from offramp.export.deciding import TAINT, Decider, Decision, Get, Recipe, spoken, tainted
 from offramp.export.itinerary import Block, Itinerary
 from offramp.export.scope import Scope, is_float, value
-from offramp.graph import BATCH, head, whole
+from offramp.graph import BATCH, Graph, head, whole
 from offramp.networks import sources
 from offramp.plan import Plan
 from offramp.preprocessing import Preprocessing
@@ -53,13 +53,29 @@ class Stages:
     plan: Plan
 
     @cached_property
+    def uncut(self) -> bool:
+        """Whether one network runs alone that other plans would run in parts."""
+        running = self.plan.running.graph
+        return len(running.order) == 1 and whole(running.root) in self.plan.runnable()
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The stages whose networks run."""
+        running = self.plan.running.graph
+        return Graph.chain(running.order) if self.uncut else running
+
+    @cached_property
+    def costs(self) -> list[float]:
+        """What an example that stops has cost, for each path."""
+        return Itinerary(self.plan.running.graph).costs(self.plan.costs)
+
+    @cached_property
     def files(self) -> dict[str, Path]:
         """The parts that run: a network that runs alone is not cut."""
-        files, running = self.plan.runnable(), self.plan.running.graph
-        alone = whole(running.root)
-        if len(running.order) == 1 and alone in files:
-            return {running.root: files[alone]}
-        stages = {stage.name for stage in running.stages}
+        files = self.plan.runnable()
+        if self.uncut:
+            return {self.graph.root: files[whole(self.graph.root)]}
+        stages = {stage.name for stage in self.graph.stages}
         return {
             part: file
             for part, file in files.items()
@@ -85,13 +101,13 @@ class Stages:
 
     @cached_property
     def itinerary(self) -> Itinerary:
-        return Itinerary(self.plan.running.graph)
+        return Itinerary(self.graph)
 
     @cached_property
     def sources(self) -> Mapping[str, Mapping[str, str | None]]:
         """For each part, for each tensor it reads, the part that makes it; None: the examples."""
         return sources(
-            self.plan.running.graph,
+            self.graph,
             {part: _inputs(model) for part, model in self.models.items()},
             {part: [o.name for o in model.graph.output] for part, model in self.models.items()},
         )
@@ -99,8 +115,7 @@ class Stages:
     @cached_property
     def input(self) -> onnx.ValueInfoProto:
         """What the examples look like, called as in the root's network."""
-        running = self.plan.running.graph
-        first = running.first(running.reference)
+        first = self.graph.first(self.graph.reference)
         name = next(name for name, source in self.sources[first].items() if source is None)
         return next(value for value in self.models[first].graph.input if value.name == name)
 
@@ -157,7 +172,7 @@ class Stages:
             return Said(known(self.scores(part)), None, made)
         scores, recorded = decider.speak(scope, block.stage, self.scores(part), known)
         made |= {spoken(block.stage): Tensor(scores), **recorded}
-        if not self.plan.running.graph.successors[block.stage]:
+        if not self.graph.successors[block.stage]:
             return Said(scores, None, made)
         decision, recorded = decider.decide(scope, block.stage, scores, known)
         return Said(scores, decision, {**made, **recorded})
@@ -178,7 +193,7 @@ class Stages:
             return scope.add("Gather", scope.integers(*here), action)
         if action is None:
             action = scope.add("Cast", said.decision.onward, to=TensorProto.INT64)
-        width = 1 + len(self.plan.running.graph.successors[block.stage])
+        width = 1 + len(self.graph.successors[block.stage])
         table = [
             next_(number) if number in block.answering else (number,) * width
             for number in range(len(self.itinerary.paths))
