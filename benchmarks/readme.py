@@ -1,4 +1,4 @@
-"""Writes the README's tables and its figure from the saved results.
+"""Writes the README's tables and its figures from the saved results.
 
 Usage: python -m benchmarks.readme [--check]       --check: exit 1 where the README is out of date
 """
@@ -12,12 +12,19 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.results import ROOT, load
-from offramp.report.drawing import draw_frontier
-from offramp.report.figures import FrontierFigure, Role, Series
+from offramp.bench import ONE_FILE
+from offramp.report.drawing import draw_frontier, draw_speedups
+from offramp.report.figures import FrontierFigure, Role, Series, SpeedupsFigure
 
 README = ROOT.parent / "README.md"
-FIGURE = ROOT.parent / "docs" / "frontier.svg"
+FIGURES = ROOT.parent / "docs"
 SHOWN = "ResNet-20, 32, 56 with skips"  # in the figure
+SHORT = {  # in the figure of the clock
+    "ResNet-20 > ResNet-56": "two networks",
+    "ResNet-56, frozen exits placed by offramp": "exits",
+    "ResNet-20 tuned > ResNet-56 tuned, 5 frozen exits": "both",
+}
+MIDDLE = 8  # the batch size whose bars carry the name of their system
 BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -30,7 +37,9 @@ def main() -> None:
     if options.check:
         sys.exit(after != before)
     README.write_text(after, encoding="utf-8")
-    FIGURE.write_text(figure(), encoding="utf-8")
+    for name, draw in {"frontier": figure, "clock": clock_figure}.items():
+        drawn = '<?xml version="1.0" encoding="utf-8"?>\n' + draw()
+        (FIGURES / f"{name}.svg").write_text(drawn, encoding="utf-8")
 
 
 def filled(text: str) -> str:
@@ -104,21 +113,65 @@ def promise() -> str:
     return table(head, rows)
 
 
-def wall_clock() -> str:
-    head = ["batch", "certified budget, points", "reference, ms", "adaptive, ms", "speed-up"]
-    head += ["in theory", "realised"]
-    rows = [
-        [
-            f"{row['batch']}",
-            f"{row['budget'] * 100:g}",
-            f"{row['reference_ms']:.2f}",
-            f"{row['adaptive_ms']:.2f}",
-            f"{row['speedup']:.2f}",
-            f"{row['theoretical_speedup']:.2f}",
-            f"{row['realised']:.2f}",
-        ]
-        for row in load("wall_clock")["rows"]
+def clock() -> str:
+    """Speed-ups, each beside the share of its theory that was reached, by threads and batch."""
+    head = ["system", "threads", "batch", "equal quality, 0.5 points", "certified, 0.5 points"]
+    head += ["certified, 1 point", "p99, ms, over the reference's"]
+    rows = []
+    for name, system in load("clock")["systems"].items():
+        for threads, batch in dict.fromkeys((r["threads"], r["batch"]) for r in system["rows"]):
+            found = [r for r in system["rows"] if (r["threads"], r["batch"]) == (threads, batch)]
+            cells = [f"{r['speedup']:.2f} ({r['realised']:.2f})" for r in found]
+            one, best = (_contestant(found[-1], which) for which in (ONE_FILE, None))
+            tail = f"{one['p99_ms']:.1f} / {best['p99_ms']:.1f}"
+            rows.append([name, f"{threads}", f"{batch}", *cells, tail])
+    return table(head, rows)
+
+
+def _contestant(row: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """By name; None: the reference at its fastest."""
+    found: dict[str, Any] = next(
+        c for c in row["contestants"] if (c["best"] if name is None else c["name"] == name)
+    )
+    return found
+
+
+def instead() -> str:
+    """Everything that one would run instead, at batch 1 and 64, with one thread."""
+    head = ["", "batch", "speed-up", "answers changed", "error", "load, ms"]
+    rows = []
+    for row in next(iter(load("clock")["systems"].values()))["rows"]:
+        if row["threads"] == 1 and row["batch"] in (1, 64) and not row["certified"]:
+            for c in row["contestants"]:
+                cells = [f"{c['speedup']:.2f}", f"{c['changed']:.1%}", f"{c['error']:.1%}"]
+                load_ms = "" if c["load_s"] is None else f"{c['load_s'] * 1e3:.0f}"
+                rows.append([c["name"], f"{row['batch']}", *cells, load_ms])
+    return table(head, rows)
+
+
+def routing() -> str:
+    head = [
+        "system",
+        "threads",
+        "a stop, share of the reference's time",
+        "deepest walk / its parts",
     ]
+    head += ["deepest walk / networks", "load / networks", "load / parts", "export, s"]
+    head += ["rows of 10,000 otherwise"]
+    rows = []
+    for name, system in load("clock")["systems"].items():
+        made = system["export"]
+        for found in system["routing"]:
+            cells = [
+                f"{found['stop_over_reference']:.1%}",
+                f"{found['deepest_over_parts']:.2f}",
+                f"{found['deepest_over_networks']:.2f}",
+                f"{made['load_s'] / made['load_networks_s']:.1f}",
+                f"{made['load_s'] / made['load_parts_s']:.1f}",
+                f"{made['export_s']:.1f}",
+                f"{made['otherwise']['one file']}",
+            ]
+            rows.append([name, f"{found['threads']}", *cells])
     return table(head, rows)
 
 
@@ -174,16 +227,12 @@ def exits_tuned() -> str:
 
 
 def exits_clock() -> str:
-    head = ["graph", "batch", "certified at 1 point, by cost", "on the clock", "in theory"]
-    head += ["realised", "equal quality at 0.5 points, by measured cost"]
+    head = ["graph", "batch", "certified at 1 point", "equal quality at 0.5 points"]
     rows = [
         [
             name,
             f"{row['batch']}",
             f"{row['certified_speedup']:.2f}",
-            f"{row['speedup']:.2f}",
-            f"{row['theoretical_speedup']:.2f}",
-            f"{row['realised']:.2f}",
             f"{row['equal_quality']['learned'][1]:.2f}",
         ]
         for name, graph in load("exits")["graphs"].items()
@@ -193,7 +242,7 @@ def exits_clock() -> str:
 
 
 def machine() -> str:
-    names = ("real_networks", "promise", "wall_clock", "scale", "exits")
+    names = ("real_networks", "promise", "clock", "scale", "exits")
     about = [load(name)["about"] for name in names]
     where = {f"{a['machine']['processor']}, {a['machine']['cores']} cores" for a in about}
     versions = about[0]["versions"]
@@ -209,7 +258,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "exits": exits,
     "exits_tuned": exits_tuned,
     "exits_clock": exits_clock,
-    "wall_clock": wall_clock,
+    "clock": clock,
+    "instead": instead,
+    "routing": routing,
     "scale": scale,
     "machine": machine,
 }
@@ -230,8 +281,22 @@ def figure() -> str:
     point = [kept["excess_loss"], kept["cost"]]
     label = f"certified: {kept['budget'] * 100:g} point, {kept['confidence']:.0%}"
     series.append(_series(label, "certified", [point], unit))
-    drawn = draw_frontier(FrontierFigure(tuple(series), kept["budget"] * 100, kept["bound"] * 100))
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + drawn
+    return draw_frontier(FrontierFigure(tuple(series), kept["budget"] * 100, kept["bound"] * 100))
+
+
+def clock_figure() -> str:
+    """Speed-ups on the clock with one thread."""
+    groups, bars = [], dict[str, list[float]]()
+    for name, system in load("clock")["systems"].items():
+        for row in system["rows"]:
+            if row["threads"] == 1:
+                kind = "certified" if row["certified"] else "equal quality"
+                points = f"{row['budget'] * 100:g} point" + "s" * (row["budget"] != 0.01)
+                bars.setdefault(f"{kind}, {points}", []).append(row["speedup"])
+                middle = f"\n{SHORT[name]}" if row["batch"] == MIDDLE else ""
+                groups.append((name, f"batch {row['batch']}{middle}"))
+    chosen = tuple(label for _, label in dict.fromkeys(groups))
+    return draw_speedups(SpeedupsFigure(chosen, {n: tuple(v) for n, v in bars.items()}))
 
 
 def _role(name: str) -> Role:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from offramp.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench
+from offramp.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench, peak_mb
 from offramp.data import open_examples
 from offramp.errors import DataError, PlanError
 from offramp.fit import fit
@@ -15,7 +17,7 @@ from offramp.networks import combine
 from offramp.plan import Plan
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
-from tests.made import blob_networks, blobs
+from tests.made import blob_networks, blobs, linear_network
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +106,13 @@ def test_what_cannot_be_timed_is_refused(plan: Plan) -> None:
         bench(plan, blobs(3)[0], batch=8)
     with pytest.raises(PlanError, match="--graph"):
         bench(replace(plan, networks={}), blobs(300)[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux alone")
+def test_memory_is_that_of_the_file_whatever_this_process_takes(tmp_path: Path) -> None:
+    here = np.ones(60_000_000)  # 480 MB, that a process started from here must not be charged with
+    weights = np.random.default_rng(0).normal(size=(5000, 2000)).astype(np.float32)  # 40 MB
+    file = linear_network(tmp_path / "large.onnx", weights, [5000])
+    measured = peak_mb(file, here[:5000].astype(np.float32)[None], 1)
+    assert measured is not None
+    assert 40 <= measured < 300

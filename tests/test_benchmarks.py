@@ -17,7 +17,7 @@ SAVED = sorted(RESULTS.glob("*.json"))
 
 def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
-    assert names == {"real_networks", "promise", "wall_clock", "scale", "exits", "structure"}
+    assert names == {"real_networks", "promise", "clock", "scale", "exits", "structure"}
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: str(path.stem))
@@ -31,7 +31,8 @@ def test_the_tables_of_the_readme_come_from_saved_results() -> None:
     text = README.read_text(encoding="utf-8")
     assert filled(text) == text, "run python -m benchmarks.readme"
     assert set(re.findall(r"<!-- (\w+) -->\n", text)) - {"end"} == set(TABLES)
-    assert (ROOT.parent / "docs" / "frontier.svg").exists()
+    for figure in ("frontier", "clock"):
+        assert (ROOT.parent / "docs" / f"{figure}.svg").exists()
 
 
 def test_promises_were_broken_no_more_often_than_allowed() -> None:

@@ -155,7 +155,7 @@ def bench(
             for part, found in times.items()
         }
         answers = [np.concatenate([found.run(r) for r in requests]) for found in ring]
-        peaks = [_peak_mb(f.file, requests[0], threads) if thorough else None for f in ring]
+        peaks = [peak_mb(f.file, requests[0], threads) if thorough else None for f in ring]
         scores = {
             stage: np.concatenate([stages.run(stage, r) for r in requests])
             for stage in plan.graph.order
@@ -296,19 +296,22 @@ def _int8(file: Path, folder: Path, x: AnyArray) -> Path:
 
 
 _PEAK = """
-import resource, sys, numpy, onnxruntime
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+import sys, numpy, onnxruntime
+def peak():  # of this program alone: getrusage tells of the process that started it as well
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+before = peak()
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = int(sys.argv[3])
 session = onnxruntime.InferenceSession(sys.argv[1], options)
 x = numpy.load(sys.argv[2])
 for _ in range(3):
     session.run(None, {session.get_inputs()[0].name: x})
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((peak() - before) / 1024)
 """
 
 
-def _peak_mb(file: Path | None, x: AnyArray, threads: int) -> float | None:
+def peak_mb(file: Path | None, x: AnyArray, threads: int) -> float | None:
     """How much more memory a process takes at most, to load a file and run it on a request."""
     if file is None or sys.platform != "linux":  # other systems count in other units
         return None
