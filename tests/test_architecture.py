@@ -10,6 +10,7 @@ import offramp
 ORDER = [
     *("errors", "arrays", "files", "graph", "tasks", "trace", "committees"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
+    *("policies.thresholds", "policies.statistics", "policies.gates", "policies.routing"),
     *("policies.learned", "policies.baselines", "policies.encoding", "policies", "policies.forced"),
     *("certify", "walk", "frontier", "latency", "preprocessing", "networks", "plan", "fit"),
     *("evaluate", "compare"),

@@ -15,7 +15,8 @@ from offramp.frontier import cost_at, excess_of, frontier, replay, static_points
 from offramp.graph import Costs, Graph
 from offramp.policies import ExactOracle, Learned, SoftOracle
 from offramp.policies.features import Features, Linear
-from offramp.policies.rules import Threshold, Thresholds, best_bands
+from offramp.policies.rules import Threshold
+from offramp.policies.thresholds import Thresholds, best_bands
 from offramp.tasks import Excess, Losses
 from offramp.testing import seen_at, synthetic
 from offramp.trace import Trace, assemble

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -195,3 +195,38 @@ def cost_at(points: Sequence[Point], excess_loss: float) -> float:
     return float(
         np.interp(excess_loss, [p.excess_loss for p in corners], [p.cost for p in corners])
     )
+
+
+def area(points: Sequence[Point], reference_cost: float) -> float:
+    """Mean cost over the reference's from no excess loss to the last of LEVELS; lower is better.
+
+    It is the area under the hull, whose ends are met by adding the reference itself to `points`.
+    """
+    inner = [p.excess_loss for p in hull(points) if LEVELS[0] < p.excess_loss < LEVELS[-1]]
+    levels = np.array([LEVELS[0], *inner, LEVELS[-1]])
+    costs = np.array([cost_at(points, level) for level in levels])
+    return float(np.trapezoid(costs, levels) / (LEVELS[-1] - LEVELS[0]) / reference_cost)
+
+
+def gap_closed(
+    points: Sequence[Point], statics: Mapping[str, Point], oracle: Sequence[Point], reference: str
+) -> float:
+    """The share of the way from the best single network to the exact oracle, summed over LEVELS.
+
+    Args:
+        points: of a policy.
+        statics: of every stage alone.
+        oracle: the exact oracle's.
+        reference: which runs where nothing else keeps a level.
+
+    Returns:
+        1 at the oracle, 0 at the best single network, below 0 where that is better; 0 where there
+        is no gap.
+    """
+    alone = statics[reference]
+    saved = possible = 0.0
+    for level in LEVELS:
+        best = min(p.cost for p in (alone, *statics.values()) if p.excess_loss <= level)
+        saved += best - cost_at([*points, alone], level)
+        possible += best - cost_at([*oracle, alone], level)
+    return saved / possible if possible > 0 else 0.0

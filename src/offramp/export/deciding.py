@@ -11,11 +11,13 @@ from onnx import TensorProto
 
 from offramp.arrays import FloatArray
 from offramp.committees import SMALLEST
+from offramp.errors import PlanError
 from offramp.export.scope import Scope
 from offramp.plan import Plan
 from offramp.policies.features import Linear
 from offramp.policies.learned import Learned, bases
-from offramp.policies.rules import Alike, Threshold, Thresholds
+from offramp.policies.rules import Alike, Threshold
+from offramp.policies.thresholds import Thresholds
 
 Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recorded under it
 Recipe = Callable[[Scope, Get], str]
@@ -204,7 +206,11 @@ class Decider:
             return self._threshold(policy, said), {}
         if isinstance(policy, Thresholds):
             return self._thresholds(policy, said, number), {}
-        assert isinstance(policy, Alike), policy
+        if not isinstance(policy, Alike):
+            raise PlanError(
+                f"the policy '{self.plan.policy.kind}' is there to compare with and has no form in "
+                "ONNX. Fit with another, --policy auto for example, or use `offramp run`."
+            )
         return self._alike(policy, said), {f"{stage}:answers": partial(self._answers, stage)}
 
     def _learned(self, policy: Learned, said: Evidence, successors: int) -> Decision:
@@ -294,10 +300,15 @@ class Decider:
             limits = scope.add("Gather", scope.constant(cuts), nearest, axis=0)
         unsure = said.trusted(said.unsure, 1)
         below = self._goes_on(scope, "LessOrEqual", unsure, limits)
-        if successors == 1:
+        if cuts.shape[1] == 1:
             return Decision(_flat(scope, below))
         bands = scope.add("Cast", below, to=TensorProto.INT64)
         action = scope.add("ReduceSum", bands, scope.integers(1), keepdims=0)
+        if cuts.shape[1] > successors:  # below the last band the hopeless stop, what is NaN goes on
+            last = scope.constant(successors, np.int64)
+            stopping = scope.add("Mod", action, scope.constant(successors + 1, np.int64))
+            broken = _flat(scope, scope.add("IsNaN", unsure))
+            action = scope.add("Where", broken, last, stopping)
         return Decision(scope.add("Greater", action, scope.constant(0, np.int64)), action)
 
     def _alike(self, policy: Alike, said: Evidence) -> Decision:

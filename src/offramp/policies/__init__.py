@@ -7,18 +7,24 @@ from collections.abc import Mapping
 from offramp.errors import InputError
 from offramp.policies.baselines import ExactOracle, SoftOracle, Static
 from offramp.policies.encoding import Deployable, policy_from_json, policy_to_json
+from offramp.policies.gates import Gates
 from offramp.policies.learned import Learned
 from offramp.policies.protocol import STOP, Family, Policy, Seen
-from offramp.policies.rules import Alike, Threshold, Thresholds
+from offramp.policies.routing import Routing
+from offramp.policies.rules import Alike, Threshold
+from offramp.policies.thresholds import THRESHOLDS
 
 FAMILIES: Mapping[str, Family[Deployable]] = {
     "learned": Learned.fit,
     "myopic": lambda trace, losses: Threshold.fit("myopic", trace),
     "margin": lambda trace, losses: Threshold.fit("margin", trace),
     "entropy": lambda trace, losses: Threshold.fit("entropy", trace),
-    "thresholds": Thresholds.fit,
+    **THRESHOLDS,
     "patience": lambda trace, losses: Alike.fit("patience", trace),
     "agreement": lambda trace, losses: Alike.fit("agreement", trace),
+    "eenet": Gates.eenet,
+    "jei-dnn": Gates.jei_dnn,
+    "cascade-routing": Routing.fit,
 }
 """Every policy that can be fitted, by the name that the command line and reports use."""
 

@@ -11,10 +11,13 @@ from offramp.arrays import FloatArray
 from offramp.errors import PlanError
 from offramp.graph import Graph
 from offramp.policies.features import Features
+from offramp.policies.gates import Gates
 from offramp.policies.learned import Learned, Model
-from offramp.policies.rules import SURENESS, Alike, Threshold, Thresholds
+from offramp.policies.routing import Routing
+from offramp.policies.rules import SURENESS, Alike, Threshold
+from offramp.policies.thresholds import THRESHOLDS, Thresholds
 
-Deployable = Learned | Threshold | Thresholds | Alike
+Deployable = Learned | Threshold | Thresholds | Alike | Gates | Routing
 
 
 def policy_to_json(policy: Deployable) -> dict[str, Any]:
@@ -28,6 +31,12 @@ def policy_to_json(policy: Deployable) -> dict[str, Any]:
         value["models"] = {stage: _model_to_json(model) for stage, model in policy.models.items()}
     if isinstance(policy, Thresholds):
         value["cuts"] = {stage: _finite(cuts) for stage, cuts in policy.cuts.items()}
+    if isinstance(policy, Gates):
+        value["weights"] = {stage: found.tolist() for stage, found in policy.weights.items()}
+        value["cuts"] = {stage: _finite(cuts[:, None]) for stage, cuts in policy.cuts.items()}
+    if isinstance(policy, Routing):
+        for name in ("weights", "actions", "costs"):
+            value[name] = {s: found.tolist() for s, found in getattr(policy, name).items()}
     return value
 
 
@@ -45,10 +54,23 @@ def policy_from_json(value: Mapping[str, Any]) -> Deployable:
         models = {stage: _model_from_json(model) for stage, model in value["models"].items()}
         _check_stages(graph, models)
         return Learned(graph, settings, models)
-    if kind == "thresholds":
+    if kind in THRESHOLDS:
         cuts = {s: _floats(c).reshape(len(settings), -1) for s, c in value["cuts"].items()}
         _check_stages(graph, cuts)
-        return Thresholds(graph, settings, cuts)
+        return Thresholds(graph, settings, cuts, kind)
+    if kind in ("eenet", "jei-dnn"):
+        gates, cuts = ({s: _floats(v) for s, v in value[n].items()} for n in ("weights", "cuts"))
+        _check_stages(graph, gates)
+        _check_stages(graph, cuts)
+        return Gates(graph, settings, gates, {s: c[:, 0] for s, c in cuts.items()}, kind)
+    if kind == "cascade-routing":
+        weights, actions, costs = (
+            {s: _floats(v) for s, v in value[n].items()} for n in ("weights", "actions", "costs")
+        )
+        for found in (weights, actions, costs):
+            _check_stages(graph, found)
+        steps = {s: found.astype(np.int64) for s, found in actions.items()}
+        return Routing(graph, settings, weights, steps, costs)
     if kind in SURENESS:
         return Threshold(graph, settings, kind)
     if kind in ("patience", "agreement"):

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from offramp.policies.encoding import Deployable
+from offramp.policies.gates import Gates
 from offramp.policies.learned import Learned, Model
-from offramp.policies.rules import Thresholds
+from offramp.policies.routing import Routing
+from offramp.policies.thresholds import Thresholds
 
 _SURE = 1e6  # times the reference's cost: more than anything that was learned
 
@@ -23,6 +25,14 @@ def forced(policy: Deployable, *, goes_on: bool) -> tuple[Deployable, float]:
         for found in cuts.values():
             found[:, :1] = np.inf if goes_on else -np.inf
         return replace(policy, cuts=cuts), float(policy.settings[0])
+    if isinstance(policy, Gates):
+        always = np.inf if goes_on else -np.inf
+        gates = {stage: np.full_like(found, always) for stage, found in policy.cuts.items()}
+        return replace(policy, cuts=gates), float(policy.settings[0])
+    if isinstance(policy, Routing):
+        wanted = {s: (a == 1) if goes_on else (a == 0) for s, a in policy.actions.items()}
+        prices = {stage: np.where(found, 0.0, _SURE) for stage, found in wanted.items()}
+        return replace(policy, costs=prices), 1.0
     return policy, np.inf if goes_on else -np.inf
 
 

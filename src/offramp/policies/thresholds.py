@@ -1,0 +1,316 @@
+"""Policies that cut one number into bands, with cuts of each stage's own for each setting.
+
+| policy | its cuts of the highest probability | dial |
+|---|---|---|
+| thresholds | tuned jointly: coordinate descent, each step exact | tradeoff |
+| window | likewise, and the least sure stop as well (IDK cascades, Wang et al. 2017) | tradeoff |
+| exhaustive | the best of all combinations of quantiles | rank on the hull |
+| msdnet | the surest share leaves; shares fall geometrically (Huang et al. 2018) | ratio |
+| greedy | each stage by itself, in turn (Berestizshevsky and Even 2019) | tolerance |
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from offramp.arrays import FloatArray, IntArray
+from offramp.graph import Graph
+from offramp.policies.protocol import Seen, backbone
+from offramp.policies.rules import TRADEOFFS, confidence, seen_by_all
+from offramp.tasks import Losses
+from offramp.trace import Trace
+
+_COMBINATIONS = 4096  # of cuts that the exhaustive search tries, at most
+_FINEST = 60  # quantiles of one stage, at most
+_RATIOS = np.geomspace(100.0, 0.01, 60)  # of the share of one exit to that of the one before
+_TOLERANCES = np.linspace(0.0, 0.3, 60)  # accuracy that an exit may lose to its best
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Cuts the highest probability into bands of falling sureness, one action each.
+
+    The surest stop, the next go to the first successor, and so on, so that a skip is for the least
+    sure. One cut more than successors: the band below it, the hopeless, stops again.
+    """
+
+    graph: Graph
+    settings: FloatArray
+    cuts: Mapping[str, FloatArray]  # stage -> (settings, successors or one more), falling along it
+    kind: str = "thresholds"
+
+    @classmethod
+    def fit(cls, trace: Trace, losses: Losses) -> Thresholds:
+        """One set of cuts for each tradeoff, on the whole graph."""
+        return cls(trace.graph, TRADEOFFS, tuned(trace, losses, trace.graph, _sureness(trace)))
+
+    @classmethod
+    def window(cls, trace: Trace, losses: Losses) -> Thresholds:
+        """Stops the hopeless as well as the sure, along the chain."""
+        graph = backbone(trace.graph)
+        cuts = tuned(trace, losses, graph, _sureness(trace), window=True)
+        return cls(graph, TRADEOFFS, cuts, "window")
+
+    @classmethod
+    def exhaustive(cls, trace: Trace, losses: Losses) -> Thresholds:
+        """The hull of all combinations of quantiles, at most some thousand, along the chain."""
+        graph = backbone(trace.graph)
+        corners = _Search(trace, losses, graph).best()
+        found = {s: np.array([[c[i]] for _, _, c in corners]) for i, s in enumerate(graph.order)}
+        return cls(graph, np.arange(len(corners), 0, -1.0), found, "exhaustive")
+
+    @classmethod
+    def msdnet(cls, trace: Trace, losses: Losses) -> Thresholds:
+        """Each exit takes its share of the examples, the surest of those that have come to it.
+
+        Source: Huang et al. 2018, Multi-scale dense networks, section 4 (budgeted batches): shares
+        proportional to powers of one ratio, which is the dial.
+        """
+        graph = backbone(trace.graph)
+        sure = _sureness(trace)
+        cuts = {s: np.full((len(_RATIOS), len(graph.successors[s])), np.inf) for s in graph.order}
+        for i, ratio in enumerate(_RATIOS):
+            shares = ratio ** np.arange(len(graph.order))
+            left = np.ones(trace.examples, dtype=bool)
+            for stage, share in zip(graph.order[:-1], shares / shares.sum(), strict=False):
+                leaving = min(1.0, share * trace.examples / max(1, left.sum()))
+                cuts[stage][i] = _inner(sure[stage][left], 1 - leaving)
+                left &= sure[stage] < cuts[stage][i]
+        return cls(graph, _RATIOS, cuts, "msdnet")
+
+    @classmethod
+    def greedy(cls, trace: Trace, losses: Losses) -> Thresholds:
+        """Each exit leaves what it answers within a tolerance as well as the best it can.
+
+        Source: Berestizshevsky and Even 2019, section 3.2: an exit's cut is the lowest whose
+        accuracy above it is at least the exit's highest minus the tolerance, which is the dial
+        (1 minus it, so that a higher setting is safer).
+        """
+        graph = backbone(trace.graph)
+        sure = _sureness(trace)
+        cuts = {
+            s: np.full((len(_TOLERANCES), len(graph.successors[s])), np.inf) for s in graph.order
+        }
+        for i, tolerance in enumerate(_TOLERANCES):
+            left = np.ones(trace.examples, dtype=bool)
+            for stage in graph.order[:-1]:
+                cuts[stage][i] = _lowest(sure[stage][left], losses.values[stage][left], tolerance)
+                left &= sure[stage] < cuts[stage][i]
+        return cls(graph, 1 - _TOLERANCES, cuts, "greedy")
+
+    def evidence(self, seen: Seen) -> FloatArray:
+        return confidence(seen.log_probabilities())[:, None]
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        cuts = self.cuts[stage][int(np.abs(self.settings - setting).argmin())]
+        band = (evidence < cuts).sum(axis=1)
+        return np.asarray(band % (len(self.graph.successors[stage]) + 1))
+
+
+THRESHOLDS: Mapping[str, Callable[[Trace, Losses], Thresholds]] = {
+    "thresholds": Thresholds.fit,
+    "window": Thresholds.window,
+    "exhaustive": Thresholds.exhaustive,
+    "msdnet": Thresholds.msdnet,
+    "greedy": Thresholds.greedy,
+}
+"""What makes each of them, by its name."""
+
+
+def _sureness(trace: Trace) -> dict[str, FloatArray]:
+    """The highest probability of every stage for every example, (examples,) each."""
+    return {v: confidence(seen_by_all(trace, v).log_probabilities()) for v in trace.graph.order}
+
+
+def _inner(sure: FloatArray, share: float) -> float:
+    """The cut with this share of `sure` below it; at the ends infinite, and 0."""
+    if not len(sure) or share >= 1:
+        return np.inf
+    return float(np.quantile(sure, share)) if share > 0 else 0.0
+
+
+def _lowest(sure: FloatArray, loss: FloatArray, tolerance: float) -> float:
+    """The lowest cut above which the mean loss is within `tolerance` of its lowest anywhere."""
+    few = max(1, len(sure) // 50)  # an accuracy of fewer is luck
+    if len(sure) <= few:
+        return np.inf
+    order = np.argsort(-sure)
+    mean = np.cumsum(loss[order]) / np.arange(1, len(sure) + 1)
+    ends = np.flatnonzero(mean <= mean[few - 1 :].min() + tolerance)
+    return float(sure[order][ends[-1]])
+
+
+class _Search:
+    """All combinations of quantiles along a chain; what later stages do best is a hull of its own.
+
+    For whatever earlier cuts let through, only the corners of the later stages' hull can lie on the
+    hull of the whole, so that nothing is lost by keeping no more.
+    """
+
+    def __init__(self, trace: Trace, losses: Losses, graph: Graph) -> None:
+        self.graph, self.sure = graph, _sureness(trace)
+        stages = graph.order
+        levels = int(_COMBINATIONS ** (1 / max(1, len(stages) - 1)))
+        self.shares = np.linspace(0, 1, max(2, min(levels, _FINEST)))
+        self.excess = [losses.excess(stage) for stage in stages]
+        self.steps = [graph.step_cost(trace.costs, stages[0])]
+        for before, after in itertools.pairwise(stages):
+            self.steps.append(graph.step_cost(trace.costs, after, graph.ran(before)))
+
+    def best(self) -> list[tuple[float, float, tuple[float, ...]]]:
+        """Total excess loss, total cost and cuts of each corner, from the dearest down."""
+        return self._from(0, np.arange(len(self.excess[0])))
+
+    def _from(self, at: int, rows: IntArray) -> list[tuple[float, float, tuple[float, ...]]]:
+        paid = self.steps[at] * len(rows)
+        if at == len(self.steps) - 1:
+            return [(float(self.excess[at][rows].sum()), paid, (np.inf,))]
+        sure, found = self.sure[self.graph.order[at]][rows], []
+        for share in self.shares:
+            cut = _inner(sure, float(share))
+            goes = sure < cut
+            lost = float(self.excess[at][rows[~goes]].sum())
+            for loss, cost, cuts in self._from(at + 1, rows[goes]):
+                found.append((lost + loss, paid + cost, (cut, *cuts)))
+        return _corners(found)
+
+
+def _corners(
+    found: list[tuple[float, float, tuple[float, ...]]],
+) -> list[tuple[float, float, tuple[float, ...]]]:
+    """Those on the lower hull of cost against loss, by rising loss."""
+    kept: list[tuple[float, float, tuple[float, ...]]] = []
+    for one in sorted(found):
+        if kept and one[1] >= kept[-1][1]:
+            continue
+        while len(kept) > 1 and (kept[-1][1] - kept[-2][1]) * (one[0] - kept[-2][0]) >= (
+            one[1] - kept[-2][1]
+        ) * (kept[-1][0] - kept[-2][0]):
+            kept.pop()
+        kept.append(one)
+    return kept
+
+
+def tuned(
+    trace: Trace,
+    losses: Losses,
+    graph: Graph,
+    sure: Mapping[str, FloatArray],
+    *,
+    window: bool = False,
+) -> dict[str, FloatArray]:
+    """Jointly tuned cuts of any sureness, stage -> (tradeoffs, bands - 1), for each of TRADEOFFS.
+
+    Args:
+        trace: what costs and edges cost.
+        losses: of its examples.
+        graph: of the policy.
+        sure: stage -> (examples,), larger is surer.
+        window: whether there is one more band, the least sure, which stops.
+    """
+    tuner = _Tuner(trace, losses, graph, sure, window)
+    rows = [tuner.tune(tradeoff) for tradeoff in TRADEOFFS]
+    return {stage: np.stack([row[stage] for row in rows]) for stage in graph.order}
+
+
+class _Tuner:
+    """Coordinate descent over the stages' cuts; each step is exact for the rows that reach it."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        losses: Losses,
+        graph: Graph,
+        sure: Mapping[str, FloatArray],
+        window: bool,
+        sweeps: int = 4,
+    ) -> None:
+        self.graph, self.sweeps, self.window = graph, sweeps, window
+        self.excess = {v: losses.excess(v) for v in graph.order}
+        self.step = {
+            (v, u): graph.step_cost(trace.costs, u, graph.ran(v)) / trace.reference_cost
+            for v, u in graph.edges
+        }
+        self.sure = sure
+        self.order = {v: np.argsort(-sure[v]) for v in graph.order}
+        self.n = trace.examples
+
+    def tune(self, tradeoff: float) -> dict[str, FloatArray]:
+        reach = {v: np.ones(self.n, dtype=bool) for v in self.graph.order}
+        cuts: dict[str, FloatArray] = {}
+        for _ in range(self.sweeps):
+            before, cuts = cuts, {}
+            ahead = {v: tradeoff * self.excess[v] for v in self.graph.order}
+            actions = {}
+            for stage in reversed(self.graph.order):
+                actions[stage] = self._improve(stage, ahead, reach[stage], cuts)
+            reach = self._reach(actions)
+            if all(np.array_equal(before.get(v, ()), cuts[v]) for v in cuts):
+                break
+        return cuts
+
+    def _improve(
+        self,
+        stage: str,
+        ahead: dict[str, FloatArray],
+        reach: np.ndarray,
+        cuts: dict[str, FloatArray],
+    ) -> IntArray:
+        """Sets the best cuts of `stage` for the rows in `reach`, and the cost-to-go of all rows."""
+        successors = self.graph.successors[stage]
+        choices = [ahead[stage]] + [ahead[u] + self.step[stage, u] for u in successors]
+        bands = [*choices, choices[0]] if self.window and successors else choices
+        order = self.order[stage][reach[self.order[stage]]]
+        sorted_sure = self.sure[stage][order]
+        # equally sure examples must go the same way, so that a cut can only lie between groups
+        starts = np.flatnonzero(np.diff(sorted_sure, prepend=np.inf))
+        ends = best_bands(np.stack([np.add.reduceat(c[order], starts) for c in bands]))
+        sure = np.append(sorted_sure[starts], -np.inf)
+        above = np.append(np.inf, sorted_sure[starts])
+        cuts[stage] = np.array([_between(above[end], sure[end]) for end in ends])
+        band = (self.sure[stage][:, None] < cuts[stage]).sum(axis=1)
+        action = np.asarray(band % len(choices))
+        ahead[stage] = np.choose(action, choices)
+        return action
+
+    def _reach(self, actions: dict[str, IntArray]) -> dict[str, np.ndarray]:
+        reach = {v: np.zeros(self.n, dtype=bool) for v in self.graph.order}
+        reach[self.graph.root][:] = True
+        for stage in self.graph.order:
+            for i, successor in enumerate(self.graph.successors[stage], start=1):
+                reach[successor] |= reach[stage] & (actions[stage] == i)
+        return reach
+
+
+def _between(above: float, below: float) -> float:
+    return (above + below) / 2 if np.isfinite(above) and np.isfinite(below) else above
+
+
+def best_bands(costs: FloatArray) -> list[int]:
+    """Where to cut a sequence into consecutive bands, one per action, at the lowest total cost.
+
+    Args:
+        costs: (actions, n): the cost of each action for each element, in the order of the bands.
+
+    Returns:
+        actions - 1 cut positions in 0..n, rising: action a takes the elements from cut a - 1 to a.
+    """
+    totals = np.concatenate([np.zeros((len(costs), 1)), np.cumsum(costs, axis=1)], axis=1)
+    best, starts = (
+        totals[0],
+        [],
+    )  # best[i]: lowest cost of the first i elements with the bands so far
+    for total in totals[1:]:
+        value = best - total
+        lowest = np.minimum.accumulate(value)
+        starts.append(np.maximum.accumulate(np.where(value == lowest, np.arange(len(value)), 0)))
+        best = lowest + total
+    end, ends = totals.shape[1] - 1, []
+    for start in reversed(starts):
+        end = int(start[end])
+        ends.append(end)
+    return ends[::-1]
