@@ -12,7 +12,7 @@ from rich.console import Console
 
 from offramp import tables
 from offramp.arrays import FloatArray
-from offramp.committees import Committee, Speaker, _weights, answering, learn
+from offramp.committees import Committee, Speaker, answering, learn, pool_weights
 from offramp.evaluate import evaluate
 from offramp.fit import _static, fit
 from offramp.frontier import replay, static_points
@@ -177,4 +177,4 @@ def test_a_network_alone_is_certified_by_its_own_loss() -> None:
 
 def test_where_nothing_is_known_a_stage_answers_alone() -> None:
     labels = np.arange(30) % 3
-    assert _weights(np.zeros((2, 30, 3)), labels, 0) == (0.0, 1.0)
+    assert pool_weights(np.zeros((2, 30, 3)), labels, 0) == (0.0, 1.0)

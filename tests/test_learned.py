@@ -182,7 +182,7 @@ def test_folded_weights_are_the_weights_on_the_features() -> None:
         features = Features.fit(trace.graph, seen)
         phi = features(seen)
         weights = np.random.default_rng(0).normal(size=(3, 1 + phi.shape[1]))
-        assert sum(features.blocks) == phi.shape[1]
+        assert sum(features.blocks.values()) == phi.shape[1]
         np.testing.assert_allclose(
             Linear.fold(features, weights)(features.parts(seen)),
             weights[:, 0] + phi @ weights[:, 1:].T,

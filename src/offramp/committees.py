@@ -89,10 +89,10 @@ def learn(
         scores = np.empty(logs.shape[1:], dtype=np.float32)
         for fold in range(FOLDS):
             held = folds == fold
-            weights = _weights(logs[:, ~held], labels[~held], seed)
+            weights = pool_weights(logs[:, ~held], labels[~held], seed)
             scores[held] = Committee(members, weights)(list(logs[:, held]))
         if _better(trace, stage, scores, plain):
-            found[stage] = Committee(members, _weights(logs, labels, seed))
+            found[stage] = Committee(members, pool_weights(logs, labels, seed))
             crossed[stage] = scores
     return found, trace.speaking(crossed)
 
@@ -103,7 +103,7 @@ def _labels(trace: Trace, unlabelled: bool) -> IntArray | None:
     return trace.labels
 
 
-def _weights(logs: FloatArray, labels: IntArray, seed: int) -> tuple[float, ...]:
+def pool_weights(logs: FloatArray, labels: IntArray, seed: int) -> tuple[float, ...]:
     """The weights, at least 0, with the highest likelihood; logs: (stages, n, classes)."""
     if len(labels) > SAMPLE:
         rows = np.random.default_rng(seed).choice(len(labels), SAMPLE, replace=False)

@@ -92,6 +92,12 @@ class Trace:
         """The scores of a stage by itself, (examples, classes), whatever it answers in a walk."""
         return self.alone.get(stage, self.scores[stage])
 
+    def own_log_probabilities(self, stage: str) -> FloatArray:
+        """The logarithms of the probabilities of a stage by itself, (examples, classes)."""
+        own = self.own(stage)
+        kind = tasks.kind_of(own, stage) if stage in self.alone else self.kinds[stage]
+        return tasks.log_probabilities(own, kind)
+
     def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
         """Rows of a random `share` of the examples, and the other rows, both ascending.
 

@@ -16,6 +16,7 @@ from offramp.export.scope import Scope
 from offramp.plan import Plan
 from offramp.policies.features import Linear
 from offramp.policies.learned import Learned, bases
+from offramp.policies.regression import Hidden
 from offramp.policies.rules import Alike, Threshold
 from offramp.policies.thresholds import Thresholds
 
@@ -24,6 +25,7 @@ Recipe = Callable[[Scope, Get], str]
 """How to make what is recorded, where it is asked for: most examples never come that far."""
 Recorded = dict[str, Recipe]  # by key
 TAINT = "taint"  # the key of what tells examples that are no numbers, (n, 1): 0, or NaN
+_EARLIER, _DIVERGENCE = 3, 2  # numbers of an earlier stage in these blocks of features
 _TINY = 1e-12  # probabilities below are treated as this
 
 
@@ -96,6 +98,18 @@ class Evidence:
     def close(self) -> str:
         """1 minus the margin of the two highest probabilities, (n, 1)."""
         return self.scope.add("Add", self.unsure, self.column(self.two[0], 1))
+
+    @cached_property
+    def spread(self) -> str:
+        """The entropy and the energy, (n, 2)."""
+        scope, one = self.scope, self.scope.integers(1)
+        product = scope.add("Mul", self.probabilities, self.logs)
+        entropy = scope.add("Neg", scope.add("ReduceSum", product, one))
+        if self.kind == "logits":
+            energy = scope.add("ReduceLogSumExp", self.scores, axes=[1])
+        else:
+            energy = scope.add("Mul", entropy, scope.constant(0.0))
+        return scope.add("Concat", entropy, energy, axis=1)
 
     def column(self, tensor: str, number: int) -> str:
         """One column of (n, k), as (n, 1)."""
@@ -223,7 +237,12 @@ class Decider:
         if self.dial is None:
             weights = np.einsum("k,ckf->cf", bases(self.plan.setting), weights)
         linear = Linear.fold(model.features, weights.reshape(-1, weights.shape[-1]))
-        value = _linear(said, linear, policy.graph.observed[said.stage])
+        observed = policy.graph.observed[said.stage]
+        value = _linear(said, linear, observed)
+        if model.hidden is not None and model.rectified is not None:
+            units = scope.add("Relu", _linear(said, model.rectified, observed))
+            out = scope.constant(self._outputs(model.hidden, columns))
+            value = scope.add("Gemm", units, out, value)
         if self.dial is not None:
             rows = scope.add("Reshape", value, scope.integers(0, columns, 4))
             value = scope.add("MatMul", rows, self.dial.bases)
@@ -234,11 +253,20 @@ class Decider:
             return Decision(_flat(scope, on))
         return _lowest(scope, value, successors)
 
+    def _outputs(self, hidden: Hidden, columns: int) -> FloatArray:
+        """What hidden units add to each column, (units, columns) or with a dial 4 for each."""
+        out = hidden.out.reshape(len(hidden.out), -1, 4)
+        none = np.zeros((len(out), columns - out.shape[1], 4))
+        out = np.concatenate([none, out], axis=1)
+        if self.dial is None:
+            return np.asarray(out @ bases(self.plan.setting))
+        return out.reshape(len(out), -1)
+
     def _remembered(self, policy: Learned, stage: str) -> Recorded:
         """What later stages ask for when they look back at this one."""
         observed = policy.graph.observed
         if not any(
-            stage in observed[other][:-1] and model.linear.earlier.any()
+            stage in observed[other][:-1] and {"earlier", "divergence"} & {*model.features.blocks}
             for other, model in policy.models.items()
         ):
             return {}
@@ -371,11 +399,11 @@ def _linear(said: Evidence, linear: Linear, observed: tuple[str, ...]) -> str:
     shift = np.array([1, 1, *-linear.knots])
     pieces = scope.add("Gemm", said.two[0], scope.constant(slopes), scope.constant(shift))
     bent = scope.add("Relu", pieces)
-    if linear.answered is None or linear.second is None:
+    if linear.answered is None and linear.second is None:
         weights = np.vstack([linear.constant, np.zeros(columns), linear.curve])
         value = scope.add("MatMul", bent, scope.constant(weights))
     else:
-        table = _table(linear)  # (classes, classes, columns, 2 + bends)
+        table = _table(linear, said.classes)  # (classes, classes, columns, 2 + bends)
         if columns == 1:
             table = table[:, :, 0]
         else:
@@ -383,26 +411,47 @@ def _linear(said: Evidence, linear: Linear, observed: tuple[str, ...]) -> str:
         weighted = scope.add("GatherND", scope.constant(table), said.two[1])
         product = scope.add("Mul", weighted, bent)
         value = scope.add("ReduceSum", product, scope.integers(-1), keepdims=int(columns == 1))
-    if len(observed) == 1 or not linear.earlier.any():
-        return value
+    if linear.spread is not None:
+        value = scope.add("Gemm", said.spread, scope.constant(linear.spread), value)
+    if linear.earlier is not None:
+        value = _looks_back(said, linear.earlier, observed[-2], value)
+    if linear.divergence is not None:
+        # per earlier stage: what its answer is given now, and the chance that draws agree
+        now, together = (linear.divergence[i::_DIVERGENCE] for i in range(_DIVERGENCE))
+        asked = scope.add("Unsqueeze", said.probabilities, scope.integers(2))
+        value = _asked(said, asked, np.stack([together, now], axis=1), observed[-2], value)
+    return value
+
+
+def _looks_back(said: Evidence, slopes: FloatArray, before: str, value: str) -> str:
+    """Adds what the block `earlier` says."""
+    scope = said.scope
     # per earlier stage: whether it answered alike, its margin, what it gave to the answer
-    alike, margins, given = (linear.earlier[i::3] for i in range(3))
+    alike, margins, given = (slopes[i::_EARLIER] for i in range(_EARLIER))
     asked = scope.add("Unsqueeze", said.member, scope.integers(2))
-    found = scope.add("MatMul", said.get(f"{observed[-2]}:seen"), asked)
+    value = _asked(said, asked, np.stack([given, alike], axis=1), before, value)
+    return scope.add("Gemm", said.get(f"{before}:margins"), scope.constant(margins), value)
+
+
+def _asked(said: Evidence, asked: str, slopes: FloatArray, before: str, value: str) -> str:
+    """Adds products of (n, classes, 1) with every earlier stage's probabilities and answer.
+
+    Slopes: (earlier stages, 2, columns), of the product with probabilities, then with the answer.
+    """
+    scope = said.scope
+    found = scope.add("MatMul", said.get(f"{before}:seen"), asked)
     both = scope.add("Squeeze", found, scope.integers(2))
-    weights = np.stack([given, alike], axis=1).reshape(-1, columns)
-    value = scope.add("Gemm", both, scope.constant(weights), value)
-    return scope.add("Gemm", said.get(f"{observed[-2]}:margins"), scope.constant(margins), value)
+    return scope.add("Gemm", both, scope.constant(slopes.reshape(-1, slopes.shape[-1])), value)
 
 
-def _table(linear: Linear) -> FloatArray:
+def _table(linear: Linear, classes: int) -> FloatArray:
     """The coefficients for each answer and second answer, (classes, classes, columns, pieces)."""
-    assert linear.answered is not None
-    assert linear.second is not None
-    classes, _, columns = linear.answered.shape
+    columns = linear.curve.shape[1]
+    answered = np.zeros((classes, 2, columns)) if linear.answered is None else linear.answered
+    second = np.zeros((classes, columns)) if linear.second is None else linear.second
     table = np.empty((classes, classes, columns, 2 + len(linear.knots)))
-    table[..., 0] = (linear.answered[:, 0] + linear.constant)[:, None]
-    table[..., 1] = linear.answered[:, None, 1] + linear.second[None]
+    table[..., 0] = (answered[:, 0] + linear.constant)[:, None]
+    table[..., 1] = answered[:, None, 1] + second[None]
     table[..., 2:] = linear.curve.T
     return table
 

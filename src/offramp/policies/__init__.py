@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from offramp.errors import InputError
 from offramp.policies.baselines import ExactOracle, SoftOracle, Static
 from offramp.policies.encoding import Deployable, policy_from_json, policy_to_json
 from offramp.policies.gates import Gates
-from offramp.policies.learned import Learned
+from offramp.policies.learned import UNITS, Learned
 from offramp.policies.protocol import STOP, Family, Policy, Seen
 from offramp.policies.routing import Routing
 from offramp.policies.rules import Alike, Threshold
@@ -16,6 +17,7 @@ from offramp.policies.thresholds import THRESHOLDS
 
 FAMILIES: Mapping[str, Family[Deployable]] = {
     "learned": Learned.fit,
+    "network": partial(Learned.fit, units=UNITS),
     "myopic": lambda trace, losses: Threshold.fit("myopic", trace),
     "margin": lambda trace, losses: Threshold.fit("margin", trace),
     "entropy": lambda trace, losses: Threshold.fit("entropy", trace),

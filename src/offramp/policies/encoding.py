@@ -10,9 +10,10 @@ import numpy as np
 from offramp.arrays import FloatArray
 from offramp.errors import PlanError
 from offramp.graph import Graph
-from offramp.policies.features import Features
+from offramp.policies.features import BLOCKS, Features
 from offramp.policies.gates import Gates
 from offramp.policies.learned import Learned, Model
+from offramp.policies.regression import Hidden
 from offramp.policies.routing import Routing
 from offramp.policies.rules import SURENESS, Alike, Threshold
 from offramp.policies.thresholds import THRESHOLDS, Thresholds
@@ -50,10 +51,10 @@ def policy_from_json(value: Mapping[str, Any]) -> Deployable:
     """
     kind, graph = value["kind"], Graph.from_json(value["graph"])
     settings = _floats(value["settings"])
-    if kind == "learned":
+    if kind in ("learned", "network"):
         models = {stage: _model_from_json(model) for stage, model in value["models"].items()}
         _check_stages(graph, models)
-        return Learned(graph, settings, models)
+        return Learned(graph, settings, models, kind)
     if kind in THRESHOLDS:
         cuts = {s: _floats(c).reshape(len(settings), -1) for s, c in value["cuts"].items()}
         _check_stages(graph, cuts)
@@ -85,11 +86,12 @@ def _check_stages(graph: Graph, learned: Mapping[str, Any]) -> None:
 
 
 def _model_to_json(model: Model) -> dict[str, Any]:
-    features = model.features
-    return {
+    features, hidden = model.features, model.hidden
+    value = {
         "features": {
             "stages": list(features.stages),
             "classes": features.classes,
+            "blocks": list(features.names),
             "knots": features.knots.tolist(),
             "mean": features.mean.tolist(),
             "scale": features.scale.tolist(),
@@ -97,15 +99,21 @@ def _model_to_json(model: Model) -> dict[str, Any]:
         "loss": model.loss.tolist(),
         "cost": model.cost.tolist(),
     }
+    if hidden is not None:
+        parts = {"weights": hidden.weights, "bias": hidden.bias, "out": hidden.out}
+        value["hidden"] = {name: found.tolist() for name, found in parts.items()}
+    return value
 
 
 def _model_from_json(value: Mapping[str, Any]) -> Model:
-    features = value["features"]
+    features, hidden = value["features"], value.get("hidden")
     knots, mean, scale = (_floats(features[name]) for name in ("knots", "mean", "scale"))
+    names = tuple(name for name in BLOCKS if name in features["blocks"])
     return Model(
-        Features(tuple(features["stages"]), int(features["classes"]), knots, mean, scale),
+        Features(tuple(features["stages"]), int(features["classes"]), knots, mean, scale, names),
         _floats(value["loss"]),
         _floats(value["cost"]),
+        hidden and Hidden(*(_floats(hidden[name]) for name in ("weights", "bias", "out"))),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,8 +12,13 @@ from offramp.graph import Graph
 from offramp.policies.protocol import Seen
 from offramp.policies.rules import margin as margin_of
 
+BLOCKS = ("margin", "answer", "second", "spread", "earlier", "divergence")
+"""Names of the blocks of features, in their order; the first is always there."""
 _KNOTS = 6  # bends of the piecewise linear function of the margin
 _CLASSES = 64  # with more classes the answer itself is no feature
+_SPREAD, _EARLIER, _DIVERGENCE = 2, 3, 2  # features in a block, the last two per earlier stage
+_HIGHEST = 1.0 - 1e-6  # engines that count in float32 tell no bends above apart
+_TINY = 1e-12  # probabilities below count as this in the entropy
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,17 @@ class Features:
 
     Blocks, all cheap and built from operations that ONNX has:
 
-    1. the margin (highest minus second highest probability), piecewise linear;
-    2. which class is answered, and how unsurely: networks are biased by class where inputs shift;
-    3. which class comes second, by how unsurely: some pairs are confused more than others;
-    4. of each earlier stage on every path: whether it answered alike, its margin, and the
-       probability it gave to the present answer.
+    - margin: the highest minus the second highest probability, piecewise linear;
+    - answer: which class is answered, and how unsurely, since classes differ in how far to trust
+      them;
+    - second: which class comes second, by how unsurely, since some pairs are confused more;
+    - spread: the entropy, and the energy (log-sum-exp) of the logits, which softmax hides;
+    - earlier: of each earlier stage whether it answered alike, its margin, and the probability it
+      gave to the present answer;
+    - divergence: of each earlier stage the probability that its answer has now, and the chance
+      that labels drawn from both distributions agree.
+
+    Source of the energy: Liu et al. 2020, Energy-based out-of-distribution detection, section 3.
     """
 
     stages: tuple[str, ...]  # earlier ones first, the present one last
@@ -33,94 +45,135 @@ class Features:
     knots: FloatArray  # (knots,) margins
     mean: FloatArray  # (features,)
     scale: FloatArray  # (features,)
+    names: tuple[str, ...] = BLOCKS  # of the blocks that are looked at
 
     @classmethod
-    def fit(cls, graph: Graph, seen: Seen) -> Features:
+    def fit(cls, graph: Graph, seen: Seen, names: Collection[str] = BLOCKS) -> Features:
         """Features for `seen.stage`, scaled on the examples that were seen."""
         margins = margin_of(seen.log_probabilities())
         knots = np.unique(np.quantile(margins, np.linspace(0, 1, _KNOTS + 2)[1:-1]))
-        classes = seen.scores().shape[1]
-        raw = cls(graph.observed[seen.stage], classes, knots, np.zeros(1), np.ones(1))
+        knots = knots[knots <= _HIGHEST]
+        classes, stages = seen.scores().shape[1], graph.observed[seen.stage]
+        chosen = tuple(name for name in BLOCKS if name in names or name == BLOCKS[0])
+        raw = cls(stages, classes, knots, np.zeros(1), np.ones(1), chosen)
         values = raw(seen)
         scale = values.std(axis=0)
-        return cls(
-            raw.stages, classes, knots, values.mean(axis=0), np.where(scale > 1e-9, scale, 1.0)
-        )
+        return replace(raw, mean=values.mean(axis=0), scale=np.where(scale > 1e-9, scale, 1.0))
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        """The number of features in each block that is not empty."""
-        answered = 2 * self.classes if self.classes <= _CLASSES else 0
-        sizes = (1 + len(self.knots), answered, answered // 2, 3 * (len(self.stages) - 1))
-        return tuple(size for size in sizes if size)
+    def blocks(self) -> dict[str, int]:
+        """The number of features in each block that is looked at and not empty."""
+        classes = self.classes if self.classes <= _CLASSES else 0
+        before = len(self.stages) - 1
+        sizes = {
+            "margin": 1 + len(self.knots),
+            "answer": 2 * classes,
+            "second": classes,
+            "spread": _SPREAD,
+            "earlier": _EARLIER * before,
+            "divergence": _DIVERGENCE * before,
+        }
+        return {name: sizes[name] for name in self.names if sizes[name]}
+
+    def only(self, names: Collection[str]) -> tuple[Features, FloatArray]:
+        """Without the other blocks, and which columns remain, (features,) of booleans."""
+        kept = np.concatenate([np.full(size, name in names) for name, size in self.blocks.items()])
+        chosen = tuple(name for name in self.names if name in names)
+        return replace(self, mean=self.mean[kept], scale=self.scale[kept], names=chosen), kept
 
     def __call__(self, seen: Seen) -> FloatArray:
         """(n, features), centred and scaled: what is learned from."""
-        parts = self.parts(seen)
-        margin = parts.margin[:, None]
-        columns = [margin, np.maximum(margin - self.knots, 0.0)]
-        if self.answers:
-            classes, unsure = np.arange(self.classes), 1.0 - margin
-            member = (parts.answer[:, None] == classes).astype(np.float64)
-            columns += [member, member * unsure, (parts.second[:, None] == classes) * unsure]
-        if parts.earlier is not None:
-            columns.append(parts.earlier)
-        return (np.hstack(columns) - self.mean) / self.scale
+        return self.spread_out(self.parts(seen))
 
-    @property
-    def answers(self) -> bool:
-        """Whether the answer itself is a feature."""
-        return self.classes <= _CLASSES
+    def spread_out(self, parts: Parts) -> FloatArray:
+        """(n, features) from what a walk computes."""
+        columns = [column for name in self.blocks for column in self._columns(name, parts)]
+        return np.asarray((np.hstack(columns) - self.mean) / self.scale)
+
+    def _columns(self, name: str, parts: Parts) -> Iterator[FloatArray]:
+        margin, classes = parts.margin[:, None], np.arange(self.classes)
+        if name == "margin":
+            yield from (margin, np.maximum(margin - self.knots, 0.0))
+        elif name == "answer":
+            member = (parts.answer[:, None] == classes).astype(np.float64)
+            yield from (member, member * (1.0 - margin))
+        elif name == "second":
+            yield (parts.second[:, None] == classes) * (1.0 - margin)
+        else:
+            found = {
+                "spread": parts.spread,
+                "earlier": parts.earlier,
+                "divergence": parts.divergence,
+            }[name]
+            assert found is not None
+            yield found
 
     def parts(self, seen: Seen) -> Parts:
         """The features before they are spread over columns: what a walk computes."""
-        probable = seen.probabilities()
+        blocks, probable = self.blocks, seen.probabilities()
         rows, answer = np.arange(len(probable)), probable.argmax(axis=1)
+        spread = _spread(seen, probable) if "spread" in blocks else None
+        looks, away = [], []
+        if "earlier" in blocks or "divergence" in blocks:
+            for stage in self.stages[:-1]:
+                before = seen.probabilities(stage)
+                looks.append(_earlier(before, answer))
+                if "divergence" in blocks:
+                    away.append(_divergence(before, probable))
         highest = probable[rows, answer]
         probable[rows, answer] = -1.0
         second = probable.argmax(axis=1)
         margins = highest - probable[rows, second]
-        earlier = [_earlier(seen.probabilities(stage), answer) for stage in self.stages[:-1]]
-        return Parts(margins, answer, second, np.hstack(earlier) if earlier else None)
+        earlier = np.hstack(looks) if "earlier" in blocks else None
+        return Parts(margins, answer, second, spread, earlier, np.hstack(away) if away else None)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The features of n examples, compactly."""
+    """The features of n examples, compactly; None: not looked at."""
 
     margin: FloatArray  # (n,): the highest minus the second highest probability
     answer: IntArray  # (n,)
     second: IntArray  # (n,): the class with the second highest probability
+    spread: FloatArray | None  # (n, 2): entropy, energy
     earlier: FloatArray | None  # (n, 3 * earlier stages)
+    divergence: FloatArray | None  # (n, 2 * earlier stages)
 
 
 @dataclass(frozen=True)
 class Linear:
-    """Linear functions of the features, with centring, scaling and the answer folded in."""
+    """Linear functions of the features, with centring, scaling and the answer folded in.
+
+    A block that does not count is None.
+    """
 
     knots: FloatArray  # (1 + knots,): 0, and the margins where the function bends
     curve: FloatArray  # (1 + knots, outputs): added to the slope above each
     constant: FloatArray  # (outputs,)
-    # for the class answered, (classes, 2, outputs): a constant, and a slope in 1 minus the margin;
-    # for the second class, (classes, outputs): a slope likewise; None: they do not count
-    answered: FloatArray | None
-    second: FloatArray | None
-    earlier: FloatArray  # (3 * earlier stages, outputs)
+    answered: FloatArray | None  # (classes, 2, outputs): a constant, and a slope in 1 - margin
+    second: FloatArray | None  # (classes, outputs): a slope likewise, for the second class
+    spread: FloatArray | None  # (2, outputs)
+    earlier: FloatArray | None  # (3 * earlier stages, outputs)
+    divergence: FloatArray | None  # (2 * earlier stages, outputs)
 
     @classmethod
     def fold(cls, features: Features, weights: FloatArray) -> Linear:
         """From (outputs, 1 + features), constant first, on centred and scaled features."""
         slopes = (weights[:, 1:] / features.scale).T
-        classes = features.classes if features.answers else 0
-        sizes = np.cumsum([1 + len(features.knots), classes, classes, classes])
-        curve, answered, unsurely, second, earlier = np.split(slopes, sizes)
+        sizes = np.cumsum(list(features.blocks.values()))[:-1]
+        found: dict[str, FloatArray] = dict(
+            zip(features.blocks, np.split(slopes, sizes), strict=True)
+        )
+        answered = found.get("answer")
         return cls(
             np.concatenate([[0.0], features.knots]),
-            curve,
+            found["margin"],
             weights[:, 0] - features.mean @ slopes,
-            np.stack([answered, unsurely], axis=1) if classes else None,
-            second if classes else None,
-            earlier,
+            None if answered is None else np.stack(np.split(answered, 2), axis=1),
+            found.get("second"),
+            found.get("spread"),
+            found.get("earlier"),
+            found.get("divergence"),
         )
 
     def __call__(self, parts: Parts) -> FloatArray:
@@ -128,18 +181,41 @@ class Linear:
         margin = parts.margin[:, None]
         total: FloatArray = np.maximum(margin - self.knots, 0.0) @ self.curve
         total += self.constant
-        if self.answered is not None and self.second is not None:
+        if self.answered is not None:
             answered = self.answered[parts.answer]
             total += answered[:, 0]
-            total += (1.0 - margin) * (answered[:, 1] + self.second[parts.second])
-        if parts.earlier is not None:
-            total += parts.earlier @ self.earlier
+            total += (1.0 - margin) * answered[:, 1]
+        if self.second is not None:
+            total += (1.0 - margin) * self.second[parts.second]
+        for values, slopes in (
+            (parts.spread, self.spread),
+            (parts.earlier, self.earlier),
+            (parts.divergence, self.divergence),
+        ):
+            if values is not None and slopes is not None:
+                total += values @ slopes
         return total
 
 
-def _earlier(probable: FloatArray, answer: IntArray) -> FloatArray:
+def _spread(seen: Seen, probable: FloatArray) -> FloatArray:
+    """Entropy in nats, and the energy: nothing where scores are probabilities, (n, 2)."""
+    scores = seen.scores()
+    entropy = -(probable * np.log(np.maximum(probable, _TINY))).sum(axis=1)
+    if seen.kinds[seen.stage] == "probabilities":
+        return np.column_stack([entropy, np.zeros(len(scores))])
+    highest = scores.max(axis=1, keepdims=True)
+    rest = np.log(np.exp(scores - highest).sum(axis=1))
+    return np.column_stack([entropy, highest[:, 0] + rest])
+
+
+def _earlier(before: FloatArray, answer: IntArray) -> FloatArray:
     """Whether an earlier stage answered alike, its margin, and what it gave to `answer`, (n, 3)."""
-    given = probable[np.arange(len(answer)), answer]
-    top = np.partition(probable, -2, axis=1)[:, -2:]
-    alike = probable.argmax(axis=1) == answer
+    top = np.partition(before, -2, axis=1)[:, -2:]
+    alike, given = before.argmax(axis=1) == answer, before[np.arange(len(answer)), answer]
     return np.column_stack([alike, top[:, 1] - top[:, 0], given])
+
+
+def _divergence(before: FloatArray, probable: FloatArray) -> FloatArray:
+    """What the earlier answer is given now, and the chance that draws from both agree, (n, 2)."""
+    now = probable[np.arange(len(before)), before.argmax(axis=1)]
+    return np.column_stack([now, (before * probable).sum(axis=1)])

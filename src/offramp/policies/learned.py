@@ -13,42 +13,42 @@ Downstream decisions are out of fold for the examples that upstream stages learn
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
-from offramp.policies.features import Features, Linear
+from offramp.policies.features import BLOCKS, Features, Linear
 from offramp.policies.posterior import expected_excess
 from offramp.policies.protocol import STOP, Seen
-from offramp.policies.rules import TRADEOFFS
+from offramp.policies.regression import Hidden, Regression
+from offramp.policies.rules import TRADEOFFS, seen_by_all
 from offramp.tasks import Losses
 from offramp.trace import Trace
 
 FOLDS = 5
 SAMPLE = 50_000  # larger learning sets are sampled
+UNITS = 8  # hidden ones of a small network
 _GRID = np.geomspace(1.2, 1000.0, 40)  # tradeoffs that the learning set is stacked over
-_PENALTIES = np.geomspace(1e-1, 1e5, 13)  # ridge penalties to choose from
-_SCALES = (0.3, 0.1, 0.03, 0.0)  # of a block of features, besides 1
-_SWEEPS = 2
 
 
 @dataclass(frozen=True)
 class Model:
-    """What one stage has learned: for each successor u, two linear functions of (phi, log t * phi).
+    """What one stage has learned: for each successor u, two functions of (phi, log t * phi).
 
     The first is the excess loss of going on to u instead of stopping, the second the cost still to
-    pay, divided by the reference's.
+    pay, divided by the reference's. They are linear, plus what hidden units add where there are
+    any.
     """
 
     features: Features
     loss: FloatArray  # (successors, 2, 1 + features): constant term first; for phi and log t * phi
     cost: FloatArray  # (successors, 2, 1 + features)
+    hidden: Hidden | None = None
 
     @cached_property
     def weights(self) -> FloatArray:
@@ -61,6 +61,19 @@ class Model:
         """Both functions of all successors at once, (successors * 4) outputs."""
         return Linear.fold(self.features, self.weights.reshape(-1, self.weights.shape[-1]))
 
+    @cached_property
+    def rectified(self) -> Linear | None:
+        """What the hidden units rectify, (units) outputs."""
+        return Linear.fold(self.features, self.hidden.before) if self.hidden else None
+
+    def __call__(self, seen: Seen) -> FloatArray:
+        """Loss and cost of each successor, against stopping: (n, successors * 4)."""
+        parts = self.features.parts(seen)
+        found = self.linear(parts)
+        if self.hidden is not None and self.rectified is not None:
+            found += np.maximum(self.rectified(parts), 0.0) @ self.hidden.out
+        return found
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -69,16 +82,26 @@ class Learned:
     graph: Graph
     settings: FloatArray  # tradeoffs, safest first
     models: Mapping[str, Model]  # of every stage with a successor
-    kind: str = "learned"
+    kind: str = "learned"  # or network: with hidden units
 
     @classmethod
-    def fit(cls, trace: Trace, losses: Losses, *, seed: int = 0) -> Learned:
+    def fit(
+        cls,
+        trace: Trace,
+        losses: Losses,
+        *,
+        units: int = 0,
+        blocks: Collection[str] = BLOCKS,
+        seed: int = 0,
+    ) -> Learned:
         """The policy learned from a trace; more than 50,000 examples are sampled.
 
         Args:
             trace: examples that trained none of the networks.
             losses: what stopping costs, and which kind of excess counts.
-            seed: of the folds and the sample.
+            units: hidden ones of each stage's small network; 0: linear functions.
+            blocks: of features to choose from (`features.BLOCKS`).
+            seed: of the folds, the sample and the hidden units.
 
         Source: Bolukbasi et al. 2017, section 3, with regression of both parts of the cost-to-go.
         """
@@ -87,12 +110,12 @@ class Learned:
             rows.sort()
             trace, losses = trace.take(rows), losses.take(rows)
         with threadpool_limits(1):  # small matrices: on a busy machine threads only wait
-            return cls(trace.graph, TRADEOFFS, _Learner(trace, losses, seed).learn())
+            models = _Learner(trace, losses, Regression(units, seed), tuple(blocks), seed).learn()
+        return cls(trace.graph, TRADEOFFS, models, "network" if units else "learned")
 
     def evidence(self, seen: Seen) -> FloatArray:
         """Loss and cost of each successor, against stopping: (n, successors * 4)."""
-        model = self.models[seen.stage]
-        return model.linear(model.features.parts(seen))
+        return self.models[seen.stage](seen)
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
         """As `decide`; a setting beyond the learned tradeoffs counts as the nearest of them."""
@@ -117,11 +140,18 @@ def bases(tradeoff: float) -> FloatArray:
 class _Learner:
     """Works from the leaves to the root; (n, tradeoffs) arrays hold the realised cost-to-go."""
 
-    def __init__(self, trace: Trace, losses: Losses, seed: int) -> None:
-        self.trace, self.graph = trace, trace.graph
+    def __init__(
+        self,
+        trace: Trace,
+        losses: Losses,
+        regression: Regression,
+        blocks: tuple[str, ...],
+        seed: int,
+    ) -> None:
+        self.trace, self.graph, self.regression = trace, trace.graph, regression
+        self.blocks = blocks
         self.folds = np.random.default_rng(seed).permutation(trace.examples) % FOLDS
         self.excess = expected_excess(trace, losses, self.folds)
-        self.rows = np.arange(trace.examples)
 
     def learn(self) -> dict[str, Model]:
         models = {}
@@ -144,83 +174,28 @@ class _Learner:
             step = self.graph.step_cost(self.trace.costs, successor, run)
             losses.append(ahead[successor][0])
             costs.append(ahead[successor][1] + step / self.trace.reference_cost)
-        said = {v: (self.rows, self.trace.scores[v]) for v in self.graph.observed[stage]}
-        seen = Seen(stage, self.rows, said, self.trace.kinds)
-        features = Features.fit(self.graph, seen)
-        phi = features(seen)
+        seen = seen_by_all(self.trace, stage)
+        everything = Features.fit(self.graph, seen, self.blocks)
         targets = np.concatenate(
             [_on_basis(y - stop) for y in losses[1:]] + [_on_basis(y) for y in costs[1:]], axis=1
         )
-        ridge = _Ridge.tune(phi, targets, features.blocks)
-        action = self._out_of_fold(ridge, phi, targets)
-        weights = ridge.fit(phi, targets).T.reshape(2, len(losses) - 1, 2, -1)
-        model = Model(features, weights[0], weights[1])
-        taken = (np.choose(action, losses), np.choose(action, costs))
-        return model, taken
+        fitted = self.regression.fit(everything(seen), targets, everything.blocks, self.folds)
+        features, kept = everything.only(fitted.blocks)
+        weights = fitted.weights[np.append(True, kept)].T.reshape(2, len(losses) - 1, 2, -1)
+        hidden = fitted.hidden and fitted.hidden.ordered(len(losses) - 1)
+        model = Model(features, weights[0], weights[1], hidden)
+        action = _actions(fitted.held_out)
+        return model, (np.choose(action, losses), np.choose(action, costs))
 
-    def _out_of_fold(self, ridge: _Ridge, phi: FloatArray, targets: FloatArray) -> IntArray:
-        """The action at every tradeoff of the grid, each example's by a model that never saw it."""
-        action = np.empty((len(phi), len(_GRID)), dtype=np.int64)
-        for fold in range(FOLDS):
-            held = self.folds == fold
-            weights = ridge.fit(phi[~held], targets[~held])
-            predicted = weights[0] + phi[held] @ weights[1:]
-            evidence = predicted.reshape(len(predicted), 2, -1, 2).transpose(0, 2, 1, 3)
-            flat = evidence.reshape(len(predicted), -1)
-            action[held] = np.stack([decide(flat, t) for t in _GRID], axis=1)
-        return action
+
+def _actions(predicted: FloatArray) -> IntArray:
+    """The action at every tradeoff of the grid, (n, tradeoffs), from predictions of all targets."""
+    evidence = predicted.reshape(len(predicted), 2, -1, 2).transpose(0, 2, 1, 3)
+    flat = evidence.reshape(len(predicted), -1)
+    return np.stack([decide(flat, t) for t in _GRID], axis=1)
 
 
 def _on_basis(values: FloatArray) -> FloatArray:
     """(n, tradeoffs) as (n, 2): the least-squares constant and slope in log t."""
     basis = np.column_stack([np.ones_like(_GRID), np.log(_GRID)])
     return np.asarray(values @ np.linalg.pinv(basis).T)
-
-
-@dataclass(frozen=True)
-class _Ridge:
-    """Ridge regression with a penalty of its own for each block of features.
-
-    A block's scale multiplies its features before one common penalty acts: 0 leaves it out.
-    """
-
-    scales: FloatArray  # (features,)
-    penalty: float
-
-    @classmethod
-    def tune(cls, phi: FloatArray, targets: FloatArray, blocks: tuple[int, ...]) -> _Ridge:
-        """The scales and the penalty with the smallest leave-one-out error, block after block."""
-        chosen = [1.0] * len(blocks)
-        best = _leave_one_out(phi, targets)
-        for _, block in product(range(_SWEEPS), range(1, len(blocks))):
-            for scale in _SCALES:
-                tried = [*chosen[:block], scale, *chosen[block + 1 :]]
-                found = _leave_one_out(phi * np.repeat(tried, blocks), targets)
-                if found < best:
-                    best, chosen = found, tried
-        return cls(np.repeat(chosen, blocks), best[1])
-
-    def fit(self, phi: FloatArray, targets: FloatArray) -> FloatArray:
-        """The coefficients of each column of `targets`, (1 + features, columns), constant first."""
-        centre, middle = phi.mean(axis=0), targets.mean(axis=0)
-        scaled = (phi - centre) * self.scales
-        gram = scaled.T @ scaled + self.penalty * np.eye(scaled.shape[1])
-        slopes = self.scales[:, None] * np.linalg.solve(gram, scaled.T @ (targets - middle))
-        return np.vstack([middle - centre @ slopes, slopes])
-
-
-def _leave_one_out(phi: FloatArray, targets: FloatArray) -> tuple[float, float]:
-    """The smallest leave-one-out error of ridge regression, in closed form, and its penalty."""
-    y = targets - targets.mean(axis=0)
-    y = y / np.maximum(y.std(axis=0), 1e-9)
-    values, vectors = np.linalg.eigh((phi - phi.mean(axis=0)).T @ (phi - phi.mean(axis=0)))
-    values = np.maximum(values, 0.0)
-    rotated = (phi - phi.mean(axis=0)) @ vectors
-    squared, projected = rotated**2, rotated.T @ y
-    errors = []
-    for penalty in _PENALTIES:
-        leverage = 1 / len(phi) + squared @ (1 / (values + penalty))
-        residual = y - rotated @ (projected / (values + penalty)[:, None])
-        left_out = residual / (1 - np.minimum(leverage, 0.999))[:, None]
-        errors.append((float((left_out**2).mean()), float(penalty)))
-    return min(errors)

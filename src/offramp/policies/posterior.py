@@ -16,15 +16,21 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from offramp.arrays import FloatArray, IntArray
+from offramp import tasks
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.committees import SMALLEST, pool_weights
 from offramp.tasks import Losses, answers
 from offramp.trace import Trace
 
 SHARE = 0.8  # of the expectation; the rest is the real loss, should the model of the label be wrong
 _CLASSES = 64  # with more classes there are too few labels of each
 _FEWEST = 200  # examples that the model of the label is worth learning from
+_FEWEST_CHANGES = 20  # answers that differ; with fewer the model is taken as it is
 _SMALLEST = -8.0  # log-probabilities below say the same
-_STRENGTH = 0.1  # inverse penalty; anything from 0.01 to 1 does as well
+_STRENGTH = 0.03  # inverse penalty
+_POOL = 2.0  # how much more freely the pool counts than what each stage says
+_STEPS = 60  # of the optimiser
+_TINY = 1e-6  # probabilities below are not told apart
 
 
 def expected_excess(trace: Trace, losses: Losses, folds: IntArray) -> Mapping[str, FloatArray]:
@@ -49,26 +55,58 @@ def expected_excess(trace: Trace, losses: Losses, folds: IntArray) -> Mapping[st
         lost = np.where(own == best, 0.0, probable[rows, best])
         gained = np.where(own == best, 0.0, probable[rows, own])
         mean = lost - gained if losses.kind == "net" else lost
+        mean = _calibrated(mean, real[stage], own != best)
         expected[stage] = SHARE * mean + (1 - SHARE) * real[stage]
     return expected
 
 
+def _calibrated(mean: FloatArray, real: FloatArray, differ: AnyArray) -> FloatArray:
+    """Expectations whose mean is that of the real losses, where answers differ.
+
+    A model of the label learned from few examples is too sure, and not equally so of every stage:
+    policies would prefer the stages that it flatters.
+    """
+    if differ.sum() < _FEWEST_CHANGES:
+        return mean
+    x, y = mean[differ], real[differ]
+    slope = float(np.clip((x - x.mean()) @ y / max(x.var() * len(x), 1e-12), 0.0, 1.0))
+    found = mean.copy()
+    found[differ] = np.clip(y.mean() + slope * (x - x.mean()), -1.0, 1.0)
+    return found
+
+
 def _posterior(trace: Trace, labels: IntArray, folds: IntArray) -> FloatArray:
-    """The probability of each class given the scores of all stages, out of fold."""
-    said = np.hstack(
-        [np.maximum(trace.log_probabilities(stage), _SMALLEST) for stage in trace.graph.order]
-    )
-    said = StandardScaler().fit_transform(said)
-    probable = np.zeros((trace.examples, trace.classes))
+    """The probability of each class given the scores of all stages, out of fold.
+
+    The likelier of two: the pool of what all stages say, and a logistic model beside it, which
+    needs more examples and finds what networks that meet other inputs confuse.
+    """
+    logs = np.stack([np.maximum(trace.own_log_probabilities(s), SMALLEST) for s in trace.scores])
+    said = StandardScaler().fit_transform(np.hstack(list(np.maximum(logs, _SMALLEST))))
+    pooled, beside = (np.zeros((trace.examples, trace.classes)) for _ in range(2))
     for fold in np.unique(folds):
         held = folds == fold
-        known = np.unique(labels[~held])
-        if len(known) == 1:
-            probable[held, known[0]] = 1.0
-            continue
-        model = LogisticRegression(C=_STRENGTH, max_iter=100)
-        with warnings.catch_warnings():  # the last digits of the optimum do not matter
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(said[~held], labels[~held])
-        probable[np.ix_(held, known)] = model.predict_proba(said[held])
-    return probable
+        total = np.tensordot(pool_weights(logs[:, ~held], labels[~held], int(fold)), logs, 1)
+        pool = tasks.log_probabilities(total, "logits")
+        pooled[held] = np.exp(pool[held])
+        features = np.hstack([_POOL * np.maximum(pool, _SMALLEST), said])
+        beside[held] = _classes(features[~held], labels[~held], features[held], trace.classes)
+    rows = np.arange(trace.examples)
+    return max(pooled, beside, key=lambda p: np.log(np.maximum(p[rows, labels], _TINY)).mean())
+
+
+def _classes(
+    features: FloatArray, labels: IntArray, others: FloatArray, classes: int
+) -> FloatArray:
+    """What a logistic model says of other examples, (others, classes)."""
+    known = np.unique(labels)
+    found = np.zeros((len(others), classes))
+    if len(known) == 1:
+        found[:, known[0]] = 1.0
+        return found
+    model = LogisticRegression(C=_STRENGTH, max_iter=_STEPS)
+    with warnings.catch_warnings():  # the last digits of the optimum do not matter
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features, labels)
+    found[:, known] = model.predict_proba(others)
+    return found
