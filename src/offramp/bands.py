@@ -63,7 +63,7 @@ class FrontierBand:
     high: FloatArray  # (costs,)
 
     def to_json(self) -> dict[str, Any]:
-        return {"cost": list(self.cost), "low": list(self.low), "high": list(self.high)}
+        return {name: getattr(self, name).tolist() for name in ("cost", "low", "high")}
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def judge(curve: Curve, against: list[Scale]) -> Measured:
 
 
 def _band(hulls: list[Hull]) -> FrontierBand:
-    cost = np.linspace(hulls[0].cost[-1], hulls[0].cost[0], _GRID)
+    cost = np.unique(np.linspace(hulls[0].cost[-1], hulls[0].cost[0], _GRID))
     low, high = _quantiles(np.array([hull.excess_at(cost) for hull in hulls[1:]]))
     return FrontierBand(cost, low, high)
 
