@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.bands import Band, Resamples, measure
@@ -41,6 +41,11 @@ spots = st.lists(
     st.builds(spot, st.integers(-4, 12).map(lambda i: i / 200), st.integers(1, 24).map(float)),
     max_size=6,
 )
+# most of them far better than the single networks: without a gap there is nothing to test
+seers = st.lists(
+    st.builds(spot, st.integers(-6, 1).map(lambda i: i / 200), st.integers(1, 4).map(float)),
+    max_size=3,
+)
 singles = spots.map(
     lambda found: {"big": spot(0.0, REFERENCE)} | {f"s{i}": p for i, p in enumerate(found)}
 )
@@ -66,19 +71,17 @@ def slow_excess(points: Sequence[Point], cost: float) -> float | None:
     return min(found) if found else None
 
 
-def slow_won(points: Sequence[Point], statics: Sequence[Point], steps: int = 4000) -> float:
-    """The area between two hulls by the midpoint rule."""
-    low = min(p.cost for p in statics)
-    width = (REFERENCE - low) / steps
+def slow_won(points: Sequence[Point], statics: Sequence[Point]) -> float:
+    """The area between two hulls: costs are whole, so that between them nothing bends."""
     total = 0.0
-    for cost in low + width * (np.arange(steps) + 0.5):
+    for cost in np.arange(min(p.cost for p in statics), REFERENCE) + 0.5:
         blind, found = slow_excess(statics, cost), slow_excess(points, cost)
         if blind is not None and found is not None:
-            total += width * (blind - found)
+            total += blind - found
     return total
 
 
-@given(singles, spots, spots)
+@given(singles, spots, seers)
 def test_the_gap_in_cost_is_what_the_obvious_way_finds(
     statics: dict[str, Point], ours: list[Point], oracle: list[Point]
 ) -> None:
@@ -92,17 +95,15 @@ def test_the_gap_in_cost_is_what_the_obvious_way_finds(
     assert gap_closed(ours, statics, oracle, "big") == pytest.approx(expected, abs=1e-9)
 
 
-@given(singles, spots, spots)
-@settings(max_examples=15, deadline=None)
+@given(singles, spots, seers)
 def test_the_gap_in_loss_is_what_the_obvious_way_finds(
     statics: dict[str, Point], ours: list[Point], oracle: list[Point]
 ) -> None:
     alone, blind = statics["big"], list(statics.values())
-    won, possible = (slow_won([*points, alone], blind, 400) for points in (ours, oracle))
-    assume(abs(possible) > 0.01)
-    expected = won / possible if possible > 0 else 0.0
+    won, possible = (slow_won([*points, alone], blind) for points in (ours, oracle))
+    expected = won / possible if possible > 1e-6 else 0.0
     found = loss_gap_closed(ours, statics, oracle, "big")
-    assert found == pytest.approx(expected, abs=0.02 * (1 + abs(expected) / abs(possible)))
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 @given(singles, spots)
@@ -115,16 +116,17 @@ def test_the_area_is_the_mean_cost_between_the_ends_of_the_levels(
     assert area(points, REFERENCE) == pytest.approx(expected, abs=1e-2)
 
 
-@given(singles, spots)
+@given(singles, seers)
 def test_the_oracle_closes_all_and_blind_mixes_nothing(
     statics: dict[str, Point], oracle: list[Point]
 ) -> None:
+    alone, blind = statics["big"], list(statics.values())
+    gap = slow_won([*oracle, alone], blind) > 1e-6
+    assert loss_gap_closed(oracle, statics, oracle, "big") == pytest.approx(float(gap))
+    assert gap_closed(oracle, statics, oracle, "big") in (0.0, pytest.approx(1.0))
+    assert loss_gap_closed(blind, statics, oracle, "big") == pytest.approx(0.0, abs=1e-9)
     for closed in (gap_closed, loss_gap_closed):
-        assert closed(oracle, statics, oracle, "big") in (0.0, pytest.approx(1.0))
         assert closed([], statics, oracle, "big") <= 1e-12  # the reference alone
-    assert loss_gap_closed(list(statics.values()), statics, oracle, "big") == pytest.approx(
-        0.0, abs=1e-9
-    )
 
 
 def test_no_gap_is_closed_by_nobody() -> None:
@@ -137,11 +139,12 @@ def test_no_gap_is_closed_by_nobody() -> None:
     assert gap_closed([], statics, [spot(0.0, 4.0)], "big") < 0  # a single network is cheaper
 
 
-@given(singles, spots, spots, st.data())
+@given(singles, spots.filter(len), seers.filter(len), st.data())
+@settings(max_examples=400)
 def test_a_policy_that_dominates_another_closes_no_less(
     statics: dict[str, Point], ours: list[Point], oracle: list[Point], data: st.DataObject
 ) -> None:
-    moves = st.tuples(st.integers(0, 3), st.integers(0, 3))
+    moves = st.tuples(st.integers(0, 8), st.integers(0, 8))
     better = []
     for point in ours:
         less, cheaper = data.draw(moves)
@@ -150,14 +153,10 @@ def test_a_policy_that_dominates_another_closes_no_less(
         gap_closed(better, statics, oracle, "big")
         >= gap_closed(ours, statics, oracle, "big") - 1e-9
     )
-    # where a policy starts at a lower cost, what it does there counts too: not so here
-    alike = [*better, *([spot(max(p.excess_loss for p in ours), 1.0)] if ours else [])]
-    cheapest = [*ours, *([spot(max(p.excess_loss for p in ours), 1.0)] if ours else [])]
-    assume(all(p.cost >= 1.0 for p in alike))
-    assert (
-        loss_gap_closed(alike, statics, oracle, "big")
-        >= loss_gap_closed(cheapest, statics, oracle, "big") - 1e-9
-    )
+    # in loss where both start at the same cost: what a policy does at a lower one counts too
+    start = [spot(0.06, 0.5)]
+    closed = [loss_gap_closed(p + start, statics, oracle, "big") for p in (ours, better)]
+    assert closed[0] <= closed[1] + 1e-9
 
 
 # ---------------------------------------------------------------------------------- bands
