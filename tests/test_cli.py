@@ -147,6 +147,98 @@ def test_compare_shows_everything_side_by_side(offramp: Offramp, made: Path) -> 
     assert found["examples"] == 750
 
 
+def test_compare_sums_up_every_frontier(offramp: Offramp, made: Path) -> None:
+    found = offramp("compare", made / "trace", "--policies", "learned,margin", "--json").json
+    assert found["policies"].keys() == {"learned", "margin", "uniform"}
+    assert found["summary"].keys() == {"policies", "static", "oracle"}
+    assert found["summary"]["policies"].keys() == found["policies"].keys()
+    assert found["summary"]["static"].keys() == found["static"].keys()
+    for summary in found["summary"]["policies"].values():
+        assert [level["excess_loss"] for level in summary["speedups"]] == [0.0, 0.005, 0.01, 0.02]
+        numbers = [*summary["speedups"], *summary["lead"]]
+        for band in [*numbers, *(summary[name] for name in ("area", "gap_cost", "gap_loss"))]:
+            assert band["low"] <= band["high"]
+    assert found["summary"]["policies"]["learned"]["seconds"] > 0
+    plain = offramp("compare", made / "trace", "--policies", "margin", "--no-bands", "--json").json
+    margin = plain["summary"]["policies"]["margin"]
+    assert margin["gap_cost"]["low"] is None
+    assert margin["frontier"] is None
+    for name in ("area", "gap_cost", "gap_loss"):
+        banded = found["summary"]["policies"]["margin"][name]
+        assert margin[name]["value"] == banded["value"]
+
+
+def test_compare_ranks_all_by_the_gap_that_they_close(offramp: Offramp, made: Path) -> None:
+    command = ["compare", made / "trace", "--policies", "margin,entropy"]
+    lines = offramp(*command).out.splitlines()
+    head, rows = lines[1], [line for line in lines[3:] if line.strip()]
+    for column in ("policy", "0 points", "2 points", "area", "cost gap", "loss gap"):
+        assert column in head
+    assert rows[0].startswith("exact oracle")
+    assert max(map(len, lines)) <= 80  # nothing is cut off on a narrow terminal
+    assert not any("…" in line for line in lines)
+    for name in ("margin", "entropy", "uniform", "'small' alone", "'large' alone", "soft oracle"):
+        assert any(row.startswith(name) for row in rows), name
+    shares = [int(row.split()[-2][:-1]) for row in rows if row.rstrip().endswith("%")]
+    assert shares == sorted(shares, reverse=True)
+    assert ".." in offramp(*command).out
+    assert ".." not in offramp(*command, "--no-bands").out
+
+
+def test_policies_that_make_no_sense(offramp: Offramp, made: Path) -> None:
+    for given, says in (("magic", "magic"), ("learned,", "--policies"), ("", "--policies")):
+        assert_refused(offramp("compare", made / "trace", "--policies", given), says)
+
+
+def test_the_whole_journey_without_labels(offramp: Offramp, tmp_path: Path) -> None:
+    """A flat folder of images: disagreement with the reference is the loss all along."""
+    random = np.random.default_rng(0)
+    weights = np.kron(np.eye(3), np.ones((16, 1)))  # how red, green and blue a picture is
+    poor = weights + random.normal(size=weights.shape) * 0.1
+    small = linear_network(tmp_path / "a.onnx", poor, [3, 4, 4])
+    big = linear_network(tmp_path / "b.onnx", weights, [3, 4, 4])
+    for folder in ("flat", "later"):
+        (tmp_path / folder).mkdir()
+        for i, colour in enumerate(random.integers(0, 255, (300, 3)).tolist()):
+            (tmp_path / folder / f"{i:03}.png").write_bytes(picture(tuple(colour)))
+    graph, flat, plan = tmp_path / "graph", tmp_path / "flat", tmp_path / "plan"
+    assert offramp("graph", f"small={small}", f"big={big}", "--size", 4, "--out", graph).code == 0
+    for folder in ("flat", "later"):
+        trace = tmp_path / f"{folder}-trace"
+        assert offramp("record", graph, "--data", tmp_path / folder, "--out", trace).code == 0
+        assert Trace.read(trace).labels is None
+        four = {"small": {"body": 1.0, "head": 0.0}, "big": {"body": 4.0, "head": 0.0}}
+        rewrite(trace / "trace.json", cost=four)
+    trace, later = tmp_path / "flat-trace", tmp_path / "later-trace"
+
+    fit = ["fit", trace, "--budget", 0.1, "--policy", "margin", "--out", plan]
+    assert_refused(offramp(*fit), "--unlabelled")
+    said = offramp(*fit, "--unlabelled", "--json")
+    assert said.code == 0
+    assert said.json["loss"] == "disagreement"
+    found = offramp("evaluate", plan, later, "--json").json
+    assert found["reference_loss"] == 0
+    assert found["speedup"] > 1.5
+    assert found["kept"] in ("yes", "unknown")
+
+    assert_refused(offramp("compare", trace), "--unlabelled")
+    compare = ["compare", trace, "--test", later, "--unlabelled", "--policies", "margin"]
+    compared = offramp(*compare, "--json").json
+    assert compared["loss"] == "disagreement"
+    assert compared["reference"]["loss"] == 0
+    assert "disagreement" in offramp(*compare).out
+
+    answers = tmp_path / "answers.parquet"
+    assert offramp("run", plan, "--data", flat, "--out", answers).code == 0
+    table = pq.read_table(answers)
+    assert offramp("export", plan, "--out", tmp_path / "one.onnx").code == 0
+    reference = Trace.read(trace).scores["big"].argmax(axis=1)
+    assert np.mean(table["answer"].to_numpy() != reference) <= 0.1
+    page = tmp_path / "report.html"
+    assert offramp("report", trace, later, plan, "--out", page).code == 0
+    assert "answers differ from" in page.read_text(encoding="utf-8")
+
+
 def test_run_answers_in_input_order(offramp: Offramp, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.parquet"
     said = offramp("run", made / "runs", "--data", made / "data.npz", "--scores", "--out", out)

@@ -15,7 +15,8 @@ from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.plan import Plan
 from offramp.report import ReportInput, report_inputs, write_report
-from offramp.report.figures import certified_path, exits, frontiers
+from offramp.report.drawing import draw_frontier, draw_gaps
+from offramp.report.figures import certified_path, exits, frontiers, gaps
 from offramp.report.sentences import kept, promise, verdict
 from offramp.testing import synthetic
 
@@ -73,6 +74,9 @@ def test_the_page_holds_everything_and_links_to_nothing(entry: ReportInput, tmp_
         "Where inputs stop",
         "exact oracle",
         "myopic",
+        "cost gap closed",
+        "loss gap closed",
+        "95% band",
     ):
         assert says in page.text
 
@@ -99,6 +103,22 @@ def test_figures_are_numbers_that_can_be_checked(entry: ReportInput) -> None:
     for i in range(len(stops.cost)):
         assert sum(shares[i] for shares in stops.shares.values()) == pytest.approx(1)
     assert len(certified_path(found).series[0].cost) == len(found.points)
+
+
+def test_only_the_learned_policy_and_its_best_peer_stand_out(entry: ReportInput) -> None:
+    assert entry.comparison is not None
+    figure = frontiers(entry.comparison)
+    loud = {s.name for s in figure.series if s.role in ("learned", "rival")}
+    assert loud == {"learned", entry.comparison.rival} == {r.name for r in figure.ribbons}
+    for ribbon in figure.ribbons:
+        assert all(low <= high for low, high in zip(ribbon.low, ribbon.high, strict=True))
+    peers = {s.name for s in figure.series if s.role == "peer"}
+    drawn = draw_frontier(figure)
+    assert peers == set(entry.comparison.policies) - loud
+    assert all(f">{name}</text>" in drawn for name in peers | loud)
+    shares = gaps(entry.comparison).shares
+    assert [s.value for s in shares] == sorted((s.value for s in shares), reverse=True)
+    assert all(f">{s.name}</text>" in draw_gaps(gaps(entry.comparison)) for s in shares)
 
 
 def test_the_promise_reads_like_a_promise(plan: Plan) -> None:

@@ -320,16 +320,22 @@ def compare(
     test: Annotated[Path | None, typer.Option(help="Measure here. Default: half of TRACE.")] = None,
     loss: Loss = None,
     unlabelled: Unlabelled = False,
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    policies: Annotated[str | None, typer.Option(help="Only these: a,b. Default: all.")] = None,
+    bands: Annotated[bool, typer.Option(help="How far numbers move with the examples.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the split and the bands.")] = 0,
     json_: Json = False,
 ) -> None:
     """Every policy, single network and oracle, side by side."""
-    found = compare_policies(
-        Trace.read(trace),
-        Trace.read(test) if test else None,
-        loss=_loss(loss, unlabelled),
-        seed=seed,
-    )
+    with _progress() as step:
+        found = compare_policies(
+            Trace.read(trace),
+            Trace.read(test) if test else None,
+            loss=_loss(loss, unlabelled),
+            policies=parsing.policies(policies),
+            seed=seed,
+            bands=bands,
+            progress=step,
+        )
     _print(json_, found.to_json(), lambda: tables.comparison(found))
 
 

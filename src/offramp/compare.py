@@ -2,15 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from offramp.arrays import FloatArray
+from offramp.bands import (
+    DRAWS,
+    Band,
+    Curve,
+    FrontierBand,
+    Measured,
+    Resamples,
+    join,
+    judge,
+    measure,
+    mixed,
+    scales,
+)
 from offramp.errors import TraceError
-from offramp.frontier import Point, frontier, static_points, uniform_points
-from offramp.policies import FAMILIES, ExactOracle, SoftOracle, family
+from offramp.frontier import Point, frontier, uniform_points
+from offramp.hulls import LEVELS
+from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
+from offramp.policies.protocol import Policy
 from offramp.tasks import Losses
 from offramp.trace import Trace
+
+UNIFORM = "uniform"  # blind mixes of single networks: always compared, never fitted
+OWN = "learned"  # the policy that others are compared with
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A frontier in a few numbers, of the hull of its points and of the reference alone."""
+
+    speedups: tuple[Band, ...]  # at LEVELS of net excess loss
+    area: Band  # mean cost over the reference's between the ends of LEVELS; lower is better
+    gap_cost: Band  # share of the gap to the exact oracle closed: `offramp.frontier.gap_closed`
+    gap_loss: Band  # likewise in loss: `offramp.frontier.loss_gap_closed`
+    lead: tuple[Band, ...] | None = None  # the learned policy's speed-ups minus these, paired
+    frontier: FrontierBand | None = None  # None without bands
+    seconds: float | None = None  # that fitting took; None where nothing is fitted
+
+    @property
+    def gaps(self) -> tuple[Band, Band]:
+        return self.gap_cost, self.gap_loss
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "speedups": _levels(self.speedups),
+            "area": self.area.to_json(),
+            "gap_cost": self.gap_cost.to_json(),
+            "gap_loss": self.gap_loss.to_json(),
+            "lead": self.lead and _levels(self.lead),
+            "frontier": self.frontier and self.frontier.to_json(),
+            "seconds": self.seconds,
+        }
+
+
+def _levels(bands: Iterable[Band]) -> list[dict[str, Any]]:
+    return [{"excess_loss": e, **b.to_json()} for e, b in zip(LEVELS, bands, strict=True)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a table of a comparison says of a policy, of a network alone or of an oracle."""
+
+    name: str
+    kind: Literal["policy", "static", "oracle"]
+    summary: Summary
 
 
 @dataclass(frozen=True)
@@ -22,10 +84,14 @@ class Comparison:
     reference_loss: float
     reference_cost: float
     cost_unit: str
+    loss: str
     static: Mapping[str, Point]
     policies: Mapping[str, list[Point]]
     soft_oracle: Point
     exact_oracle: list[Point]
+    summaries: Mapping[str, Summary]  # of every policy
+    static_summaries: Mapping[str, Summary]  # of every stage alone
+    oracle_summaries: Mapping[str, Summary]  # soft and exact
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -36,6 +102,7 @@ class Comparison:
                 "cost": self.reference_cost,
             },
             "cost_unit": self.cost_unit,
+            "loss": self.loss,
             "static": {stage: point.to_json() for stage, point in self.static.items()},
             "policies": {
                 name: [point.to_json() for point in points]
@@ -45,7 +112,37 @@ class Comparison:
                 "soft": self.soft_oracle.to_json(),
                 "exact": [point.to_json() for point in self.exact_oracle],
             },
+            "summary": {
+                "policies": _json(self.summaries),
+                "static": _json(self.static_summaries),
+                "oracle": _json(self.oracle_summaries),
+            },
         }
+
+    @property
+    def banded(self) -> bool:
+        return any(row.summary.area.low is not None for row in self.rows)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All that was measured, those that close more of the gap in cost first."""
+        statics, oracles = self.static_summaries.items(), self.oracle_summaries.items()
+        found = [
+            *(Row(name, "policy", summary) for name, summary in self.summaries.items()),
+            *(Row(f"'{stage}' alone", "static", summary) for stage, summary in statics),
+            *(Row(f"{name} oracle", "oracle", summary) for name, summary in oracles),
+        ]
+        return sorted(found, key=lambda row: row.summary.gap_cost.value, reverse=True)
+
+    @property
+    def rival(self) -> str | None:
+        """The best of the policies that are fitted, the learned one aside."""
+        names = [row.name for row in self.rows if row.kind == "policy"]
+        return next((name for name in names if name not in (OWN, UNIFORM)), None)
+
+
+def _json(summaries: Mapping[str, Summary]) -> dict[str, Any]:
+    return {name: summary.to_json() for name, summary in summaries.items()}
 
 
 def compare(
@@ -55,6 +152,8 @@ def compare(
     loss: str | None = None,
     policies: Iterable[str] | None = None,
     seed: int = 0,
+    bands: bool = True,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Every policy tuned on `trace` and measured on `test`, or on halves of `trace`.
 
@@ -62,34 +161,130 @@ def compare(
         trace: recorded examples; without `test` a random half tunes and the other measures.
         test: other examples of the same graph.
         loss: as in `Trace.losses`.
-        policies: names; None takes all.
-        seed: of the split.
+        policies: names; None takes all. `uniform`, which needs no fitting, is always there.
+        seed: of the split, and of the draws that bands come from.
+        bands: how far numbers may move with the draw of the measured examples (`offramp.bands`).
+        progress: called with what is done, how many steps are, and how many there are.
 
     Raises:
         TraceError: `test` is of another graph.
         InputError: an unknown policy.
     """
+    names = [name for name in dict.fromkeys(policies or FAMILIES) if name != UNIFORM]
+    families = {name: family(name) for name in names}
     if test is None:
         first, second = trace.split(0.5, seed)
         trace, test = trace.take(first), trace.take(second)
     if test.graph != trace.graph or test.classes != trace.classes:
         raise TraceError("the trace to measure on was recorded with another graph.")
     tune, losses = trace.losses(loss), test.losses(loss)
-    statics = static_points(test, losses)
-    found = {
-        name: frontier(test, losses, family(name)(trace, tune)) for name in policies or FAMILIES
-    }
-    found["uniform"] = uniform_points(statics.values())
+    bench = _Bench(test, losses, Resamples.of(test.examples, DRAWS if bands else 0, seed))
+    steps = _Steps(progress, 2 * len(names) + 2)
+    curves, seconds = dict[str, Curve](), dict[str, float]()
+    for name, fit in families.items():
+        steps.next(f"fitting {name}")
+        started = time.perf_counter()
+        policy = fit(trace, tune)
+        seconds[name] = time.perf_counter() - started
+        steps.next(f"measuring {name}")
+        curves[name] = bench.measure(policy)
+    steps.next("measuring oracles")
+    singles, soft, exact = bench.singles(), bench.soft_oracle(), bench.exact_oracle()
+    steps.next("drawing again" if bands else "summing up")
+    return _comparison(bench, curves, seconds, singles, {"soft": soft, "exact": exact})
+
+
+@dataclass
+class _Steps:
+    """Counts the steps of a comparison."""
+
+    progress: Progress | None
+    total: int
+    done: int = 0
+
+    def next(self, what: str) -> None:
+        if self.progress:
+            self.progress(what, self.done, self.total)
+        self.done += 1
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The examples that all are measured on, and the draws of them."""
+
+    test: Trace
+    losses: Losses
+    resamples: Resamples
+
+    def measure(self, policy: Policy) -> Curve:
+        return measure(self.test, self.losses, policy, self.resamples)
+
+    def singles(self) -> dict[str, Curve]:
+        graph, losses = self.test.graph, self.losses.single()
+        return {
+            stage: measure(self.test, losses, Static.of(graph, stage), self.resamples)
+            for stage in graph.order
+        }
+
+    def soft_oracle(self) -> Curve:
+        return self.measure(SoftOracle.fit(self.test, self.losses))
+
+    def exact_oracle(self) -> Curve:
+        return self.measure(ExactOracle.fit(self.test, self.losses))
+
+
+def _comparison(
+    bench: _Bench,
+    curves: Mapping[str, Curve],
+    seconds: Mapping[str, float],
+    singles: Mapping[str, Curve],
+    oracles: Mapping[str, Curve],
+) -> Comparison:
+    test, losses = bench.test, bench.losses
+    together = join(singles.values())
+    against = scales(together, oracles["exact"], test.reference_cost)
+    statics = {stage: curve.points[0] for stage, curve in singles.items()}
+    mixes = mixed(uniform_points(statics.values()), together, statics)
+    judged = {name: judge(curve, against) for name, curve in curves.items()}
+    judged[UNIFORM] = judge(together, against)  # on a draw other networks may be worth mixing
+    own = judged.get(OWN)
+
+    def summaries(found: Mapping[str, Measured]) -> dict[str, Summary]:
+        return {name: _summary(one, own, seconds.get(name)) for name, one in found.items()}
+
     return Comparison(
         test.examples,
         losses.reference,
         float(losses.of_reference.mean()),
         test.reference_cost,
         test.costs.unit,
+        losses.name,
         statics,
-        found,
-        *oracles(test, losses),
+        {name: curve.points for name, curve in curves.items()} | {UNIFORM: mixes.points},
+        oracles["soft"].points[0],
+        oracles["exact"].points,
+        summaries(judged),
+        summaries({stage: judge(curve, against) for stage, curve in singles.items()}),
+        summaries({name: judge(curve, against) for name, curve in oracles.items()}),
     )
+
+
+def _summary(found: Measured, own: Measured | None, seconds: float | None) -> Summary:
+    lead = None if own is None else _bands(own.speedups - found.speedups)
+    return Summary(
+        _bands(found.speedups),
+        Band.of(found.area),
+        Band.of(found.gap_cost),
+        Band.of(found.gap_loss),
+        lead,
+        found.band,
+        seconds,
+    )
+
+
+def _bands(found: FloatArray) -> tuple[Band, ...]:
+    """One for each level of (1 + draws, levels)."""
+    return tuple(Band.of(column) for column in found.T)
 
 
 def oracles(trace: Trace, losses: Losses) -> tuple[Point, list[Point]]:

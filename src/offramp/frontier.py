@@ -12,13 +12,13 @@ import numpy as np
 
 from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Costs, Graph, head
+from offramp.hulls import LEVELS as LEVELS  # on which frontiers are compared
+from offramp.hulls import Hull, Scale, corners
 from offramp.policies.baselines import Static
 from offramp.policies.protocol import Policy, Seen
 from offramp.tasks import Excess, Losses, excess
 from offramp.trace import Trace
 from offramp.walk import Outcome, drive, walk
-
-LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss at which policies are compared
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Point:
     cost: float  # mean, in the unit of the trace
     speedup: float  # the reference's cost over `cost`
     exits: dict[str, float]  # share of examples that stop at each stage
+    interval: tuple[float, float] | None = None  # of the net excess loss, over draws of examples
 
     def to_json(self) -> dict[str, Any]:
-        names = ("tradeoff", "excess_loss", "induced_loss", "cost", "speedup", "exits")
+        names = ("tradeoff", "excess_loss", "induced_loss", "cost", "speedup", "exits", "interval")
         return {name: getattr(self, name) for name in names}
 
 
@@ -167,21 +168,14 @@ def hull(points: Iterable[Point]) -> list[Point]:
     It is what randomising between points would reach. Points that cost more than another of no
     more loss are not on it.
     """
-    ordered = sorted(points, key=lambda p: (p.excess_loss, p.cost))
-    corners: list[Point] = []
-    for candidate in ordered:
-        if corners and candidate.cost >= corners[-1].cost:
-            continue
-        while len(corners) > 1 and _above(corners[-2], corners[-1], candidate):
-            corners.pop()
-        corners.append(candidate)
-    return corners
+    given = list(points)
+    return [given[i] for i in corners(*coordinates(given))]
 
 
-def _above(left: Point, middle: Point, right: Point) -> bool:
-    """Whether `middle` lies on or above the line from `left` to `right`."""
-    across = (middle.cost - left.cost) * (right.excess_loss - left.excess_loss)
-    return across >= (right.cost - left.cost) * (middle.excess_loss - left.excess_loss)
+def coordinates(points: Iterable[Point]) -> tuple[FloatArray, FloatArray]:
+    """The net excess losses and the costs, (points,) each."""
+    found = np.array([(p.excess_loss, p.cost) for p in points], dtype=float).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
 
 
 def cost_at(points: Sequence[Point], excess_loss: float) -> float:
@@ -189,29 +183,29 @@ def cost_at(points: Sequence[Point], excess_loss: float) -> float:
 
     Past the end of the hull the cheapest point's cost holds: it loses less and costs no more.
     """
-    corners = hull(points)
-    if not corners or excess_loss < corners[0].excess_loss:
+    if not points:
         return float("nan")
-    return float(
-        np.interp(excess_loss, [p.excess_loss for p in corners], [p.cost for p in corners])
-    )
+    return float(Hull.of(*coordinates(points)).cost_at(np.array(excess_loss)))
 
 
 def area(points: Sequence[Point], reference_cost: float) -> float:
     """Mean cost over the reference's from no excess loss to the last of LEVELS; lower is better.
 
-    It is the area under the hull, whose ends are met by adding the reference itself to `points`.
+    It is the area under the hull, whose ends are met by adding the reference itself to `points`;
+    NaN where the hull starts later than at no excess loss.
     """
-    inner = [p.excess_loss for p in hull(points) if LEVELS[0] < p.excess_loss < LEVELS[-1]]
-    levels = np.array([LEVELS[0], *inner, LEVELS[-1]])
-    costs = np.array([cost_at(points, level) for level in levels])
-    return float(np.trapezoid(costs, levels) / (LEVELS[-1] - LEVELS[0]) / reference_cost)
+    return Hull.of(*coordinates(points)).area() / reference_cost
 
 
 def gap_closed(
     points: Sequence[Point], statics: Mapping[str, Point], oracle: Sequence[Point], reference: str
 ) -> float:
-    """The share of the way from the best single network to the exact oracle, summed over LEVELS.
+    """The share of the way from the best single network to the exact oracle, in cost.
+
+    At each of LEVELS the best single network is the cheapest one that loses no more than that by
+    itself, and a policy or oracle costs what the hull of its points and of the reference does
+    there. What the policy saves over the best single network, summed over LEVELS, is divided by
+    what the oracle saves.
 
     Args:
         points: of a policy.
@@ -221,12 +215,42 @@ def gap_closed(
 
     Returns:
         1 at the oracle, 0 at the best single network, below 0 where that is better; 0 where there
-        is no gap.
+        is no gap, because the oracle saves nothing either. Blind mixes of two networks close a
+        little: they exist between the best single networks.
     """
-    alone = statics[reference]
-    saved = possible = 0.0
-    for level in LEVELS:
-        best = min(p.cost for p in (alone, *statics.values()) if p.excess_loss <= level)
-        saved += best - cost_at([*points, alone], level)
-        possible += best - cost_at([*oracle, alone], level)
-    return saved / possible if possible > 0 else 0.0
+    scale = _scale(statics, oracle, reference)
+    return scale.cost_gap_closed(scale.hull(*coordinates(points)))
+
+
+def loss_gap_closed(
+    points: Sequence[Point], statics: Mapping[str, Point], oracle: Sequence[Point], reference: str
+) -> float:
+    """The share of the way from blind mixes of networks to the exact oracle, in loss.
+
+    The gap is the area, in excess loss times cost, between the hull of the single networks and
+    that of the exact oracle, from the cost of the cheapest network to that of the reference. The
+    share is the same area with the policy's hull in the place of the oracle's. Both hulls are of
+    their own points and of the reference; the single networks are not added to them.
+
+    A hull is taken where it has points: above its dearest corner its lowest loss holds, since
+    nobody must spend more, and below its cheapest corner it counts for nothing, since the single
+    networks must run there. So a policy is ahead of another that it dominates if it starts at the
+    same cost; if it starts at a lower one, what it does there counts too, for better or worse.
+
+    Args:
+        points: of a policy.
+        statics: of every stage alone, the reference among them.
+        oracle: the exact oracle's.
+        reference: the full network.
+
+    Returns:
+        1 at the oracle, 0 at mixes of single networks, below 0 for a policy that is worse than
+        those; 0 where there is no gap, or nothing is cheaper than the reference.
+    """
+    scale = _scale(statics, oracle, reference)
+    return scale.loss_gap_closed(scale.hull(*coordinates(points)))
+
+
+def _scale(statics: Mapping[str, Point], oracle: Sequence[Point], reference: str) -> Scale:
+    singles = coordinates(statics.values())
+    return Scale.of(singles, coordinates(oracle), statics[reference].cost)

@@ -39,6 +39,16 @@ def points(text: str) -> list[str] | None:
     return names
 
 
+def policies(text: str | None) -> list[str] | None:
+    """ "learned,margin" as names of policies; None is all of them."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"--policies {text} holds an empty name; give names: learned,margin.")
+    return names
+
+
 def costs(text: str, unit: str) -> Costs:
     """ "small=41,big=126" as costs; 40+2 is body + head."""
     body: dict[str, float] = {}

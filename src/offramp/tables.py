@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from offramp.bands import CONFIDENCE, Band
 from offramp.bench import Bench, Timing
 from offramp.certify import ROUTE, Certificate
-from offramp.compare import Comparison
+from offramp.compare import Comparison, Row
 from offramp.evaluate import Evaluation
 from offramp.exits import Exits
 from offramp.exits import Point as ExitPoint
 from offramp.exits.placement import WORTH
-from offramp.frontier import LEVELS, Point, cost_at
+from offramp.hulls import LEVELS
 from offramp.plan import Plan
 
 
@@ -73,20 +75,54 @@ def evaluation(found: Evaluation) -> Table:
 
 
 def comparison(found: Comparison) -> Table:
-    """Speed-up of every policy at equal excess loss, on the hull of its frontier."""
-    table = Table(title=f"speed-up at equal net excess loss, {found.examples} examples")
-    table.add_column("policy")
+    """Every policy, network alone and oracle, the most of the gap in cost closed first."""
+    table = Table(
+        title=f"speed-up at equal net excess loss ({found.loss}), {found.examples} examples",
+        caption=_measures(found),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+    )
+    table.add_column("policy", overflow="fold")
     for level in LEVELS:
         table.add_column(f"{level * 100:g} points", justify="right")
-    alone = found.static[found.reference]
-    for name, points in found.policies.items():
-        table.add_row(name, *_speedups([*points, alone], alone.cost))
-    table.add_row("exact oracle", *_speedups([*found.exact_oracle, alone], alone.cost))
+    for name in ("area", "cost gap", "loss gap"):
+        table.add_column(name, justify="right")
+    for row in found.rows:
+        style = None if row.kind == "policy" else "dim"
+        table.add_row(row.name, *_measured(row), style=style)
     return table
 
 
-def _speedups(points: Sequence[Point], reference_cost: float) -> list[str]:
-    return [f"{reference_cost / cost_at(points, level):.2f}" for level in LEVELS]
+def _measured(row: Row) -> list[str]:
+    found, ends = row.summary, row.kind == "policy"  # bands of all would fill two screens
+    return [
+        *(_banded(b, "{:.2f}", "{:.2f}-{:.2f}" if ends else "") for b in found.speedups),
+        f"{found.area.value:.3f}",
+        *(
+            _banded(b.times(100), "{:z.0f}%", "{:z.0f}..{:z.0f}" if ends else "")
+            for b in found.gaps
+        ),
+    ]
+
+
+def _banded(band: Band, form: str, form_of_ends: str) -> str:
+    """The number, and in a second line the ends of its band."""
+    number = form.format(band.value)
+    if not form_of_ends or band.low is None:
+        return number
+    return f"{number}\n[dim]{form_of_ends.format(band.low, band.high)}[/dim]"
+
+
+def _measures(found: Comparison) -> str:
+    ends = f" {CONFIDENCE:.0%} bands are over draws of these examples." if found.banded else ""
+    return (
+        f"On the hull of each frontier and '{found.reference}' alone. Area: mean cost from "
+        f"{LEVELS[0] * 100:g} to {LEVELS[-1] * 100:g} points, as a share of the reference's. Gap "
+        f"closed: from single networks to the exact oracle, in cost at these points and in loss at "
+        f"equal cost.{ends}"
+    )
 
 
 def bench(rows: Sequence[Bench]) -> Group:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from offramp.certify import Certificate
-from offramp.compare import Comparison
+from offramp.compare import OWN, Comparison, Row
 from offramp.frontier import Point, hull
+from offramp.hulls import LEVELS
 
-Role = Literal["learned", "policy", "static", "oracle", "certified", "tested"]
+Role = Literal["learned", "rival", "peer", "policy", "static", "oracle", "certified", "tested"]
+_SHOWN = 100 * 1.5 * LEVELS[-1]  # percentage points; beyond, nobody chooses
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,25 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Ribbon:
+    """A confidence band around a curve."""
+
+    name: str
+    role: Role
+    cost: tuple[float, ...]  # share of the reference's, rising
+    low: tuple[float, ...]  # percentage points
+    high: tuple[float, ...]  # percentage points
+
+
+@dataclass(frozen=True)
 class FrontierFigure:
     """Excess loss against cost."""
 
     series: tuple[Series, ...]
     budget: float | None = None  # percentage points
     bound: float | None = None  # upper confidence bound at the certified point, percentage points
+    ribbons: tuple[Ribbon, ...] = ()
+    highest: float | None = None  # excess loss shown, percentage points; None: all but oracles
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,24 @@ class ExitsFigure:
 
 
 @dataclass(frozen=True)
+class Share:
+    """How much of the gap to the exact oracle something closes."""
+
+    name: str
+    role: Role
+    value: float  # percent
+    low: float | None  # percent
+    high: float | None  # percent
+
+
+@dataclass(frozen=True)
+class GapFigure:
+    """Shares of the gap in cost, the largest first."""
+
+    shares: tuple[Share, ...]
+
+
+@dataclass(frozen=True)
 class SpeedupsFigure:
     """How much faster plans are on the clock, in groups of bars."""
 
@@ -49,20 +82,51 @@ class SpeedupsFigure:
 
 
 def frontiers(found: Comparison, certificate: Certificate | None = None) -> FrontierFigure:
-    """Every policy, every single network, the oracles and the certified point."""
+    """Every policy, every single network, the oracles and the certified point.
+
+    The learned policy and its best peer stand out, with their bands where there are any.
+    """
     unit = found.reference_cost
-    series = [_curve(name, points, unit) for name, points in found.policies.items()]
+    curves = [
+        _series(name, _role(name, found), hull(points), unit)
+        for name, points in found.policies.items()
+    ]
     statics = [_series(name, "static", [point], unit) for name, point in found.static.items()]
     oracles = [
         _series("exact oracle", "oracle", hull(found.exact_oracle), unit),
         _series("soft oracle", "oracle", [found.soft_oracle], unit),
     ]
+    ribbons = tuple(_ribbons(found))
     if certificate is None:
-        return FrontierFigure((*series, *statics, *oracles))
-    certified = _certified(certificate)
-    return FrontierFigure(
-        (*series, *statics, *oracles, certified), certificate.budget * 100, certificate.bound * 100
-    )
+        return FrontierFigure((*curves, *statics, *oracles), ribbons=ribbons, highest=_SHOWN)
+    budget, bound = certificate.budget * 100, certificate.bound * 100
+    series = (*curves, *statics, *oracles, _certified(certificate))
+    return FrontierFigure(series, budget, bound, ribbons, max(_SHOWN, 2 * budget))
+
+
+def gaps(found: Comparison) -> GapFigure:
+    """Every policy and every network alone; the oracle closes all of it by definition."""
+    rows = [row for row in found.rows if row.kind != "oracle"]
+    return GapFigure(tuple(_gap(row, found) for row in rows))
+
+
+def _gap(row: Row, found: Comparison) -> Share:
+    gap = row.summary.gap_cost.times(100)
+    role = _role(row.name, found) if row.kind == "policy" else "static"
+    return Share(row.name, role, gap.value, gap.low, gap.high)
+
+
+def _role(policy: str, found: Comparison) -> Role:
+    return "learned" if policy == OWN else "rival" if policy == found.rival else "peer"
+
+
+def _ribbons(found: Comparison) -> Iterator[Ribbon]:
+    for name in found.summaries:
+        band, role = found.summaries[name].frontier, _role(name, found)
+        if band and role != "peer":
+            low, high = (tuple((100 * end).tolist()) for end in (band.low, band.high))
+            cost = tuple((band.cost / found.reference_cost).tolist())
+            yield Ribbon(name, role, cost, low, high)
 
 
 def certified_path(certificate: Certificate) -> FrontierFigure:
@@ -86,10 +150,6 @@ def exits(points: Sequence[Point], stages: Iterable[str], reference_cost: float)
         tuple(point.cost / reference_cost for point in ordered),
         {stage: tuple(point.exits[stage] for point in ordered) for stage in stages},
     )
-
-
-def _curve(name: str, points: Sequence[Point], unit: float) -> Series:
-    return _series(name, "learned" if name == "learned" else "policy", hull(points), unit)
 
 
 def _series(name: str, role: Role, points: Sequence[Point], unit: float) -> Series:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offramp.compare import Comparison
+from offramp.bands import CONFIDENCE, Band
+from offramp.compare import Comparison, Row
 from offramp.errors import MissingExtra
 from offramp.evaluate import Evaluation
 from offramp.files import replacing, storage
-from offramp.frontier import LEVELS, cost_at
+from offramp.hulls import LEVELS
 from offramp.plan import Plan
 from offramp.report import figures, sentences
-from offramp.report.drawing import draw_exits, draw_frontier
+from offramp.report.drawing import draw_exits, draw_frontier, draw_gaps
 
 
 @dataclass(frozen=True)
@@ -91,28 +92,40 @@ def _plan(plan: Plan) -> dict[str, Any]:
 
 def _comparison(found: Comparison, plan: Plan | None) -> dict[str, Any]:
     certificate = plan.certificate if plan else None
-    alone = found.static[found.reference]
-    rows = {**found.policies, "exact oracle": found.exact_oracle}
     learned = found.policies.get("learned", [])
     return {
         "examples": found.examples,
         "reference": found.reference,
         "reference_loss": f"{found.reference_loss:.2%}",
+        "loss": found.loss,
         "frontier": draw_frontier(figures.frontiers(found, certificate)),
+        "gaps": draw_gaps(figures.gaps(found)),
         "exits": draw_exits(figures.exits(learned, found.static, found.reference_cost))
         if learned
         else None,
         "levels": [f"{level * 100:g}" for level in LEVELS],
-        "speedups": [
-            (name, [f"{alone.cost / cost_at([*points, alone], at):.2f}" for at in LEVELS])
-            for name, points in rows.items()
-        ],
+        "confidence": f"{CONFIDENCE:.0%}" if found.banded else "",
+        "rows": [(row.name, row.kind, _cells(row)) for row in found.rows],
         "statics": [
             (name, f"{point.excess_loss:+.2%}", f"{point.cost:.4g}", f"{point.speedup:.2f}")
             for name, point in found.static.items()
         ],
         "unit": found.cost_unit,
     }
+
+
+def _cells(row: Row) -> list[tuple[str, str]]:
+    """Every number, and the ends of its band."""
+    found = row.summary
+    return [
+        *(_cell(band, ".2f") for band in (*found.speedups, found.area)),
+        *(_cell(band.times(100), "z.0f") for band in found.gaps),
+    ]
+
+
+def _cell(band: Band, form: str) -> tuple[str, str]:
+    ends = "" if band.low is None else f"{band.low:{form}} to {band.high:{form}}"
+    return f"{band.value:{form}}", ends
 
 
 def _evaluation(found: Evaluation) -> dict[str, Any]:
