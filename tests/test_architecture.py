@@ -8,7 +8,7 @@ from pathlib import Path
 import offramp
 
 ORDER = [
-    *("errors", "arrays", "files", "graph", "tasks", "trace", "committees"),
+    *("errors", "arrays", "files", "graph", "tasks", "trace", "committees", "refit"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
     *("policies.thresholds", "policies.statistics", "policies.gates", "policies.routing"),
     *("policies.learned", "policies.baselines", "policies.encoding", "policies", "policies.forced"),

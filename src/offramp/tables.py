@@ -35,6 +35,7 @@ def certificate(plan: Plan) -> Table:
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("speed-up", f"{found.speedup:.2f} by these costs"),
             *[(f"'{s}' answers with", str(c)) for s, c in plan.speaking.items()],
+            *plan.repairs(),
             *([("examples needed", _needed(found))] if nothing else []),
         ],
     )
