@@ -146,11 +146,12 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
 
 def some_refits() -> list[Refit]:
-    """One of every form."""
+    """One of every form, each of which changes answers."""
     random = np.random.default_rng(0)
-    weights = [np.ones(4), np.eye(4), np.asarray(0.8), np.eye(4)]
+    weights = [np.ones(4), np.eye(4), np.ones(()), np.eye(4)]
     return [
-        Refit(w + random.normal(size=w.shape) * 0.2, random.normal(size=4) * 0.5) for w in weights
+        Refit((w + random.normal(size=w.shape) * 0.2) / 2, random.normal(size=4) * 0.5)
+        for w in weights
     ]
 
 

@@ -15,12 +15,14 @@ from rich.console import Console
 
 from offramp import tables, tasks
 from offramp.arrays import FloatArray
+from offramp.cli import app
 from offramp.committees import SMALLEST
 from offramp.errors import PlanError
 from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.frontier import excess_of, replay, static_points
 from offramp.graph import Costs, Graph
+from offramp.latency import Latency
 from offramp.plan import Plan
 from offramp.refit import LARGEST, Refit, Repair, learn, refitted
 from offramp.report import report_inputs, write_report
@@ -115,12 +117,14 @@ def test_labels_that_say_nothing_are_not_learned() -> None:
     assert chosen <= 7  # of 20: a standard error is passed by chance one time in six
 
 
-def test_many_classes_get_no_matrix() -> None:
-    trace = fair(600, classes=LARGEST + 1)
-    bias = np.where(np.arange(LARGEST + 1) < 5, 4.0, 0.0).astype(np.float32)
-    found, _ = learn(replace(trace, scores={s: v + bias for s, v in trace.scores.items()}))
-    assert found
-    assert all(refit.weights.ndim < 2 for refit in found.values())
+def test_many_classes_get_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LARGEST == 64
+    trace = biased(fair(), "n0")
+    turned = trace.scores["n0"][:, [1, 0, 2, 3, 4]]
+    mixed = replace(trace, scores={**trace.scores, "n0": turned})
+    assert learn(mixed)[0]["n0"].weights.ndim == 2
+    monkeypatch.setattr("offramp.refit.LARGEST", 4)
+    assert learn(mixed)[0]["n0"].weights.ndim < 2
 
 
 def test_large_sets_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,11 +251,16 @@ def test_plans_say_what_is_repair_and_what_is_routing(tmp_path: Path) -> None:
     console.print(tables.certificate(plan))
     plan.write(tmp_path / "plan")
     trace.write(tmp_path / "trace")
-    write_report(tmp_path / "r.html", report_inputs([tmp_path / "plan", tmp_path / "trace"]))
-    page = (tmp_path / "r.html").read_text()
-    for text in (console.export_text(), page, " ".join(plan.notes())):
+    inputs = report_inputs([tmp_path / "plan", tmp_path / "trace"])
+    write_report(tmp_path / "r.html", inputs)
+    page, table = (tmp_path / "r.html").read_text(), console.export_text()
+    for text in (table, page, " ".join(plan.notes())):
         for said in shown:
             assert said in text
+    for text in (table, page):
+        assert f"{plan.repair.before['n0']:.2%}, then {plan.repair.after['n0']:.2%}" in text
+    assert inputs[0].comparison is not None
+    assert inputs[0].comparison.reference_loss == pytest.approx(plan.repair.after["n1"], abs=0.02)
     assert "is refitted as in the plan" in page
 
 
@@ -364,3 +373,33 @@ class TestRefitsInMemory(RuntimeLaws):
         monkeypatch.setattr(Plan, "own", lambda plan, stage, scores: scores)
         with pytest.raises(AssertionError):
             self.test_live_is_replay(runtime, plan, x)
+
+
+# ------------------------------------------------------------------------------ on the command line
+
+
+def test_fit_refit_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    biased(fair(4000), "n0", "n1").write(tmp_path / "trace")
+    given = ["fit", str(tmp_path / "trace"), "--budget", "0.05", "--json"]
+    app([*given, "--refit", "--out", str(tmp_path / "plan")], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    plan = Plan.read(tmp_path / "plan")
+    assert set(plan.refits) == {"n0", "n1"}
+    assert plan.repair is not None
+    assert found == {**plan.certificate.to_json(), "repair": plan.repair.to_json()}
+    app([*given, "--out", str(tmp_path / "plain")], standalone_mode=False)
+    assert "repair" not in json.loads(capsys.readouterr().out)
+    evaluated = ["evaluate", str(tmp_path / "plan"), str(tmp_path / "trace")]
+    app(evaluated, standalone_mode=False)
+    assert "refitted" in capsys.readouterr().out
+
+
+def test_costs_that_are_time_go_with_refits() -> None:
+    trace = biased(fair(4000), "n0", "n1")
+    latency = Latency(8, {s: {1: c, 8: 4 * c} for s, c in trace.costs.body.items()}, {1: 0.0})
+    plan = fit(trace, 0.05, refit=True, latency=latency)
+    assert set(plan.refits) == {"n0", "n1"}
+    assert plan.repair is not None
+    assert plan.repair.speedup in (1.0, pytest.approx(3.0))
