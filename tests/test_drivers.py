@@ -33,6 +33,7 @@ from offramp.refit import Refit, Refits, refitted
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime
+from offramp.tasks import Kind
 from offramp.testing import DriverLaws
 from offramp.trace import assemble
 from tests.made import blob_networks, deep_network, hard_blobs, linear_network
@@ -231,6 +232,20 @@ def test_any_stage_alone_is_exported(cases: dict[str, Case], tmp_path: Path) -> 
                 found = driver(x)
                 assert set(found.stage) == {stage}
                 np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
+def test_probabilities_are_refitted_in_files_as_well(
+    cases: dict[str, Case], tmp_path: Path
+) -> None:
+    case, x = cases["chain"], hard_blobs(64, 4)[0]
+    refits = dict(zip(case.plan.graph.order, some_refits(), strict=False))
+    kinds: dict[str, Kind] = dict.fromkeys(case.plan.graph.order, "probabilities")
+    plan = replace(case.plan, refits=refits, kinds=kinds, committees={})
+    read = Case(plan, tmp_path)
+    expected = walker(read)(x)
+    assert not np.allclose(expected.scores, walker(case)(x).scores, atol=0.1)
+    for driver in (one_file(read), a_file_per_stage(read), in_openvino(read)):
+        np.testing.assert_allclose(driver(x).scores, expected.scores, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------ bad files
