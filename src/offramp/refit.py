@@ -22,7 +22,8 @@ from offramp.tasks import Excess, Kind
 from offramp.trace import Trace
 
 LARGEST = 64  # classes for which a whole matrix is learned
-_NUMBERS = 10_000_000  # log-probabilities that a map is learned from, at most
+_NUMBERS = 5_000_000  # log-probabilities that a map is learned from, at most
+_CHOOSING = 10_000  # examples that the form is chosen on, at most
 _PENALTY = 1e-3  # on the bias and the temperature
 _STEPS = 200  # of the optimiser: what is not found by then does not generalise
 _FORMS = ("temperature", "diagonal", "matrix")  # by the dimensions of the weights
@@ -116,14 +117,11 @@ def learn(
     crossed: dict[str, FloatArray] = {}
     for stage in trace.graph.order:
         logs = trace.log_probabilities(stage)
-        tried = {
-            family: _crossed(logs, labels, folds, family, seed)
-            for family in (*_SMALL, *(_WHOLE if trace.classes <= LARGEST else ()))
-        }
-        best = max(tried, key=lambda family: _likelihood(tried[family], labels))
-        if better(trace, stage, tried[best], plain):
-            found[stage] = _learned(logs, labels, best, seed)
-            crossed[stage] = tried[best]
+        family = _chosen(logs, labels, folds, seed)
+        scores = _crossed(logs, labels, folds, family, seed)
+        if better(trace, stage, scores, plain):
+            found[stage] = _learned(logs, labels, family, seed)
+            crossed[stage] = scores
     return found, _replaced(trace, crossed)
 
 
@@ -140,6 +138,22 @@ def _replaced(trace: Trace, scores: Mapping[str, FloatArray]) -> Trace:
     return replace(trace, scores={**trace.scores, **scores}, kinds=kinds)
 
 
+def _chosen(logs: FloatArray, labels: IntArray, folds: IntArray, seed: int) -> _Family:
+    """The family under which held-out examples are likeliest."""
+    if len(labels) > _CHOOSING:
+        rows = np.random.default_rng(seed).choice(len(labels), _CHOOSING, replace=False)
+        logs, labels, folds = logs[rows], labels[rows], folds[rows]
+
+    def likelihood(family: _Family) -> float:
+        crossed = _crossed(logs, labels, folds, family, seed)
+        own = tasks.log_probabilities(crossed, "logits")[np.arange(len(labels)), labels]
+        return float(own.mean(dtype=np.float64))
+
+    families: list[_Family] = [*_SMALL, *(_WHOLE if logs.shape[1] <= LARGEST else ())]
+    best: _Family = max(families, key=likelihood)
+    return best
+
+
 def _crossed(
     logs: FloatArray, labels: IntArray, folds: IntArray, family: _Family, seed: int
 ) -> FloatArray:
@@ -149,12 +163,6 @@ def _crossed(
         held = folds == fold
         scores[held] = _learned(logs[~held], labels[~held], family, seed)(logs[held])
     return scores
-
-
-def _likelihood(scores: FloatArray, labels: IntArray) -> float:
-    """The mean logarithm of the probability of the labels."""
-    logs = tasks.log_probabilities(scores, "logits")
-    return float(logs[np.arange(len(labels)), labels].mean(dtype=np.float64))
 
 
 def _learned(logs: FloatArray, labels: IntArray, family: _Family, seed: int) -> Refit:
