@@ -16,6 +16,7 @@ from offramp.fit import fit
 from offramp.networks import combine
 from offramp.plan import Plan
 from offramp.record import Settings, record
+from offramp.refit import Refit
 from offramp.runtime import OnnxRuntime
 from tests.made import blob_networks, blobs, linear_network
 
@@ -84,6 +85,24 @@ def test_changed_answers_and_errors_are_counted(measured: Bench, plan: Plan) -> 
     assert found["small"].error == (answers["small"] != used[1]).mean()
     assert found["big, all"].changed == 0
     assert found[ONE_FILE].changed == found[STAGE_FILES].changed
+
+
+def test_networks_with_refits_answer_refitted_on_every_runtime(plan: Plan) -> None:
+    refits = {
+        "small": Refit(np.ones(()), np.array([0.0, 4.0, 0.0, -4.0])),
+        "big": Refit(np.roll(np.eye(4), 1, axis=1), np.zeros(4)),
+    }
+    mended = replace(plan, refits=refits)
+    x, y = blobs(300, seed=4)
+    found = named(bench(mended, x, y, batch=8, passes=1))
+    runtime = OnnxRuntime(plan.runnable())
+    answers = {s: mended.own(s, runtime.run(s, x[-256:])).argmax(axis=1) for s in refits}
+    assert found["small"].error == (answers["small"] != y[-256:]).mean()
+    assert found["small"].changed == (answers["small"] != answers["big"]).mean()
+    for name in ("big, basic", "big, extended", "big, all", "big, OpenVINO"):
+        assert found[name].changed == 0
+        assert found[name].error == (answers["big"] != y[-256:]).mean()
+    assert found["big, int8"].changed < 0.1
 
 
 def test_without_labels_and_in_a_hurry(plan: Plan) -> None:

@@ -15,7 +15,6 @@ from onnx import numpy_helper
 from torch import nn
 
 from offramp.arrays import FloatArray
-from offramp.committees import answering
 from offramp.data import open_examples
 from offramp.errors import NetworkError, PlanError
 from offramp.exits import Settings, add_exits
@@ -30,9 +29,11 @@ from offramp.plan import Plan
 from offramp.preprocessing import Layout, Preprocessing
 from offramp.record import Settings as Recording
 from offramp.record import record
+from offramp.refit import Refit, Refits, refitted
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime
+from offramp.tasks import Kind
 from offramp.testing import DriverLaws
 from offramp.trace import assemble
 from tests.made import blob_networks, deep_network, hard_blobs, linear_network
@@ -125,7 +126,7 @@ DRIVERS: Mapping[str, Callable[[Case], Driver]] = {
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    """Plans: a chain, exits with committees, a small network before them with a skip."""
+    """Plans: a chain, exits with committees, a small network before them with a skip; refits."""
     folder = tmp_path_factory.mktemp("drivers")
     x, y = hard_blobs(1500, 1)
     np.savez(folder / "train.npz", x=x, y=y)
@@ -140,15 +141,28 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         "exits": exits.networks,
         "both": combine({"small": small, "big": folder / "exits"}),
     }
-    return {name: planned(networks, folder / f"case-{name}") for name, networks in graphs.items()}
+    found = {name: planned(networks, folder / f"case-{name}") for name, networks in graphs.items()}
+    refits = dict(zip(graphs["both"].graph.order, some_refits(), strict=True))
+    return {**found, "refitted": planned(graphs["both"], folder / "case-refitted", refits)}
 
 
-def planned(networks: Networks, folder: Path) -> Case:
+def some_refits() -> list[Refit]:
+    """One of every form, each of which changes answers."""
+    random = np.random.default_rng(0)
+    weights = [np.ones(4), np.eye(4), np.ones(()), np.eye(4)]
+    return [
+        Refit((w + random.normal(size=w.shape) * 0.2) / 2, random.normal(size=4) * 0.5)
+        for w in weights
+    ]
+
+
+def planned(networks: Networks, folder: Path, refits: Refits | None = None) -> Case:
     runtime = OnnxRuntime(networks.files, networks.graph)
     examples = open_examples(folder.parent / "test.npz")
     trace = record(networks, runtime, examples, folder / "trace", Recording(50))
-    plan = fit(trace, 0.1, networks=networks)
-    spoken = answering(trace, plan.committees)
+    plan = fit(refitted(trace, refits or {}), 0.1, networks=networks)
+    plan = replace(plan, kinds=trace.kinds, refits=refits or {})
+    spoken = plan.answering(trace)
 
     def stages_used(setting: float) -> int:
         exits = replay(spoken, plan.policy, setting).exits()
@@ -159,7 +173,7 @@ def planned(networks: Networks, folder: Path) -> Case:
 
 
 class TestDrivers(DriverLaws):
-    @pytest.fixture(params=["chain", "exits", "both"])
+    @pytest.fixture(params=["chain", "exits", "both", "refitted"])
     def case(self, request: pytest.FixtureRequest, cases: dict[str, Case]) -> Case:
         return cases[request.param]
 
@@ -218,6 +232,20 @@ def test_any_stage_alone_is_exported(cases: dict[str, Case], tmp_path: Path) -> 
                 found = driver(x)
                 assert set(found.stage) == {stage}
                 np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
+def test_probabilities_are_refitted_in_files_as_well(
+    cases: dict[str, Case], tmp_path: Path
+) -> None:
+    case, x = cases["chain"], hard_blobs(64, 4)[0]
+    refits = dict(zip(case.plan.graph.order, some_refits(), strict=False))
+    kinds: dict[str, Kind] = dict.fromkeys(case.plan.graph.order, "probabilities")
+    plan = replace(case.plan, refits=refits, kinds=kinds, committees={})
+    read = Case(plan, tmp_path)
+    expected = walker(read)(x)
+    assert not np.allclose(expected.scores, walker(case)(x).scores, atol=0.1)
+    for driver in (one_file(read), a_file_per_stage(read), in_openvino(read)):
+        np.testing.assert_allclose(driver(x).scores, expected.scores, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------ bad files

@@ -21,9 +21,9 @@ import numpy as np
 import onnx
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.committees import answering
 from offramp.errors import DataError, MissingExtra
 from offramp.export import one_file, write_file, write_folder
+from offramp.export.stages import refitted
 from offramp.frontier import needed, replay
 from offramp.graph import head, whole
 from offramp.measure import laps, seconds
@@ -161,7 +161,7 @@ def bench(
             for stage in plan.graph.order
         }
     trace = Trace(plan.graph, plan.costs, scores, plan.kinds)
-    outcome = replay(answering(trace, plan.speaking), plan.running, plan.setting)
+    outcome = replay(plan.answering(trace), plan.running, plan.setting)
     ideal = _ideal(plan, trace, parts, batch)
     timings = _timings(ring, answers, peaks, y, batch, threads)
     return _bench(plan, timings, outcome, ideal, parts, missing)
@@ -207,7 +207,7 @@ def _others(
         yield _Contestant(f"{STAGE_FILES}, OpenVINO", lambda x: elsewhere(x).answer, load_s)
     name = plan.graph.reference
     try:
-        quantised = _int8(alone(plan, name, folder), folder, x[:_CALIBRATION])
+        quantised = _quantised(plan, name, folder, x[:_CALIBRATION])
         session, load_s = _loaded(lambda: Session(name, quantised, threads, spins=True))
         yield _Contestant(f"{name}, int8", _answer(session), load_s, quantised)
     except Exception as problem:  # the quantiser's errors share no public base class
@@ -234,15 +234,34 @@ def _openvino(name: str, reference: Path, threads: int) -> _Contestant:
 
 
 def alone(plan: Plan, stage: str, folder: Path) -> Path:
-    """The network of one stage by itself: the file that it came as, or else its parts in one."""
+    """The network of one stage by itself: the file that it came as, or else its parts in one.
+
+    Where the plan refits the stage, so does the file.
+    """
+    if uncut := _uncut(plan, stage):
+        return _mended(plan, stage, uncut, folder)
+    path = folder / f"{stage}.alone.onnx"
+    certificate = replace(plan.certificate, static_choice=stage)
+    onnx.save(one_file(replace(plan, tradeoff=None, certificate=certificate)), path)
+    return path
+
+
+def _uncut(plan: Plan, stage: str) -> Path | None:
+    """The file that a network came as; None: it is there in parts alone."""
     files = plan.runnable()
     if whole(stage) in files:
         return files[whole(stage)]
     if plan.graph.parts(stage) == (stage, head(stage)) and head(stage) not in files:
         return files[stage]
-    path = folder / f"{stage}.alone.onnx"
-    certificate = replace(plan.certificate, static_choice=stage)
-    onnx.save(one_file(replace(plan, tradeoff=None, certificate=certificate)), path)
+    return None
+
+
+def _mended(plan: Plan, stage: str, file: Path, folder: Path) -> Path:
+    """A network with the refit of its stage, where there is one."""
+    if stage not in plan.refits:
+        return file
+    path = folder / f"{file.stem}.{stage}.refitted.onnx"
+    onnx.save(refitted(plan, stage, file), path)
     return path
 
 
@@ -267,6 +286,14 @@ def _ends(file: Path) -> tuple[str, str]:
     constants = {tensor.name for tensor in graph.initializer}
     read = next(value.name for value in graph.input if value.name not in constants)
     return read, graph.output[0].name
+
+
+def _quantised(plan: Plan, stage: str, folder: Path, x: AnyArray) -> Path:
+    """A network in int8; its refit stays as it is, as it would in production."""
+    uncut = _uncut(plan, stage)
+    if uncut is None:
+        return _int8(alone(plan, stage, folder), folder, x)
+    return _mended(plan, stage, _int8(uncut, folder, x), folder)
 
 
 def _int8(file: Path, folder: Path, x: AnyArray) -> Path:
@@ -328,7 +355,7 @@ def _ideal(
     plan: Plan, trace: Trace, parts: Mapping[str, Mapping[int, float]], batch: int
 ) -> FloatArray:
     """The seconds that the bodies and heads of each request take by themselves, (requests,)."""
-    spoken = answering(trace, plan.speaking)
+    spoken = plan.answering(trace)
     total = np.zeros(trace.examples // batch)
     for part, found in needed(spoken, plan.running, plan.setting).items():
         rows = found.reshape(-1, batch).sum(axis=1)

@@ -256,6 +256,9 @@ def fit(
     committees: Annotated[
         bool, typer.Option(help="Stages may answer with all scores paid for, where it helps.")
     ] = True,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Mend scores on labels; the reference's as well.")
+    ] = False,
     learn_share: Annotated[float, typer.Option(help="Part of TRACE to learn from.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of the split and the folds.")] = 0,
     certify: Annotated[
@@ -283,6 +286,7 @@ def fit(
         unlabelled=unlabelled,
         policy=policy,
         committees=committees,
+        refit=refit,
         learn_share=learn_share,
         seed=seed,
         certify_on=Trace.read(certify) if certify else None,
@@ -294,7 +298,10 @@ def fit(
     plan.write(out, force=force)
     for note in plan.notes():
         messages.print(note)
-    _print(json_, plan.certificate.to_json(), lambda: tables.certificate(plan))
+    found = plan.certificate.to_json()
+    if plan.repair:
+        found |= {"repair": plan.repair.to_json()}
+    _print(json_, found, lambda: tables.certificate(plan))
     if plan.certificate.verdict == DO_NOT_ROUTE:
         raise typer.Exit(1)
 

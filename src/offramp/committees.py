@@ -74,7 +74,7 @@ def learn(
     Source: the weights maximise the likelihood, a logarithmic opinion pool (Heskes 1998); that
         ensembles of what a cascade has run pay: Wang et al. 2022.
     """
-    labels = _labels(trace, unlabelled)
+    labels = labels_of(trace, unlabelled)
     plain = trace.losses(loss)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
@@ -91,13 +91,14 @@ def learn(
             held = folds == fold
             weights = pool_weights(logs[:, ~held], labels[~held], seed)
             scores[held] = Committee(members, weights)(list(logs[:, held]))
-        if _better(trace, stage, scores, plain):
+        if better(trace, stage, scores, plain):
             found[stage] = Committee(members, pool_weights(logs, labels, seed))
             crossed[stage] = scores
     return found, trace.speaking(crossed)
 
 
-def _labels(trace: Trace, unlabelled: bool) -> IntArray | None:
+def labels_of(trace: Trace, unlabelled: bool) -> IntArray | None:
+    """What stages should answer, (examples,): the labels, or the reference's answers."""
     if unlabelled:
         return tasks.answers(trace.scores[trace.graph.reference])
     return trace.labels
@@ -129,7 +130,7 @@ def pool_weights(logs: FloatArray, labels: IntArray, seed: int) -> tuple[float, 
     return tuple(float(weight) for weight in result.x)
 
 
-def _better(trace: Trace, stage: str, scores: FloatArray, plain: Losses) -> bool:
+def better(trace: Trace, stage: str, scores: FloatArray, plain: Losses) -> bool:
     """Whether the loss is less by more than the noise of the difference."""
     together = trace.speaking({stage: scores}).losses(plain.name).values[stage]
     gain = plain.values[stage].astype(np.float64) - together

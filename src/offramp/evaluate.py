@@ -12,7 +12,6 @@ from scipy import stats
 from offramp import tasks
 from offramp.arrays import FloatArray
 from offramp.certify import interval
-from offramp.committees import answering
 from offramp.errors import LossError, TraceError
 from offramp.frontier import excess_of, loss_of, point, replay
 from offramp.plan import Plan, Profile
@@ -39,7 +38,8 @@ class Evaluation:
 
     examples: int
     loss: float | None
-    reference_loss: float | None
+    reference_loss: float | None  # refitted, where the plan refits it
+    unrefitted_reference_loss: float | None  # of the reference as recorded
     excess_loss: float | None  # net
     induced_loss: float | None
     cost: float
@@ -75,17 +75,19 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
     """
     if trace.graph != plan.graph or trace.classes != plan.classes:
         raise TraceError("this trace was recorded with another graph than the plan's.")
-    trace = answering(trace, plan.speaking)
+    recorded, trace = trace, plan.answering(trace)
     outcome = replay(trace, plan.running, plan.setting)
     losses = _losses(plan, trace, loss)
     shape = _shift(plan, trace, outcome)
     cost = float(outcome.cost.mean())
     promise = plan.certificate
     found = _Found.of(plan, outcome, losses, trace) if losses else _Found()
+    unrefitted = _losses(plan, recorded, loss) if plan.refits else losses
     return Evaluation(
         trace.examples,
         found.loss,
         found.reference_loss,
+        float(unrefitted.of_reference.mean(dtype=np.float64)) if unrefitted else None,
         found.excess_loss,
         found.induced_loss,
         cost,

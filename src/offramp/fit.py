@@ -16,6 +16,8 @@ from offramp.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
 from offramp.policies.learned import SAMPLE
+from offramp.refit import Refits, Repair, refitted
+from offramp.refit import learn as learn_refits
 from offramp.tasks import Excess, Losses
 from offramp.trace import Trace, versions
 
@@ -32,6 +34,7 @@ def fit(
     unlabelled: bool = False,
     policy: str = "learned",
     committees: bool = True,
+    refit: bool = False,
     learn_share: float = 0.5,
     seed: int = 0,
     certify_on: Trace | None = None,
@@ -50,6 +53,8 @@ def fit(
         policy: one of `offramp.policies.FAMILIES`.
         committees: stages may answer with all the scores their walks have paid for, where that
             loses less.
+        refit: stages answer with refitted scores, where that loses less; the reference as well, and
+            the promise is then against the refitted one.
         learn_share: part of `trace` that is learned from, the rest certifies.
         seed: of the split, the folds and the order of the betting test.
         certify_on: certify on these examples instead, and learn from all of `trace`.
@@ -70,6 +75,11 @@ def fit(
         _check_networks(trace, networks)
     learning, certifying = _parts(trace, certify_on, learn_share, seed)
     name = tasks.DISAGREEMENT if unlabelled else loss
+    recorded = certifying
+    refits: Refits = {}
+    if refit:
+        refits, learning = learn_refits(learning, name, unlabelled=unlabelled, seed=seed)
+        certifying = refitted(certifying, refits)
     alone, dropped = certifying, dict[str, str]()
     if latency:
         losses = learning.losses(name, excess)
@@ -78,6 +88,9 @@ def fit(
         certifying = replace(certifying, costs=settled.costs)
         alone = replace(certifying, costs=latency.costs(trace.graph, stops=False))
         dropped = dict(settled.dropped)
+    repair = None
+    if refit:
+        repair = Repair.of(replace(recorded, costs=alone.costs), alone, name, excess, budget)
     together: Committees = {}
     if committees:
         together, learning = learn(learning, name, unlabelled=unlabelled, seed=seed)
@@ -113,6 +126,8 @@ def fit(
             "latency": latency and latency.to_json(),
             "dropped": dropped,
         },
+        refits,
+        repair,
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from offramp import tasks
+from offramp import refit, tasks
 from offramp.arrays import FloatArray
 from offramp.certify import Certificate
-from offramp.committees import Committee, Committees
+from offramp.committees import Committee, Committees, answering
 from offramp.errors import InputError, PlanError
 from offramp.files import new_folder, read_manifest, write_json
 from offramp.graph import Costs, Graph
@@ -24,14 +24,16 @@ from offramp.policies.baselines import Static
 from offramp.policies.protocol import Policy
 from offramp.policies.rules import confidence
 from offramp.preprocessing import Preprocessing
+from offramp.refit import Refits, Repair
 from offramp.tasks import Kind
+from offramp.trace import Trace
 
 VERSION = 1
 _KEYS = frozenset(
     (
         *("version", "graph", "cost", "cost_unit", "cost_source", "scores", "classes", "policy"),
         *("tradeoff", "path", "certificate", "profile", "networks", "preprocessing"),
-        *("cost_whole", "committees"),
+        *("cost_whole", "committees", "refits", "repair"),
     )
 )
 
@@ -92,6 +94,8 @@ class Plan:
     networks: Mapping[str, Path] = field(default_factory=dict)  # part -> ONNX file; may be empty
     preprocessing: Preprocessing | None = None
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprints, seed, versions, ...
+    refits: Refits = field(default_factory=dict)  # how the scores of some stages are mended
+    repair: Repair | None = None  # what that does by itself; None: nobody asked for refits
 
     @property
     def routes(self) -> bool:
@@ -108,9 +112,24 @@ class Plan:
         return self.committees if self.routes else {}
 
     @cached_property
+    def refitted(self) -> Mapping[str, Kind]:
+        """What the scores of each stage are after its refit."""
+        return {**self.kinds, **dict.fromkeys(self.refits, "logits")}
+
+    @cached_property
     def answered(self) -> Mapping[str, Kind]:
         """What the scores of each stage's answer are: those of a committee are logits."""
-        return {**self.kinds, **dict.fromkeys(self.speaking, "logits")}
+        return {**self.refitted, **dict.fromkeys(self.speaking, "logits")}
+
+    def own(self, stage: str, scores: FloatArray) -> FloatArray:
+        """The scores (n, classes) of a stage by itself, from those recorded: refitted or not."""
+        if stage not in self.refits:
+            return scores
+        return self.refits[stage](tasks.log_probabilities(scores, self.kinds[stage]))
+
+    def answering(self, trace: Trace) -> Trace:
+        """A trace of recorded scores as the plan answers it: refitted, then by committees."""
+        return answering(refit.refitted(trace, self.refits), self.speaking)
 
     @property
     def setting(self) -> float:
@@ -158,9 +177,50 @@ class Plan:
             )
         for stage, why in self.info.get("dropped", {}).items():
             found.append(f"without stage '{stage}': {why}")
+        if self.repair:
+            found += self._repair_notes(self.repair)
         if not self.networks:
             found.append("the plan has no networks and cannot run; add --graph GRAPH for that")
         return found
+
+    def repairs(self) -> list[tuple[str, str]]:
+        """What refits do by themselves, line by line; nothing where nobody asked for them.
+
+        Losses are those of the certification examples, which no refit was learned on.
+        """
+        found = self.repair
+        if found is None:
+            return []
+        lines = []
+        for stage in self.graph.order:
+            how = f"refitted {self.refits[stage]}" if stage in self.refits else "not refitted"
+            before, after = found.before[stage], found.after[stage]
+            lines.append((f"loss of '{stage}' alone", f"{before:.2%}, then {after:.2%}: {how}"))
+        return [
+            *lines,
+            ("speed-up by repair", f"{found.speedup:.2f}, '{found.choice}' refitted and alone"),
+            ("speed-up by choice", f"{found.without:.2f}, a single network as recorded"),
+            ("speed-up by routing", self._by_routing()),
+        ]
+
+    def _by_routing(self) -> str:
+        if not self.routes:
+            return "none: the plan does not route"
+        return f"{self.certificate.speedup:.2f}, against the refitted reference"
+
+    def _repair_notes(self, repair: Repair) -> list[str]:
+        if not self.refits:
+            return ["no stage is refitted: none loses less by it on held-out examples"]
+        names = ", ".join(f"'{stage}'" for stage in self.refits)
+        reference = self.graph.reference
+        return [
+            f"refitted: {names}. Excess loss is against '{reference}' refitted, whose loss on the "
+            f"certification examples went from {repair.before[reference]:.2%} to "
+            f"{repair.after[reference]:.2%}",
+            f"speed-up by repair {repair.speedup:.2f} ('{repair.choice}' refitted and alone keeps "
+            f"the budget of '{reference}' as recorded), by routing {self._by_routing()}. What "
+            "repairing a network saves is no adaptive inference",
+        ]
 
     def write(self, path: Path, *, force: bool = False) -> None:
         """Writes the plan and copies of its networks, whole or not at all.
@@ -186,6 +246,8 @@ class Plan:
             "certificate": self.certificate.to_json(),
             "profile": self.profile.to_json(),
             "committees": {s: found.to_json() for s, found in self.committees.items()},
+            "refits": {s: found.to_json() for s, found in self.refits.items()},
+            "repair": self.repair and self.repair.to_json(),
             "networks": dict(prints),
             "preprocessing": self.preprocessing and self.preprocessing.to_json(),
             **self.info,
@@ -223,4 +285,6 @@ class Plan:
             find_networks(path, graph, value["networks"], PlanError),
             read_preprocessing(value),
             {key: item for key, item in value.items() if key not in _KEYS},
+            refit.read(value.get("refits", {}), graph, int(value["classes"])),
+            Repair.from_json(value["repair"]) if value.get("repair") else None,
         )

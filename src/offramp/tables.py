@@ -37,6 +37,7 @@ def certificate(plan: Plan) -> Table:
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("speed-up", f"{found.speedup:.2f} by these costs"),
             *[(f"'{s}' answers with", str(c)) for s, c in plan.speaking.items()],
+            *plan.repairs(),
             *([("examples needed", _needed(found))] if nothing else []),
         ],
     )
@@ -60,7 +61,7 @@ def evaluation(found: Evaluation) -> Table:
     if found.interval is not None and found.excess_loss is not None:
         low, high = found.interval
         lines += [
-            ("loss", f"{found.loss:.2%}, reference {found.reference_loss:.2%}"),
+            ("loss", f"{found.loss:.2%}, reference {_reference_loss(found)}"),
             ("excess loss", f"{found.excess_loss:.2%} net, {found.induced_loss:.2%} induced"),
             ("interval", f"{low:.2%} to {high:.2%} at {found.confidence:.0%} confidence"),
             ("promise kept", f"{found.kept} (budget {found.budget:.2%})"),
@@ -72,6 +73,13 @@ def evaluation(found: Evaluation) -> Table:
         ("like the certified ones", "yes" if found.shift.alike else "no"),
     ]
     return _lines("evaluation", lines)
+
+
+def _reference_loss(found: Evaluation) -> str:
+    if found.reference_loss == found.unrefitted_reference_loss:
+        return f"{found.reference_loss:.2%}"
+    recorded = f"{found.unrefitted_reference_loss:.2%} as recorded"
+    return f"{found.reference_loss:.2%} refitted, {recorded}"
 
 
 def comparison(found: Comparison) -> Table:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.committees import answering
 from offramp.errors import NetworkError, PlanError
 from offramp.frontier import replay
 from offramp.graph import Costs, Graph
@@ -106,7 +105,7 @@ class RuntimeLaws:
 
     def test_live_is_replay(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
         scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
-        trace = answering(Trace(plan.graph, plan.costs, scores, plan.kinds), plan.speaking)
+        trace = plan.answering(Trace(plan.graph, plan.costs, scores, plan.kinds))
         outcome = replay(trace, plan.running, plan.setting)
         found = infer(plan, runtime, x)
         same = found.stage == np.array(outcome.order)[outcome.stage]
@@ -176,7 +175,7 @@ class DriverLaws:
 
     def _check(self, found: Answers, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
         scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
-        trace = answering(Trace(plan.graph, plan.costs, scores, plan.kinds), plan.speaking)
+        trace = plan.answering(Trace(plan.graph, plan.costs, scores, plan.kinds))
         outcome = replay(trace, plan.running, plan.setting)
         same = found.stage == np.array(outcome.order)[outcome.stage]
         assert (same | close(plan, trace)).all()

@@ -1,4 +1,4 @@
-"""Policies and committees as ONNX operators: what `policies` computes in numpy, in a graph."""
+"""Policies, refits, committees as ONNX operators: what the core computes in numpy, in a graph."""
 
 from __future__ import annotations
 
@@ -123,6 +123,19 @@ class Evidence:
         return values if self.taint is None else self.scope.add("Add", values, self.taint)
 
 
+def refitted_scores(scope: Scope, plan: Plan, stage: str, scores: str) -> str:
+    """The scores of a stage by itself, refitted where it is, (n, classes)."""
+    if stage not in plan.refits:
+        return scores
+    refit, kind = plan.refits[stage], plan.kinds[stage]
+    logs = Evidence(scope, scores, kind, plan.classes, stage, lambda key: key).logs
+    clipped = scope.add("Max", logs, scope.constant(SMALLEST))
+    weights, bias = scope.constant(refit.weights), scope.constant(refit.bias)
+    if refit.weights.ndim == 2:
+        return scope.add("Gemm", clipped, weights, bias)
+    return scope.add("Add", scope.add("Mul", clipped, weights), bias)
+
+
 @dataclass(frozen=True)
 class Decision:
     """Where n rows go; comparisons are made so that NaN goes on, as far as possible."""
@@ -167,7 +180,7 @@ class Dial:
 
 @dataclass(frozen=True)
 class Decider:
-    """The policy of a plan and its committees.
+    """The policy of a plan, its refits and its committees.
 
     Args:
         plan: whose.
@@ -189,7 +202,7 @@ class Decider:
         if any(stage in before[other] for other in plan.speaking if other in before):
             recorded[f"{stage}:logs"] = partial(self._logs, stage, key)
         if stage not in plan.speaking:
-            return get(key), recorded
+            return refitted_scores(scope, plan, stage, get(key)), recorded
         committee = plan.speaking[stage]
         of = dict(zip(committee.stages, committee.weights, strict=True))
         weights = scope.constant([[of.get(member, 0.0)] for member in before[stage]])
@@ -200,7 +213,8 @@ class Decider:
     def _logs(self, stage: str, key: str, scope: Scope, get: Get) -> str:
         """Log-probabilities of a stage and those before it, (n, stages, classes)."""
         plan = self.plan
-        said = Evidence(scope, get(key), plan.kinds[stage], plan.classes, stage, get)
+        own, kind = refitted_scores(scope, plan, stage, get(key)), plan.refitted[stage]
+        said = Evidence(scope, own, kind, plan.classes, stage, get)
         logs = scope.add("Max", said.logs, scope.constant(SMALLEST))
         rows = scope.add("Unsqueeze", logs, scope.integers(1))
         observed = plan.running.graph.observed[stage]

@@ -13,7 +13,16 @@ import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
 from offramp.errors import NetworkError, PlanError
-from offramp.export.deciding import TAINT, Decider, Decision, Get, Recipe, spoken, tainted
+from offramp.export.deciding import (
+    TAINT,
+    Decider,
+    Decision,
+    Get,
+    Recipe,
+    refitted_scores,
+    spoken,
+    tainted,
+)
 from offramp.export.itinerary import Block, Itinerary
 from offramp.export.scope import Scope, is_float, value
 from offramp.graph import BATCH, Graph, head, whole
@@ -237,6 +246,33 @@ class Stages:
 
     def _read(self, part: str, name: str) -> bool:
         return any(reads.get(name) == part for reads in self.sources.values())
+
+
+def refitted(plan: Plan, stage: str, file: Path) -> onnx.ModelProto:
+    """A network alone, with the refit of its stage at its end and nothing else around it.
+
+    Args:
+        plan: that refits the stage.
+        stage: whose refit.
+        file: of a whole network, in fp32 or in int8.
+
+    Raises:
+        NetworkError: it does not load, or is of a version that cannot be converted.
+    """
+    loaded = _load(stage, file)
+    model = _converted(stage, loaded, max(OLDEST_OPSET, _opset(loaded)))
+    scope, made = Scope(), model.graph.output[0]
+    given = {name: name for name in _inputs(model)}
+    scores = scope.place(model, given, [made.name])[0]
+    scores = scores if is_float(made) else scope.add("Cast", scores, to=TensorProto.FLOAT)
+    scope.give(refitted_scores(scope, plan, stage, scores), "scores")
+    inputs = [found for found in model.graph.input if found.name in given]
+    said = value("scores", TensorProto.FLOAT, [BATCH, plan.classes])
+    return helper.make_model(
+        helper.make_graph(scope.finished(), "offramp", inputs, [said], scope.constants),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+    )
 
 
 def preprocessing_of(plan: Plan) -> Preprocessing:

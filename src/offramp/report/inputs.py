@@ -10,6 +10,7 @@ from offramp.compare import compare
 from offramp.errors import InputError
 from offramp.evaluate import evaluate
 from offramp.plan import Plan
+from offramp.refit import refitted
 from offramp.report.page import ReportInput
 from offramp.trace import Trace
 
@@ -51,16 +52,18 @@ def _fits(plan: Plan, trace: Trace) -> bool:
 def _section(name: str, plan: Plan, traces: dict[str, Trace]) -> ReportInput:
     """A plan with the frontier of the first trace and an evaluation on the first unseen one."""
     own = tasks.is_own(plan.certificate.loss)
-    note = f"The loss {plan.certificate.loss} is code, which no report runs." if own else ""
+    notes = [f"The loss {plan.certificate.loss} is code, which no report runs."] if own else []
+    if plan.refits:
+        notes.append("All that is compared is refitted as in the plan, the reference too.")
     fitted = plan.fitted_on
     unseen = [trace for trace in traces.values() if trace.info.get("data") not in fitted]
     shown = [*(t for t in traces.values() if t.info.get("data") in fitted), *unseen][:1]
     return ReportInput(
         name,
-        compare(shown[0], loss=_loss(shown[0], plan)) if shown else None,
+        compare(refitted(shown[0], plan.refits), loss=_loss(shown[0], plan)) if shown else None,
         plan,
         evaluate(plan, unseen[0]) if unseen and not own else None,
-        note,
+        " ".join(notes),
     )
 
 

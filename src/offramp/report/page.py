@@ -85,6 +85,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("costs", plan.costs.source),
             *[(f"'{stage}' answers with", str(c)) for stage, c in plan.speaking.items()],
+            *plan.repairs(),
             *[("note", note) for note in plan.notes()],
         ],
     }

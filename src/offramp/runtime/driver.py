@@ -143,16 +143,18 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
     scores = np.empty((0, plan.classes), dtype=np.float32)
 
     if len(policy.graph.order) == 1:  # no routing: the network as it is, uncut
-        scores = runtime.run(policy.graph.root, x) if len(x) else scores
+        alone = policy.graph.root
+        scores = plan.own(alone, runtime.run(alone, x)) if len(x) else scores
         return _answers(plan, scores, drive(walking, lambda _: scores))
-    batch, speaker = runtime.begin(x), Speaker(plan.speaking, plan.kinds)
+    batch, speaker = runtime.begin(x), Speaker(plan.speaking, plan.refitted)
     broken = _no_numbers(x)
 
     def run(work: Work) -> FloatArray:
         nonlocal scores
         rows = None if len(work.rows) == len(x) else work.rows
         batch.advance(work.stage, rows)
-        found = speaker(work.stage, work.rows, batch.answer(work.stage, rows))
+        said = plan.own(work.stage, batch.answer(work.stage, rows))
+        found = speaker(work.stage, work.rows, said)
         if rows is None:
             scores = found
         else:

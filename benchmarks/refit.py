@@ -1,0 +1,127 @@
+"""Refitted answers on real networks: what they repair, and what routing saves beside them.
+
+Usage: python -m benchmarks.refit DATA [--cache DIR] [--splits 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import cifar
+from benchmarks.results import save
+from offramp.arrays import AnyArray, FloatArray
+from offramp.committees import answering
+from offramp.committees import learn as learn_committees
+from offramp.frontier import LEVELS, cost_at, frontier, static_points
+from offramp.policies import family
+from offramp.refit import Repair, learn, refitted
+from offramp.trace import Trace
+
+SIZES = (500, 2000, 5000)  # learning examples; the others of the first half are left aside
+LOSS = "top1"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
+    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
+    parser.add_argument("--splits", type=int, default=10)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    found = {
+        name: study(trace, options.splits)
+        for name, trace in cifar.traces(options.data, options.cache).items()
+    }
+    values = {"levels": LEVELS, "splits": options.splits, "graphs": found}
+    save("refit", values, time.perf_counter() - start)
+
+
+def study(trace: Trace, splits: int) -> dict[str, Any]:
+    """One graph: for each number of learning examples, the mean over the splits and its error."""
+    return {
+        "examples": trace.examples,
+        "reference": trace.graph.reference,
+        "sizes": {
+            str(size): _summed([_split(trace, size, seed) for seed in range(splits)])
+            for size in SIZES
+        },
+    }
+
+
+def _split(trace: Trace, size: int, seed: int) -> dict[str, Any]:
+    """Learned on examples of one half, measured on the other."""
+    first, second = trace.split(0.5, seed)
+    learning = trace.take(np.random.default_rng(seed).permutation(first)[:size])
+    measuring = trace.take(second)
+    refits, crossed = learn(learning, LOSS, seed=seed)
+    mended = refitted(measuring, refits)
+    before, after = measuring.losses(LOSS).values, mended.losses(LOSS).values
+    return {
+        "error": {
+            stage: {
+                "before": float(before[stage].mean()),
+                "after": float(after[stage].mean()),
+                "refitted": float(stage in refits),
+            }
+            for stage in trace.graph.order
+        },
+        "speedup": {
+            "as recorded": _routed(learning, measuring, seed),
+            "routing, refitted": _routed(crossed, mended, seed),
+            "one network, refitted": _statics(mended),
+            **_repairs(measuring, mended),
+        },
+    }
+
+
+def _routed(learning: Trace, measuring: Trace, seed: int) -> list[float]:
+    """The learned policy with committees at each level, against the reference of these scores."""
+    together, crossed = learn_committees(learning, LOSS, seed=seed)
+    spoken = answering(measuring, together)
+    losses = spoken.losses(LOSS)
+    points = frontier(spoken, losses, family("learned")(crossed, crossed.losses(LOSS)))
+    alone = static_points(spoken, losses)[measuring.graph.reference]
+    return [alone.cost / cost_at([*points, alone], level) for level in LEVELS]
+
+
+def _statics(measuring: Trace) -> list[float]:
+    """The cheapest single network within each level of the reference of these scores."""
+    points = static_points(measuring, measuring.losses(LOSS))
+    alone = points[measuring.graph.reference]
+    return [
+        max(alone.cost / p.cost for p in points.values() if p.excess_loss <= level)
+        for level in LEVELS
+    ]
+
+
+def _repairs(recorded: Trace, mended: Trace) -> dict[str, list[float]]:
+    """Single networks within each level of the reference as recorded: mended, and as they are."""
+    found = [Repair.of(recorded, mended, LOSS, "net", level) for level in LEVELS]
+    return {
+        "repair": [f.speedup for f in found],
+        "one network, as recorded": [f.without for f in found],
+    }
+
+
+def _summed(rows: list[Any]) -> Any:
+    """Rows of the same shape as one, each number a mean over the rows with its standard error."""
+    if isinstance(rows[0], dict):
+        return {key: _summed([row[key] for row in rows]) for key in rows[0]}
+    values: FloatArray = np.array(rows, dtype=np.float64)
+    return {"mean": values.mean(axis=0).tolist(), "se": _error(values).tolist()}
+
+
+def _error(values: FloatArray) -> AnyArray:
+    """The standard error of the mean over the first axis; 0 where there is one row."""
+    if len(values) < 2:
+        return np.zeros(values.shape[1:])
+    return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
+
+
+if __name__ == "__main__":
+    main()
