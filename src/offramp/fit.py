@@ -8,17 +8,19 @@ from typing import Any
 
 from offramp import tasks
 from offramp.certify import Candidate, Certificate, certify, check_promise
-from offramp.committees import Committees, answering, learn
+from offramp.committees import answering
 from offramp.errors import TraceError
 from offramp.frontier import Recorded, excess_of, replay
 from offramp.latency import Latency, settle
 from offramp.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
-from offramp.policies.learned import SAMPLE
+from offramp.policies.learned import SAMPLE, Learned
+from offramp.pool import edges_of, search
 from offramp.refit import Refits, Repair, refitted
 from offramp.refit import learn as learn_refits
 from offramp.tasks import Excess, Losses
+from offramp.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.trace import Trace, versions
 
 FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer
@@ -32,7 +34,8 @@ def fit(
     excess: Excess = "net",
     loss: str | None = None,
     unlabelled: bool = False,
-    policy: str = "learned",
+    policy: str = AUTO,
+    pool: bool = False,
     committees: bool = True,
     refit: bool = False,
     learn_share: float = 0.5,
@@ -70,7 +73,8 @@ def fit(
         TraceError: too few examples, no labels, or `certify_on` of another graph.
     """
     check_promise(budget, confidence)
-    family(policy)
+    if policy != AUTO:
+        family(policy)
     if networks:
         _check_networks(trace, networks)
     learning, certifying = _parts(trace, certify_on, learn_share, seed)
@@ -80,10 +84,14 @@ def fit(
     if refit:
         refits, learning = learn_refits(learning, name, unlabelled=unlabelled, seed=seed)
         certifying = refitted(certifying, refits)
+    ways = Ways(name, excess, unlabelled, committees, (0.0, budget / 2, budget), seed)
+    if pool:
+        learning = replace(learning, graph=search(learning, ways).graph)
     alone, dropped = certifying, dict[str, str]()
     if latency:
         losses = learning.losses(name, excess)
-        settled = settle(learning, losses, family(policy), latency, budget, seed)
+        decides = family(QUICK if policy == AUTO else policy)
+        settled = settle(learning, losses, decides, latency, budget, seed)
         learning = replace(learning, graph=settled.graph, costs=settled.costs)
         certifying = replace(certifying, costs=settled.costs)
         alone = replace(certifying, costs=latency.costs(trace.graph, stops=False))
@@ -91,11 +99,9 @@ def fit(
     repair = None
     if refit:
         repair = Repair.of(replace(recorded, costs=alone.costs), alone, name, excess, budget)
-    together: Committees = {}
-    if committees:
-        together, learning = learn(learning, name, unlabelled=unlabelled, seed=seed)
-        certifying, alone = answering(certifying, together), answering(alone, together)
-    learned = family(policy)(learning, learning.losses(name, excess))
+    taught = teach(learning, ways, policy)
+    together, learned = taught.lesson.committees, taught.policy
+    certifying, alone = answering(certifying, together), answering(alone, together)
     losses = certifying.losses(name, excess)
     certificate = certify(
         candidates(certifying, losses, learned),
@@ -122,7 +128,8 @@ def fit(
         networks.files if networks else {},
         networks.preprocessing if networks else None,
         {
-            **_info(trace, learning, certifying, policy, seed),
+            **_info(trace, learning, certifying, taught, seed),
+            "pool": edges_of(learning.graph) if pool else None,
             "latency": latency and latency.to_json(),
             "dropped": dropped,
         },
@@ -189,10 +196,11 @@ def _check_networks(trace: Trace, networks: Networks) -> None:
 
 
 def _info(
-    trace: Trace, learning: Trace, certifying: Trace, policy: str, seed: int
+    trace: Trace, learning: Trace, certifying: Trace, taught: Taught, seed: int
 ) -> dict[str, Any]:
-    sampled = policy == "learned" and learning.examples > SAMPLE
+    sampled = isinstance(taught.policy, Learned) and learning.examples > SAMPLE
     return {
+        "policies_tried": dict(taught.held_out),
         "learning_examples": SAMPLE if sampled else learning.examples,
         "learning_sampled_from": learning.examples if sampled else None,
         "certification_data": certifying.info.get("data"),

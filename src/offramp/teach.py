@@ -8,7 +8,7 @@ not choose.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,11 +23,13 @@ from offramp.tasks import Excess, Losses
 from offramp.trace import Trace
 
 AUTO = "auto"
+QUICK = "learned"  # what is learned in no time
 RULES = ("margin", "myopic", "entropy")  # cheap to run, and hard to beat with few examples
 FEW = 100  # examples below which nothing is learned
 _NETWORK = 1000  # examples from which a small network is worth trying
 _FOLDS, _MANY = 5, 1000  # folds, and examples from which two are enough
 _SAMPLE = 4000  # examples to choose on, at most
+_WORTH = 0.005  # of the reference's cost that a small network must save: it takes time as well
 _STEPS = 61  # settings of each dial
 
 
@@ -82,6 +84,28 @@ def _totals(policy: Policy, trace: Trace, excess: Mapping[str, FloatArray]) -> F
 
 
 @dataclass(frozen=True)
+class Ways:
+    """What counts as loss, and how stages may answer."""
+
+    loss: str | None = None  # see `Trace.losses`
+    excess: Excess = "net"
+    unlabelled: bool = False  # whether committees learn the reference's answers
+    committees: bool = True  # whether stages may answer together
+    levels: Sequence[float] = LEVELS  # of mean excess loss, at which costs are compared
+    seed: int = 0  # of committees, and of samples
+
+    def lesson(self, trace: Trace) -> Lesson:
+        """The examples as stages answer them, together where that loses less."""
+        found: Committees = {}
+        if self.committees:
+            found, trace = learn(trace, self.loss, unlabelled=self.unlabelled, seed=self.seed)
+        return Lesson(trace, trace.losses(self.loss, self.excess), found)
+
+
+DEFAULT = Ways()
+
+
+@dataclass(frozen=True)
 class Taught:
     """A policy, how stages answer, and what else was tried."""
 
@@ -91,57 +115,41 @@ class Taught:
     held_out: Mapping[str, float]  # tried -> mean cost at the levels, over the reference's
 
 
-def teach(
-    trace: Trace,
-    *,
-    policy: str = AUTO,
-    loss: str | None = None,
-    excess: Excess = "net",
-    unlabelled: bool = False,
-    committees: bool = True,
-    levels: Sequence[float] = LEVELS,
-    seed: int = 0,
-) -> Taught:
+def teach(trace: Trace, ways: Ways = DEFAULT, policy: str = AUTO) -> Taught:
     """The policy and the committees that cost least at some levels of excess loss, held out.
 
     Args:
         trace: examples to learn from and choose on; whatever is chosen learns from all of them.
+        ways: what counts, and whether stages may answer together.
         policy: the name of a family, or `auto` to choose one.
-        loss: see `Trace.losses`.
-        excess: the kind that counts.
-        unlabelled: whether committees learn the reference's answers.
-        committees: whether stages may answer together.
-        levels: of mean excess loss.
-        seed: of committees and of a sample, where there are more examples than choosing takes.
 
     Raises:
         InputError: an unknown policy.
         TraceError, LossError: as `Trace.losses`.
     """
-    lessons = {"": Lesson(trace, trace.losses(loss, excess), {})}
-    if committees:
-        together, spoken = learn(trace, loss, unlabelled=unlabelled, seed=seed)
-        if together:
-            lessons["committees"] = Lesson(spoken, spoken.losses(loss, excess), together)
-    choice = _Choice(lessons, levels, seed)
     if policy != AUTO:
-        family(policy)  # exists
+        family(policy)  # raises where there is none
+    lessons = {"": replace(ways, committees=False).lesson(trace)}
+    if ways.committees and (together := ways.lesson(trace)).committees:
+        lessons["committees"] = together
+    choice = _Choice(lessons, ways)
+    if policy != AUTO:
         return choice.best((policy,))
     if trace.examples < FEW:
         return choice.best(RULES[:1])
-    return choice.best((*RULES, "learned"), also=("network",) * (trace.examples >= _NETWORK))
+    return choice.best((*RULES, QUICK), also=("network",) * (trace.examples >= _NETWORK))
 
 
 class _Choice:
     """Tries families of policies on lessons, and learns the best of them."""
 
-    def __init__(self, lessons: Mapping[str, Lesson], levels: Sequence[float], seed: int) -> None:
-        self.lessons, self.levels = lessons, levels
+    def __init__(self, lessons: Mapping[str, Lesson], ways: Ways) -> None:
+        self.lessons, self.levels = lessons, ways.levels
         self.tried: dict[tuple[str, str], float] = {}
         n = next(iter(lessons.values())).trace.examples
         rows = np.arange(n)
         if n > _SAMPLE:
-            rows = np.sort(np.random.default_rng(seed).choice(n, _SAMPLE, replace=False))
+            rows = np.sort(np.random.default_rng(ways.seed).choice(n, _SAMPLE, replace=False))
         self.samples = {name: lesson.take(rows) for name, lesson in lessons.items()}
 
     def best(self, names: Sequence[str], *, also: Sequence[str] = ()) -> Taught:
@@ -152,16 +160,16 @@ class _Choice:
                 self._try(way)
             answering = self._least()[1]
             for name in also:
-                self._try((name, answering))
+                self._try((name, answering), _WORTH)
         name, which = self._least() if self.tried else ways[0]
         lesson = self.lessons[which]
         learned = family(name)(lesson.trace, lesson.losses)
         held_out = {_label(*way): cost for way, cost in self.tried.items()}
         return Taught(learned, name, lesson, held_out)
 
-    def _try(self, way: tuple[str, str]) -> None:
+    def _try(self, way: tuple[str, str], worth: float = 0.0) -> None:
         name, lesson = way
-        self.tried[way] = self.samples[lesson].held_out(family(name), self.levels)
+        self.tried[way] = self.samples[lesson].held_out(family(name), self.levels) + worth
 
     def _least(self) -> tuple[str, str]:
         return min(self.tried, key=self.tried.__getitem__)

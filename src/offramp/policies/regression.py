@@ -17,7 +17,7 @@ from sklearn.neural_network import MLPRegressor
 
 from offramp.arrays import FloatArray, IntArray
 
-_PENALTIES = np.geomspace(1e-1, 1e5, 13)  # ridge penalties to choose from
+_PENALTIES = np.geomspace(1e-1, 1e5, 7)  # ridge penalties to choose from
 _SCALES = (0.03, 0.1, 0.3, 1.0)  # of a block of features, besides 0
 _SWEEPS = 2
 _SURE = 0.5  # standard errors that a block must lower the error by
