@@ -1,14 +1,13 @@
-"""Which policy decides, and who answers: what costs least at some levels, on held-out examples.
+"""Which policy decides: the one that costs least at some levels, on held-out examples.
 
-What is learned has to be better than one shared threshold on examples that it has not seen, or the
-threshold decides; committees have to save something, or every stage answers by itself. A user need
-not choose.
+The linear policy decides unless one shared threshold, or a small network, saves more on examples
+that neither has seen. A user need not choose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -23,13 +22,12 @@ from offramp.tasks import Excess, Losses
 from offramp.trace import Trace
 
 AUTO = "auto"
-QUICK = "learned"  # what is learned in no time
-RULES = ("margin", "myopic", "entropy")  # cheap to run, and hard to beat with few examples
+QUICK, NETWORK = "learned", "network"
+RULES = ("margin", "myopic", "entropy")  # hard to beat with few examples
 FEW = 100  # examples below which nothing is learned
-_NETWORK = 1000  # examples from which a small network is worth trying
-_FOLDS, _MANY = 5, 1000  # folds, and examples from which two are enough
-_SAMPLE = 4000  # examples to choose on, at most
-_WORTH = 0.005  # of the reference's cost that a small network must save: it takes time as well
+_FOLDS, _MANY = 5, 1000  # folds; examples from which two are enough, and a network worth trying
+_SAMPLE = 3000  # examples to choose on, at most
+_WORTH = 0.01  # of the reference's cost that others must save over the linear policy
 _STEPS = 61  # settings of each dial
 
 
@@ -116,64 +114,27 @@ class Taught:
 
 
 def teach(trace: Trace, ways: Ways = DEFAULT, policy: str = AUTO) -> Taught:
-    """The policy and the committees that cost least at some levels of excess loss, held out.
+    """The policy that costs least at some levels of excess loss, on held-out examples.
 
     Args:
         trace: examples to learn from and choose on; whatever is chosen learns from all of them.
         ways: what counts, and whether stages may answer together.
-        policy: the name of a family, or `auto` to choose one.
+        policy: the name of a family, or `auto` to choose one: with few examples a rule.
 
     Raises:
         InputError: an unknown policy.
         TraceError, LossError: as `Trace.losses`.
     """
+    lesson = ways.lesson(trace)
     if policy != AUTO:
-        family(policy)  # raises where there is none
-    lessons = {"": replace(ways, committees=False).lesson(trace)}
-    if ways.committees and (together := ways.lesson(trace)).committees:
-        lessons["committees"] = together
-    choice = _Choice(lessons, ways)
-    if policy != AUTO:
-        return choice.best((policy,))
+        return Taught(family(policy)(lesson.trace, lesson.losses), policy, lesson, {})
     if trace.examples < FEW:
-        return choice.best(RULES[:1])
-    return choice.best((*RULES, QUICK), also=("network",) * (trace.examples >= _NETWORK))
-
-
-class _Choice:
-    """Tries families of policies on lessons, and learns the best of them."""
-
-    def __init__(self, lessons: Mapping[str, Lesson], ways: Ways) -> None:
-        self.lessons, self.levels = lessons, ways.levels
-        self.tried: dict[tuple[str, str], float] = {}
-        n = next(iter(lessons.values())).trace.examples
-        rows = np.arange(n)
-        if n > _SAMPLE:
-            rows = np.sort(np.random.default_rng(ways.seed).choice(n, _SAMPLE, replace=False))
-        self.samples = {name: lesson.take(rows) for name, lesson in lessons.items()}
-
-    def best(self, names: Sequence[str], *, also: Sequence[str] = ()) -> Taught:
-        """Of every family with every lesson, then of some more families with the best lesson."""
-        ways = [(name, lesson) for lesson in self.lessons for name in names]
-        if len(ways) + len(also) > 1:
-            for way in ways:
-                self._try(way)
-            answering = self._least()[1]
-            for name in also:
-                self._try((name, answering), _WORTH)
-        name, which = self._least() if self.tried else ways[0]
-        lesson = self.lessons[which]
-        learned = family(name)(lesson.trace, lesson.losses)
-        held_out = {_label(*way): cost for way, cost in self.tried.items()}
-        return Taught(learned, name, lesson, held_out)
-
-    def _try(self, way: tuple[str, str], worth: float = 0.0) -> None:
-        name, lesson = way
-        self.tried[way] = self.samples[lesson].held_out(family(name), self.levels) + worth
-
-    def _least(self) -> tuple[str, str]:
-        return min(self.tried, key=self.tried.__getitem__)
-
-
-def _label(name: str, lesson: str) -> str:
-    return f"{name}, {lesson}" if lesson else name
+        return Taught(family(RULES[0])(lesson.trace, lesson.losses), RULES[0], lesson, {})
+    rows = np.arange(trace.examples)
+    if trace.examples > _SAMPLE:
+        rows = np.sort(np.random.default_rng(ways.seed).choice(rows, _SAMPLE, replace=False))
+    sample = lesson.take(rows)
+    names = (QUICK, *RULES, *((NETWORK,) if trace.examples >= _MANY else ()))
+    tried = {name: sample.held_out(family(name), ways.levels) for name in names}
+    best = min(names, key=lambda name: tried[name] + (_WORTH if name != QUICK else 0.0))
+    return Taught(family(best)(lesson.trace, lesson.losses), best, lesson, tried)

@@ -23,7 +23,7 @@ _SWEEPS = 2
 _SURE = 0.5  # standard errors that a block must lower the error by
 _TINY = 1e-9
 _DECAY = 10.0  # weight decay of the small network, over the examples
-_STEPS = 100
+_STEPS = 60
 _HALVES = 2
 
 
