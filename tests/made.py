@@ -16,7 +16,8 @@ from sklearn.neural_network import MLPClassifier
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies import Seen
-from offramp.trace import Trace
+from offramp.testing import synthetic
+from offramp.trace import Trace, assemble
 
 
 def linear_network(
@@ -155,3 +156,14 @@ def deep_network(path: Path, layers: int = 3) -> Path:
     opsets = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
     return path
+
+
+def different(examples: int = 3000, edges: str | None = None) -> Trace:
+    """Three stages that err apart from each other: together they know more than the best."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, examples)
+    truth = 2.0 * (labels[:, None] == np.arange(5))
+    names = ("a", "b", "c")
+    scores = {s: truth + random.normal(size=truth.shape) * 1.1 for s in names}
+    costs = synthetic(20, names).costs
+    return assemble(Graph.build(names, edges), costs, scores, labels=labels, kind="logits")

@@ -16,24 +16,12 @@ from offramp.committees import Committee, Speaker, answering, learn, pool_weight
 from offramp.evaluate import evaluate
 from offramp.fit import _static, fit
 from offramp.frontier import replay, static_points
-from offramp.graph import Graph
 from offramp.plan import Plan
 from offramp.policies import Static
 from offramp.report.page import ReportInput, write_report
 from offramp.runtime import infer
 from offramp.testing import MemoryRuntime, RuntimeLaws, synthetic
-from offramp.trace import Trace, assemble
-
-
-def different(examples: int = 3000, edges: str | None = None) -> Trace:
-    """Three stages that err apart from each other: together they know more than the best."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 5, examples)
-    truth = 2.0 * (labels[:, None] == np.arange(5))
-    names = ("a", "b", "c")
-    scores = {s: truth + random.normal(size=truth.shape) * 1.1 for s in names}
-    costs = synthetic(20, names).costs
-    return assemble(Graph.build(names, edges), costs, scores, labels=labels, kind="logits")
+from tests.made import different
 
 
 def test_stages_that_err_apart_answer_together() -> None:

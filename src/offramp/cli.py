@@ -37,6 +37,7 @@ from offramp.record import record as record_trace
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.onnxruntime import Device
 from offramp.tasks import Excess, Kind, is_own
+from offramp.teach import AUTO
 from offramp.trace import Trace, import_scores
 
 app = typer.Typer(
@@ -252,7 +253,10 @@ def fit(
     excess: ExcessKind = "net",
     loss: Loss = None,
     unlabelled: Unlabelled = False,
-    policy: Annotated[str, typer.Option(help="What decides.")] = "learned",
+    policy: Annotated[str, typer.Option(help="What decides; auto chooses.")] = AUTO,
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Find who takes part, in which order; edges don't count.")
+    ] = False,
     committees: Annotated[
         bool, typer.Option(help="Stages may answer with all scores paid for, where it helps.")
     ] = True,
@@ -285,6 +289,7 @@ def fit(
         loss=_loss(loss, unlabelled),
         unlabelled=unlabelled,
         policy=policy,
+        pool=pool,
         committees=committees,
         refit=refit,
         learn_share=learn_share,

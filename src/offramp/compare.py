@@ -21,16 +21,19 @@ from offramp.bands import (
     mixed,
     scales,
 )
+from offramp.committees import Committees, answering
 from offramp.errors import TraceError
 from offramp.frontier import Point, frontier, uniform_points
 from offramp.hulls import LEVELS
 from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
 from offramp.policies.protocol import Policy
-from offramp.tasks import Losses
+from offramp.tasks import DISAGREEMENT, Losses
+from offramp.teach import AUTO, Ways, teach
 from offramp.trace import Trace
 
 UNIFORM = "uniform"  # blind mixes of single networks: always compared, never fitted
-OWN = "learned"  # the policy that others are compared with
+OWN = AUTO  # the policy that others are compared with
+_OURS = (OWN, "learned", "network")
 Progress = Callable[[str, int, int], None]
 
 
@@ -42,7 +45,7 @@ class Summary:
     area: Band  # mean cost over the reference's between the ends of LEVELS; lower is better
     gap_cost: Band  # share of the gap to the exact oracle closed: `offramp.frontier.gap_closed`
     gap_loss: Band  # likewise in loss: `offramp.frontier.loss_gap_closed`
-    lead: tuple[Band, ...] | None = None  # the learned policy's speed-ups minus these, paired
+    lead: tuple[Band, ...] | None = None  # the default policy's speed-ups minus these, paired
     frontier: FrontierBand | None = None  # None without bands
     seconds: float | None = None  # that fitting took; None where nothing is fitted
 
@@ -136,9 +139,9 @@ class Comparison:
 
     @property
     def rival(self) -> str | None:
-        """The best of the policies that are fitted, the learned one aside."""
+        """The best of the published policies."""
         names = [row.name for row in self.rows if row.kind == "policy"]
-        return next((name for name in names if name not in (OWN, UNIFORM)), None)
+        return next((name for name in names if name not in (*_OURS, UNIFORM)), None)
 
 
 def _json(summaries: Mapping[str, Summary]) -> dict[str, Any]:
@@ -161,7 +164,8 @@ def compare(
         trace: recorded examples; without `test` a random half tunes and the other measures.
         test: other examples of the same graph.
         loss: as in `Trace.losses`.
-        policies: names; None takes all. `uniform`, which needs no fitting, is always there.
+        policies: names; None takes all, `auto` being what `fit` does by default. `uniform`, which
+            needs no fitting, is always there.
         seed: of the split, and of the draws that bands come from.
         bands: how far numbers may move with the draw of the measured examples (`offramp.bands`).
         progress: called with what is done, how many steps are, and how many there are.
@@ -170,8 +174,10 @@ def compare(
         TraceError: `test` is of another graph.
         InputError: an unknown policy.
     """
-    names = [name for name in dict.fromkeys(policies or FAMILIES) if name != UNIFORM]
-    families = {name: family(name) for name in names}
+    names = [name for name in dict.fromkeys(policies or (OWN, *FAMILIES)) if name != UNIFORM]
+    for name in names:
+        if name != OWN:
+            family(name)  # raises where there is none
     if test is None:
         first, second = trace.split(0.5, seed)
         trace, test = trace.take(first), trace.take(second)
@@ -181,13 +187,17 @@ def compare(
     bench = _Bench(test, losses, Resamples.of(test.examples, DRAWS if bands else 0, seed))
     steps = _Steps(progress, 2 * len(names) + 2)
     curves, seconds = dict[str, Curve](), dict[str, float]()
-    for name, fit in families.items():
+    for name in names:
         steps.next(f"fitting {name}")
         started = time.perf_counter()
-        policy = fit(trace, tune)
+        if name == OWN:
+            taught = teach(trace, Ways(loss, unlabelled=loss == DISAGREEMENT))
+            together, policy = taught.lesson.committees, taught.policy
+        else:
+            together, policy = {}, family(name)(trace, tune)
         seconds[name] = time.perf_counter() - started
         steps.next(f"measuring {name}")
-        curves[name] = bench.measure(policy)
+        curves[name] = bench.answering(together).measure(policy)
     steps.next("measuring oracles")
     singles, soft, exact = bench.singles(), bench.soft_oracle(), bench.exact_oracle()
     steps.next("drawing again" if bands else "summing up")
@@ -218,6 +228,13 @@ class _Bench:
 
     def measure(self, policy: Policy) -> Curve:
         return measure(self.test, self.losses, policy, self.resamples)
+
+    def answering(self, together: Committees) -> _Bench:
+        """The same examples, as committees answer them."""
+        if not together:
+            return self
+        test = answering(self.test, together)
+        return _Bench(test, test.losses(self.losses.name), self.resamples)
 
     def singles(self) -> dict[str, Curve]:
         graph, losses = self.test.graph, self.losses.single()

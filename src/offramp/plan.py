@@ -175,6 +175,8 @@ class Plan:
                 f"learned from a sample of {self.info['learning_examples']} of {sampled} examples; "
                 f"certified on all {self.certificate.examples}"
             )
+        if pool := self.info.get("pool"):
+            found.append(f"of the pool takes part: {pool}")
         for stage, why in self.info.get("dropped", {}).items():
             found.append(f"without stage '{stage}': {why}")
         if self.repair:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp.bands import CONFIDENCE, Band
-from offramp.compare import Comparison, Row
+from offramp.compare import OWN, Comparison, Row
 from offramp.errors import MissingExtra
 from offramp.evaluate import Evaluation
 from offramp.files import replacing, storage
@@ -93,7 +93,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
 
 def _comparison(found: Comparison, plan: Plan | None) -> dict[str, Any]:
     certificate = plan.certificate if plan else None
-    learned = found.policies.get("learned", [])
+    learned = found.policies.get(OWN, [])
     return {
         "examples": found.examples,
         "reference": found.reference,
