@@ -106,7 +106,10 @@ class Evidence:
         product = scope.add("Mul", self.probabilities, self.logs)
         entropy = scope.add("Neg", scope.add("ReduceSum", product, one))
         if self.kind == "logits":
-            energy = scope.add("ReduceLogSumExp", self.scores, axes=[1])
+            # a score minus its log-probability; ReduceLogSumExp fails in branches of OpenVINO
+            answer = scope.add("Unsqueeze", self.first, one)
+            own = [scope.add("GatherElements", t, answer, axis=1) for t in (self.scores, self.logs)]
+            energy = scope.add("Sub", *own)
         else:
             energy = scope.add("Mul", entropy, scope.constant(0.0))
         return scope.add("Concat", entropy, energy, axis=1)
