@@ -10,22 +10,19 @@ import pytest
 from scipy import stats
 
 from offramp.arrays import FloatArray
-from offramp.certify import (
-    Candidate,
-    Certificate,
+from offramp.certify import Candidate, Certificate, certify, check_promise
+from offramp.errors import BudgetError
+from offramp.fit import candidates, fit
+from offramp.frontier import excess_of, replay
+from offramp.pvalues import (
     Method,
     binomial,
-    certify,
-    check_promise,
     examples_needed,
     interval,
     p_value,
     trinomial,
     upper_bound,
 )
-from offramp.errors import BudgetError
-from offramp.fit import candidates, fit
-from offramp.frontier import excess_of, replay
 from offramp.tasks import Excess
 from offramp.testing import synthetic
 

@@ -256,7 +256,9 @@ def fit(
     committees: Annotated[
         bool, typer.Option(help="Stages may answer with all scores paid for, where it helps.")
     ] = True,
-    learn_share: Annotated[float, typer.Option(help="Part of TRACE to learn from.")] = 0.5,
+    learn_share: Annotated[
+        float | None, typer.Option(help="Part of TRACE to learn from. Default: a third or less.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split and the folds.")] = 0,
     certify: Annotated[
         Path | None, typer.Option(help="Certify on this trace; learn from all of TRACE.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from offramp import tasks
-from offramp.certify import Candidate, Certificate, certify, check_promise
+from offramp.certify import Candidate, Certificate, Order, certify, check_promise, safest_first
 from offramp.committees import Committees, answering, learn
 from offramp.errors import TraceError
 from offramp.frontier import Recorded, excess_of, replay
@@ -20,6 +20,8 @@ from offramp.tasks import Excess, Losses
 from offramp.trace import Trace, versions
 
 FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer
+LEARN_SHARE = 1 / 3  # of the examples, to learn from
+LEARN_MOST = 2500  # examples, likewise
 
 
 def fit(
@@ -32,7 +34,7 @@ def fit(
     unlabelled: bool = False,
     policy: str = "learned",
     committees: bool = True,
-    learn_share: float = 0.5,
+    learn_share: float | None = None,
     seed: int = 0,
     certify_on: Trace | None = None,
     networks: Networks | None = None,
@@ -50,7 +52,8 @@ def fit(
         policy: one of `offramp.policies.FAMILIES`.
         committees: stages may answer with all the scores their walks have paid for, where that
             loses less.
-        learn_share: part of `trace` that is learned from, the rest certifies.
+        learn_share: part of `trace` that is learned from, the rest certifies; None: as much as
+            learning is worth (`learning_share`).
         seed: of the split, the folds and the order of the betting test.
         certify_on: certify on these examples instead, and learn from all of `trace`.
         networks: the ONNX files, where the plan is to run.
@@ -82,11 +85,13 @@ def fit(
     if committees:
         together, learning = learn(learning, name, unlabelled=unlabelled, seed=seed)
         certifying, alone = answering(certifying, together), answering(alone, together)
-    learned = family(policy)(learning, learning.losses(name, excess))
+    taught = learning.losses(name, excess)
+    learned = family(policy)(learning, taught)
     losses = certifying.losses(name, excess)
+    order = _order(learning, taught, learned, alone, budget)
     certificate = certify(
         candidates(certifying, losses, learned),
-        {s: _static(alone, losses, s) for s in trace.graph.order if s != losses.reference},
+        statics(alone, losses),
         budget,
         reference=losses.reference,
         reference_cost=certifying.reference_cost,
@@ -94,6 +99,7 @@ def fit(
         excess=excess,
         loss=losses.name,
         binary=tasks.is_binary(losses.name) or losses.binary,
+        order=order,
         seed=seed,
     )
     return Plan(
@@ -123,6 +129,19 @@ def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candida
         yield _candidate(trace, losses, recorded, float(setting), float(setting))
 
 
+def _order(learning: Trace, losses: Losses, policy: Policy, alone: Trace, budget: float) -> Order:
+    """What is tested when, from the examples that taught; of `alone` only costs are looked at."""
+    themselves = replace(learning, graph=alone.graph, costs=alone.costs)
+    path = list(candidates(learning, losses, policy))
+    return safest_first(path, statics(themselves, losses), budget, learning.reference_cost)
+
+
+def statics(trace: Trace, losses: Losses) -> dict[str, Candidate]:
+    """Every single network but the reference."""
+    names = [stage for stage in trace.graph.order if stage != losses.reference]
+    return {stage: _static(trace, losses, stage) for stage in names}
+
+
 def _static(trace: Trace, losses: Losses, stage: str) -> Candidate:
     return _candidate(trace, losses.single(), Static.of(trace.graph, stage), float("nan"), None)
 
@@ -144,10 +163,11 @@ def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profi
 
 
 def _parts(
-    trace: Trace, certify_on: Trace | None, learn_share: float, seed: int
+    trace: Trace, certify_on: Trace | None, learn_share: float | None, seed: int
 ) -> tuple[Trace, Trace]:
     if certify_on is None:
-        learn, rest = trace.split(learn_share, seed)
+        share = learning_share(trace.examples) if learn_share is None else learn_share
+        learn, rest = trace.split(share, seed)
         learning, certifying = trace.take(learn), trace.take(rest)
     else:
         learning, certifying = trace, certify_on
@@ -160,6 +180,11 @@ def _parts(
                 "a budget of one point takes several hundred. Record more examples."
             )
     return learning, certifying
+
+
+def learning_share(examples: int) -> float:
+    """The part to learn from: policies soon learn no more, and certificates always gain."""
+    return min(LEARN_SHARE, LEARN_MOST / max(1, examples))
 
 
 def _check_networks(trace: Trace, networks: Networks) -> None:
