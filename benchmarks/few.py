@@ -278,7 +278,7 @@ class Counts:
 
     @property
     def draws(self) -> int:
-        return self.lost.shape[1]
+        return int(self.lost.shape[1])
 
     def of(self, candidate: int, draws: IntArray) -> tuple[IntArray, IntArray]:
         return self.lost[candidate, draws], self.gained[candidate, draws]
@@ -354,7 +354,7 @@ def likeliest(lost: float, gained: float, size: int, budget: float) -> IntArray:
     def at(least: float) -> IntArray:
         slope = weigh[0] - weigh[1]  # negative: losses speak for the budget being broken
         bound = (least - some * weigh[1] - (size - some) * weigh[2]) / slope
-        return np.minimum(np.floor(bound + 1e-9), some).astype(np.int64)
+        return np.asarray(np.minimum(np.floor(bound + 1e-9), some), dtype=np.int64)
 
     def chance(least: float) -> float:
         most = at(least)

@@ -22,6 +22,7 @@ ORDER = [
         "networks",
         "plan",
         "fit",
+        "needs",
     ),
     *("evaluate", "compare"),
     *("data", "runtime.driver", "runtime.onnxruntime"),

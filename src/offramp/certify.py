@@ -195,7 +195,7 @@ def certify(
     method = method or method_for(excess, binary)
     delta = 1 - confidence
     test = partial(p_value, method=method, level=delta, seed=seed)
-    walked = _walk(_sequence(path, statics, order or Order()), budget, delta, test)
+    walked = _walk(in_order(path, statics, order or Order()), budget, delta, test)
     static, chosen, first = walked.static, walked.point, walked.first
     static_cost = statics[static].cost if static else reference_cost
     routed = chosen is not None and chosen.cost < min(static_cost, reference_cost)
@@ -231,7 +231,7 @@ PValue = Callable[[FloatArray, float], float]
 Named = tuple[str | None, Candidate]  # the single network, or None: a point of the path
 
 
-def _sequence(
+def in_order(
     path: Iterable[Candidate], statics: Mapping[str, Candidate], order: Order
 ) -> Iterator[Named]:
     """Everything to test, in order; single networks at the same place from the dearest down."""

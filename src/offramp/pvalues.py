@@ -23,6 +23,8 @@ _STEP = 0.15  # standard errors of that rate between those at which it looks for
 _NEGLIGIBLE = 1e-12  # probability left out of its sum, and added back to the p-value
 _TIE = 1e-9  # statistics closer than this are equal
 _BETS = np.geomspace(1e-3, 0.98, 24)  # bets of the mixture, as shares of the largest allowed
+_MOST = 10**9  # examples; more are never to be had
+_LARGE = 10**6  # examples, from where estimates of their number take the normal law
 _CHUNK = 200_000  # examples at once in the betting test
 
 
@@ -225,11 +227,66 @@ def examples_needed(excess: FloatArray, budget: float, delta: float, method: Met
 
     def passes(examples: int) -> bool:
         losses, gains = math.ceil(lost * examples), math.floor(gained * examples)
-        if method == "binomial":
-            return binomial(losses, examples, budget) <= delta
-        return trinomial(losses, gains, examples, budget, level=delta) <= delta
+        return _passes(losses, gains, examples, budget, delta, method)
 
-    return _smallest(passes, 10**9)
+    return _smallest(passes, _MOST)
+
+
+def examples_expected(
+    changed: float,
+    excess_loss: float,
+    budget: float,
+    *,
+    confidence: float = 0.95,
+    excess: Excess = "net",
+    power: float = POWER,
+) -> int | None:
+    """How many examples a budget takes, before any is labelled, where losses are 0 or 1.
+
+    Args:
+        changed: share of examples whose answer is not the reference's; seen without labels. Where
+            both answers are wrong nothing is lost, so that it is the most that counts.
+        excess_loss: its assumed mean; at most `changed` counts.
+        budget: excess loss given up, a fraction in [0, 1].
+        confidence: chance, over the draw of the examples, that the promise holds.
+        excess: net or induced.
+        power: chance that so many examples certify a setting of these rates, tested by itself.
+
+    Returns:
+        A number of at least 1; None where no number would do, or more than a thousand million.
+    """
+    mean = min(excess_loss, changed)
+    if mean >= budget:
+        return None
+    induced, delta = excess == "induced", 1 - confidence
+    lost = max(mean, 0.0) if induced else (changed + mean) / 2
+    gained = 0.0 if induced else (changed - mean) / 2
+
+    def passes(examples: int) -> bool:
+        """Whether all but the unluckiest draws pass."""
+        if induced:
+            unlucky = int(stats.binom.ppf(power, examples, lost))
+            return _passes(unlucky, 0, examples, budget, delta, "binomial")
+        rates = np.maximum([examples * lost, examples * gained], _NEGLIGIBLE)
+        unlucky = int(stats.skellam.ppf(power, *rates))
+        losses = max(unlucky, 0, math.ceil((examples * changed + unlucky) / 2))
+        return _passes(losses, losses - unlucky, examples, budget, delta, "trinomial")
+
+    return _smallest(passes, _MOST)
+
+
+def _passes(
+    losses: int, gains: int, examples: int, budget: float, delta: float, method: Method
+) -> bool:
+    """Whether these counts pass; among very many examples by the normal law, as an estimate."""
+    if losses + gains > examples:
+        return False
+    if method == "binomial":
+        return binomial(losses, examples, budget) <= delta
+    if examples > _LARGE:
+        found = _score(np.array(losses), np.array(gains), examples, budget)
+        return bool(float(found) <= stats.norm.ppf(delta))
+    return trinomial(losses, gains, examples, budget, level=delta) <= delta
 
 
 def _smallest(passes: Callable[[int], bool], limit: int) -> int | None:
