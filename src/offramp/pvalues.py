@@ -205,7 +205,7 @@ def upper_bound(excess: FloatArray, delta: float, method: Method, *, seed: int =
     low, high = float(excess.mean(dtype=np.float64)), 1.0
     if too_small(low) <= 0:
         return low
-    return float(optimize.brentq(too_small, low, high, xtol=1e-6))
+    return float(optimize.brentq(too_small, low, high, xtol=1e-5))
 
 
 def examples_needed(excess: FloatArray, budget: float, delta: float, method: Method) -> int | None:

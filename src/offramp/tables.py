@@ -57,16 +57,16 @@ def needs(found: Needs) -> Table:
     """How many examples each setting takes, by the excess loss it may turn out to have."""
     title = f"examples to label for {found.excess} excess loss of at most {found.budget:.2%}"
     caption = (
-        f"at {found.confidence:.1%} confidence, with a chance of {found.power:.0%}; answers looked "
-        f"at on {found.examples} examples"
+        f"at a true excess loss of so much; {found.confidence:.1%} confidence, reached with a "
+        f"chance of {found.power:.0%}; changed answers counted on {found.examples} examples"
     )
     table = Table(title=title, caption=caption, caption_justify="left")
     labelled = any(need.excess_loss is not None for need in found.settings)
     table.add_column("runs")
-    for name in ("speed-up", "answers changed", *(f"if it is {e:.2%}" for e in found.assumed)):
+    for name in ("speed-up", "changed", *(f"at {e:.2%}" for e in found.assumed)):
         table.add_column(name, justify="right")
     if labelled:
-        table.add_column("as measured", justify="right")
+        table.add_column("measured", justify="right")
     for need in found.settings:
         runs = f"'{need.stage}' alone" if need.stage else f"tradeoff {need.tradeoff:.4g}"
         numbers = [_number(n) for n in need.examples_needed]
@@ -77,7 +77,7 @@ def needs(found: Needs) -> Table:
 
 
 def _number(examples: int | None) -> str:
-    return "none would do" if examples is None else f"{examples:,}"
+    return "none do" if examples is None else f"{examples:,}"
 
 
 def evaluation(found: Evaluation) -> Table:
