@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,25 @@ def test_scores_recorded_elsewhere_become_a_certified_plan(
     plan = json.loads((tmp_path / "plan" / "plan.json").read_text())
     assert plan["certificate"] == said.json
     assert plan["version"] == 1
+
+
+def test_needs_says_how_many_examples_to_label(
+    offramp: Offramp, made: Path, tmp_path: Path
+) -> None:
+    replace(Trace.read(made / "trace"), labels=None).write(tmp_path / "bare")
+    said = offramp("needs", tmp_path / "bare", "--budget", 0.01, "--json")
+    assert said.code == 0
+    assert said.json["assumed"] == [0.0, 0.0025, 0.005]
+    assert {"stage", "tradeoff", "speedup", "changed", "examples_needed"} <= said.json["settings"][
+        0
+    ].keys()
+    assert all(len(need["examples_needed"]) == 3 for need in said.json["settings"])
+    shown = offramp("needs", made / "trace", "--budget", 0.01, "--excess", "induced")
+    assert "changed" in shown.out
+    assert "measured" in shown.out
+    for wrong, says in ((["--budget", 5], "budget"), (["--budget", 0.1, "--power", 1], "power")):
+        assert_refused(offramp("needs", tmp_path / "bare", *wrong), says)
+    assert_refused(offramp("needs", tmp_path / "none", "--budget", 0.1), "none")
 
 
 def test_evaluate_says_whether_the_promise_is_kept(offramp: Offramp, made: Path) -> None:
@@ -400,7 +419,7 @@ def test_broken_images_are_left_out_only_if_asked(offramp: Offramp, tmp_path: Pa
     "command",
     [
         *("demo", "graph", "record", "import", "fit", "evaluate", "compare", "run", "bench"),
-        *("export", "report"),
+        *("export", "report", "needs"),
     ],
 )
 def test_every_help_ends_with_an_example(offramp: Offramp, command: str) -> None:

@@ -13,9 +13,10 @@ import pytest
 from offramp.compare import compare
 from offramp.errors import BudgetError, InputError, LossError, PlanError, TraceError
 from offramp.evaluate import evaluate
-from offramp.fit import fit
+from offramp.fit import fit, learning_share
 from offramp.frontier import cost_at, frontier, hull, static_points
 from offramp.graph import Graph
+from offramp.needs import needs
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
@@ -47,8 +48,8 @@ def test_learning_and_certifying_examples_are_apart() -> None:
 
 
 def test_the_path_is_fixed_before_the_certification_examples_are_seen() -> None:
-    """Other labels on the certification half change the certificate, never the policy."""
-    first, second = LEARN.split(0.5, 0)
+    """Other labels on the certification part change the certificate, never policy or order."""
+    first, second = LEARN.split(learning_share(LEARN.examples), 0)
     assert LEARN.labels is not None
     labels = LEARN.labels.copy()
     labels[second] = (labels[second] + 1) % 10
@@ -56,7 +57,37 @@ def test_the_path_is_fixed_before_the_certification_examples_are_seen() -> None:
     one_json, other_json = (_policy(plan) for plan in (one, other))
     assert one_json == other_json
     assert one.certificate != other.certificate
+    orders = [[p.tradeoff for p in plan.certificate.points] for plan in (one, other)]
+    assert all(a == b for a, b in zip(*orders, strict=False))
+    assert orders[0]
     assert len(first) + len(second) == LEARN.examples
+
+
+def test_learning_takes_a_third_of_few_examples_and_no_more_than_it_needs_of_many() -> None:
+    assert learning_share(900) == pytest.approx(1 / 3)
+    assert learning_share(100_000) == pytest.approx(0.025)
+    plan = fit(LEARN, 0.05)
+    assert (plan.info["learning_examples"], plan.certificate.examples) == (500, 1000)
+
+
+def test_needs_are_told_without_labels() -> None:
+    bare = needs(replace(LEARN, labels=None), 0.02)
+    told = needs(LEARN, 0.02)
+    assert all(need.excess_loss is None is need.examples_measured for need in bare.settings)
+    assert all(need.excess_loss is not None for need in told.settings)
+    for found in (bare, told):
+        assert found.examples == 750
+        assert [need.stage for need in found.settings if need.stage] == ["small", "medium"]
+        for need in found.settings:
+            numbers = [n or 0 for n in need.examples_needed]
+            assert 0 < numbers[0] <= numbers[1] <= numbers[2]
+        changed = [need.changed for need in found.settings if need.stage is None]
+        assert changed[0] < changed[-1]
+    for bad in (replace(LEARN, labels=None).take(slice(30)), LEARN.take(slice(39))):
+        with pytest.raises(TraceError, match="at least 40"):
+            needs(bad, 0.02)
+    with pytest.raises(BudgetError, match="power"):
+        needs(LEARN, 0.02, power=1.0)
 
 
 def _policy(plan: Plan) -> str:
@@ -217,8 +248,8 @@ def test_large_learning_sets_are_sampled_and_it_is_said(monkeypatch: pytest.Monk
     for module in ("offramp.policies.learned", "offramp.fit"):
         monkeypatch.setattr(sys.modules[module], "SAMPLE", 300)
     plan = fit(LEARN, 0.1)
-    assert any("sample of 300 of 750" in note for note in plan.notes())
-    assert plan.certificate.examples == 750
+    assert any("sample of 300 of 500" in note for note in plan.notes())
+    assert plan.certificate.examples == 1000
 
 
 def test_a_trace_without_examples_of_some_class_can_be_learned() -> None:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
+from offramp import pvalues
 from offramp.arrays import FloatArray
 from offramp.certify import (
     Candidate,
     Certificate,
-    Method,
-    binomial,
+    Order,
     certify,
     check_promise,
+    safest_first,
+)
+from offramp.errors import BudgetError
+from offramp.fit import candidates, fit
+from offramp.frontier import excess_of, replay
+from offramp.pvalues import (
+    Method,
+    binomial,
+    examples_expected,
     examples_needed,
     interval,
     p_value,
     trinomial,
     upper_bound,
 )
-from offramp.errors import BudgetError
-from offramp.fit import candidates, fit
-from offramp.frontier import excess_of, replay
 from offramp.tasks import Excess
 from offramp.testing import synthetic
 
@@ -67,18 +74,95 @@ def test_the_binomial_test_is_exact() -> None:
     assert np.mean(found <= 0.1) > 0.03  # and not vacuous
 
 
-@pytest.mark.parametrize(("losses", "gains"), [(3, 4), (6, 0), (0, 0), (1, 9)])
-def test_the_trinomial_tail_is_the_sum_over_all_outcomes(losses: int, gains: int) -> None:
-    """An independent sum of multinomial probabilities, at the worst rate that is left open."""
-    n, budget, spent = 30, 0.1, 0.02 * 0.05
-    highest = stats.beta.ppf(1 - spent, losses + gains + 1, n - losses - gains)
+def score(losses: int, gains: int, n: int, budget: float) -> float:
+    """The score statistic, its rate of changes found by trying very many."""
+    rates = np.linspace(budget, 1 - 1e-9, 20001)
+    likely = special.xlogy(losses, (rates + budget) / 2) + special.xlogy(gains, rates - budget)
+    likely = likely + special.xlogy(n - losses - gains, 1 - rates)
+    spread = np.sqrt(n * (rates[likely.argmax()] - budget**2))
+    return float((losses - gains - n * budget) / spread)
+
+
+@pytest.mark.parametrize(("losses", "gains"), [(3, 4), (6, 0), (0, 0), (1, 9), (0, 2), (4, 13)])
+def test_the_trinomial_test_is_the_sum_over_all_outcomes(losses: int, gains: int) -> None:
+    """An independent sum of multinomial probabilities, at the worst of the plausible rates."""
+    n, budget, spent = 30, 0.1, 0.005 * 0.05
+    changes = losses + gains
+    lowest = stats.beta.ppf(spent / 2, changes, n - changes + 1) if changes else 0.0
+    highest = stats.beta.ppf(1 - spent / 2, changes + 1, n - changes)
     outcomes = [(lost, gained) for lost in range(n + 1) for gained in range(n + 1 - lost)]
-    below = np.array([[a, b, n - a - b] for a, b in outcomes if a - b <= losses - gains])
+    most = score(losses, gains, n, budget) + 1e-4
+    below = np.array([[a, b, n - a - b] for a, b in outcomes if score(a, b, n, budget) <= most])
     worst = max(
         stats.multinomial.pmf(below, n, [(q + budget) / 2, (q - budget) / 2, 1 - q]).sum()
-        for q in np.linspace(budget, max(highest, budget), 33)
+        for q in np.linspace(max(budget, lowest), max(highest, budget), 300)
     )
-    assert trinomial(losses, gains, n, budget) == pytest.approx(min(1.0, worst + spent), abs=1e-6)
+    found = trinomial(losses, gains, n, budget)
+    assert found == pytest.approx(min(1.0, worst + spent), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("losses", "gains", "n", "budget"),
+    [(14, 16, 1000, 0.01), (6, 1, 1000, 0.02), (95, 105, 2500, 0.01), (3, 2, 700, 0.005)],
+)
+def test_the_worst_rate_of_changes_is_not_missed(
+    losses: int, gains: int, n: int, budget: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = trinomial(losses, gains, n, budget)
+    monkeypatch.setattr(pvalues, "_STEP", 0.01)
+    assert found == pytest.approx(trinomial(losses, gains, n, budget), rel=2e-3)
+
+
+def power(n: int, budget: float, changes: float, mean: float, level: float) -> float:
+    """The exact chance that the trinomial test passes examples of these rates."""
+    number = np.arange(int(stats.binom.ppf(1 - 1e-6, n, changes)) + 1)
+    most, lost = [], -1
+    for c in number:
+        lost = max(lost - 1, -1)  # one more change moves the limit by one loss at most
+        while lost < c and trinomial(lost + 1, int(c) - lost - 1, n, budget, level=level) <= level:
+            lost += 1
+        most.append(lost)
+    share = (changes + mean) / (2 * changes)
+    return float(stats.binom.pmf(number, n, changes) @ stats.binom.cdf(most, number, share))
+
+
+def best_power(n: int, budget: float, changes: float, mean: float, level: float) -> float:
+    """No valid test passes more often: the likelihood ratio against one law on the boundary.
+
+    Neyman and Pearson, with the true rates known and a coin at the limit; the smallest of a few
+    such laws is still a bound.
+    """
+    far = int(stats.binom.ppf(1 - 1e-9, n, changes)) + 10
+    lost, gained = (grid.ravel() for grid in np.indices((far, far)))
+    true = np.array([(changes + mean) / 2, (changes - mean) / 2, 1 - changes])
+    counts = np.stack([lost, gained, n - lost - gained], axis=1)
+    here = stats.multinomial.pmf(counts, n, true)
+    found = []
+    for rate in changes * np.array([0.97, 1.0, 1.03]):
+        null = stats.multinomial.pmf(
+            counts, n, [(rate + budget) / 2, (rate - budget) / 2, 1 - rate]
+        )
+        order = np.argsort(-np.divide(here, null, out=np.zeros_like(here), where=null > 0))
+        spent, gain = np.cumsum(null[order]), np.cumsum(here[order])
+        found.append(float(np.interp(level, spent, gain)))
+    return min(found)
+
+
+@pytest.mark.parametrize(
+    ("n", "budget", "changes", "mean"),
+    [
+        (1000, 0.01, 0.03, 0.0),
+        (1000, 0.01, 0.05, 0.0),
+        (1000, 0.02, 0.06, 0.0),
+        (600, 0.03, 0.1, 0),
+    ],
+)
+def test_the_trinomial_test_is_nearly_as_sharp_as_one_that_knows_the_rates(
+    n: int, budget: float, changes: float, mean: float
+) -> None:
+    found, best = (p(n, budget, changes, mean, 0.05) for p in (power, best_power))
+    assert best - 0.03 < found <= best
+    assert power(n, budget, changes, budget, 0.05) <= 0.05  # at the boundary
 
 
 def test_the_trinomial_test_needs_far_fewer_examples_than_betting() -> None:
@@ -124,7 +208,7 @@ def test_a_bound_holds_as_often_as_it_says(method: Method) -> None:
 
 
 def test_an_interval_holds_as_often_as_it_says() -> None:
-    random, draws = np.random.default_rng(4), 200
+    random, draws = np.random.default_rng(4), 120
     found = [interval(drawn(0.02, 0.1, 500, random), 0.9, "trinomial") for _ in range(draws)]
     missed = np.mean([not low <= 0.02 <= high for low, high in found])
     assert missed <= allowed(0.1, draws)
@@ -242,10 +326,120 @@ def test_a_single_network_that_fails_is_not_used() -> None:
     assert (found.verdict, found.static_choice) == ("route", "big")
 
 
-def test_the_error_is_shared_between_the_path_and_the_single_networks() -> None:
+def test_the_path_is_tested_at_all_of_the_error() -> None:
     lost = next(k for k in itertools.count() if trinomial(k, 0, 1000, 0.02, level=0.05) > 0.025)
     assert trinomial(lost, 0, 1000, 0.02, level=0.05) <= 0.05  # passes at delta, not at half of it
-    assert certificate([lost]).tradeoff is None
+    assert certificate([lost]).tradeoff == 9.0
+
+
+def one(lost: int, cost: float, tradeoff: float | None = None, n: int = 1000) -> Candidate:
+    return Candidate(tradeoff, cost, np.repeat([1.0, 0.0], [lost, n - lost]))
+
+
+def test_one_failure_ends_the_sequence_for_path_and_single_networks() -> None:
+    points, bad = [one(0, 5, 9.0), one(1, 4, 8.0), one(2, 3, 7.0)], {"small": one(100, 1)}
+    say = partial(certify, points, bad, 0.02, reference="big", reference_cost=10.0)
+    for place, tradeoff in ((0, None), (1, 9.0), (2, 8.0), (3, 7.0)):
+        found = say(order=Order(0, {"small": place}))
+        assert found.tradeoff == tradeoff
+        assert [point.stage for point in found.statics] == ["small"]
+    assert say(order=Order(2, {})).points[0].tradeoff == 7.0
+    good = certify(
+        [one(100, 5, 9.0)],
+        {"small": one(1, 2), "medium": one(1, 4)},
+        0.02,
+        reference="big",
+        reference_cost=10.0,
+        order=Order(0, {"small": 0, "medium": 0}),
+    )
+    assert [point.stage for point in good.statics] == ["medium", "small"]  # the dearest first
+    assert (good.verdict, good.static_choice) == ("do not route", "small")
+    assert certify([one(100, 5, 9.0)], {"small": one(1, 2)}, 0.02, reference="big",
+                   reference_cost=10.0).static_choice == "big"  # fmt: skip
+
+
+def test_the_order_puts_the_surest_first_and_passes_over_dear_points() -> None:
+    points = [one(0, 12, 9.0), one(0, 8, 8.0), one(4, 6, 7.0), one(15, 4, 6.0), one(30, 2, 5.0)]
+    statics = {
+        "sure": one(1, 3),
+        "less": one(12, 3),
+        "hopeless": one(200, 1),
+        "dear": one(0, 9),
+    }
+    order = safest_first(points, statics, 0.02, 10.0)
+    assert order.start == 1
+    assert order.places == {"sure": 2, "less": 4, "hopeless": 4, "dear": 4}
+    assert safest_first(points, statics, 0.02, 1.0).start == 0
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.5])
+def test_no_true_hypothesis_passes_too_often_among_path_and_single_networks(
+    confidence: float,
+) -> None:
+    """Risks over the budget among points and single networks, ordered by a learning half."""
+    random, draws, budget, n = np.random.default_rng(6), 150, 0.02, 1000
+    risks = {9.0: 0.0, 8.0: 0.01, 7.0: 0.0201, 6.0: 0.0205, 5.0: 0.03}
+    single = {"small": 0.0201, "medium": 0.005, "tiny": 0.021}
+    costs = {"small": 2.0, "medium": 5.5, "tiny": 1.0}
+
+    def half() -> tuple[list[Candidate], dict[str, Candidate]]:
+        points = [Candidate(t, t, drawn(m, max(0.05, m), n, random)) for t, m in risks.items()]
+        return points, {
+            s: Candidate(None, costs[s], drawn(m, 0.06, n, random)) for s, m in single.items()
+        }
+
+    wrong = useful = 0
+    for _ in range(draws):
+        order = safest_first(*half(), budget, 10.0)
+        found = certify(*half(), budget, reference="big", reference_cost=10.0,
+                        confidence=confidence, order=order)  # fmt: skip
+        passed = [p for p in (*found.points, *found.statics) if p.p_value <= 1 - confidence]
+        true = [risks[p.tradeoff] if p.tradeoff else single[str(p.stage)] for p in passed]
+        wrong += max(true, default=0.0) > budget
+        useful += found.cost < 10
+    assert wrong / draws <= allowed(1 - confidence, draws)
+    assert useful / draws > 0.9
+
+
+@pytest.mark.parametrize(
+    ("changed", "mean", "budget", "chance"),
+    [
+        (0.01, 0.0025, 0.01, 0.8),
+        (0.03, 0.0, 0.01, 0.8),
+        (0.1, 0.0, 0.02, 0.5),
+        (0.1, -0.01, 0.02, 0.8),
+    ],
+)
+def test_as_many_examples_as_expected_certify_as_often_as_it_says(
+    changed: float, mean: float, budget: float, chance: float
+) -> None:
+    n = examples_expected(changed, mean, budget, power=chance)
+    assert n is not None
+    random, draws = np.random.default_rng(7), 300
+    p = [(changed + mean) / 2, (changed - mean) / 2, 1 - changed]
+    passed = {
+        size: np.mean(
+            [
+                trinomial(int(lost), int(gained), size, budget) <= 0.05
+                for lost, gained, _ in random.multinomial(size, p, draws)
+            ]
+        )
+        for size in (n, n // 2)
+    }
+    assert chance - 0.1 < passed[n] < chance + 0.15
+    assert passed[n // 2] < passed[n] - 0.1
+
+
+def test_examples_expected_where_only_losses_count() -> None:
+    assert examples_expected(0.0, 0.0, 0.01, excess="induced") == 299
+    assert examples_expected(0.3, 0.0, 0.005, excess="induced") == 598
+    more = examples_expected(0.3, 0.003, 0.01, excess="induced")
+    assert more is not None
+    assert np.mean(stats.binom.rvs(more, 0.003, size=2000, random_state=0) <= stats.binom.ppf(
+        0.8, more, 0.003)) >= 0.8  # fmt: skip
+    assert binomial(int(stats.binom.ppf(0.8, more, 0.003)), more, 0.01) <= 0.05
+    assert examples_expected(0.3, 0.01, 0.01) is None
+    assert examples_expected(0.02, 0.5, 0.03) == examples_expected(0.02, 0.02, 0.03)
 
 
 @pytest.mark.parametrize(

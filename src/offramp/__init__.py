@@ -13,10 +13,12 @@ from offramp.exits import Exits, add_exits
 from offramp.fit import fit
 from offramp.frontier import Point, frontier, hull
 from offramp.graph import Costs, Graph, Stage
+from offramp.needs import Needs, needs
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, Policy, Seen
 from offramp.preprocessing import Preprocessing
+from offramp.pvalues import examples_expected
 from offramp.record import record
 from offramp.runtime import Answers, OnnxRuntime, infer
 from offramp.tasks import Losses
@@ -34,6 +36,7 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "Seen",
     "Policy",
     "FAMILIES",
+    "examples_expected",
     "certify",
     "Certificate",
     "Work",
@@ -47,6 +50,8 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "Networks",
     "Plan",
     "fit",
+    "Needs",
+    "needs",
     "Evaluation",
     "evaluate",
     "Comparison",

@@ -1,37 +1,32 @@
 """The promise: from excess losses on examples that trained nothing to a tradeoff and a certificate.
 
-A finite path of tradeoffs, fixed on other examples, is tested from the safest on; the first that
-cannot be rejected stops (fixed-sequence testing: Angelopoulos et al. 2021, Learn then Test,
-section 2.1). The error is spent once, however many points there are.
+A finite path of tradeoffs and the single networks stand in one sequence, fixed on other examples,
+the safest first; the first that does not pass its test stops (fixed-sequence testing: Angelopoulos
+et al. 2021, Learn then Test, section 2.1). The error is spent once, however many there are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from itertools import islice
+from typing import Any
 
 import numpy as np
-from scipy import optimize, special, stats
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.arrays import FloatArray
 from offramp.errors import BudgetError
+from offramp.pvalues import Method, examples_needed, method_for, p_value, upper_bound
 from offramp.tasks import Excess
 
-Method = Literal["binomial", "trinomial", "betting"]
 ROUTE, DO_NOT_ROUTE = "route", "do not route"
-_NUISANCE = 0.02  # share of the level that the trinomial test spends on the rate of changes
-_RATES = 33  # rates of changes at which it looks for the worst case
-_NEGLIGIBLE = 1e-12  # probability left out of its sum, and added back to the p-value
-_BETS = np.geomspace(1e-3, 0.98, 24)  # bets of the mixture, as shares of the largest allowed
-_CHUNK = 200_000  # examples at once in the betting test
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point of the path, on the certification examples."""
+    """One point of the path, or a single network, on some examples."""
 
     tradeoff: float | None  # None: a static network
     cost: float  # mean, in the unit of the trace
@@ -39,13 +34,22 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Order:
+    """In which order what is tested, fixed without the examples that certify."""
+
+    start: int = 0  # points of the path that are passed over
+    places: Mapping[str, int] = field(default_factory=dict)  # single network -> points before it
+
+
+@dataclass(frozen=True)
 class Tested:
-    """What a test said of a point."""
+    """What a test said of a point of the path, or of a single network."""
 
     tradeoff: float | None
     excess_loss: float
     cost: float
     p_value: float
+    stage: str | None = None  # the single network; None: a point of the path
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,20 @@ class Certificate:
     static_cost: float
     examples_needed: int | None  # for the safest point at the same rates; None: no number would do
     verdict: str  # "route" or "do not route"
-    points: tuple[Tested, ...] = field(default=())
+    points: tuple[Tested, ...] = field(default=())  # of the path, as far as it was tested
+    statics: tuple[Tested, ...] = field(default=())  # single networks, likewise
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
-        value["points"] = [asdict(point) for point in self.points]
+        for tested in ("points", "statics"):
+            value[tested] = [asdict(point) for point in getattr(self, tested)]
         return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Certificate:
         points = tuple(Tested(**point) for point in value["points"])
-        return cls(**{**value, "points": points})
+        statics = tuple(Tested(**point) for point in value.get("statics", ()))
+        return cls(**{**value, "points": points, "statics": statics})
 
 
 def check_promise(budget: float, confidence: float) -> None:
@@ -93,9 +100,58 @@ def check_promise(budget: float, confidence: float) -> None:
         raise BudgetError(f"the confidence is {confidence}; it must lie between 0 and 1.")
 
 
+def safest_first(
+    path: Sequence[Candidate],
+    statics: Mapping[str, Candidate],
+    budget: float,
+    reference_cost: float,
+) -> Order:
+    """The order in which to test what certification examples will say of these candidates.
+
+    The path starts at its first point that is cheaper than the reference: dearer ones could not be
+    chosen, and each is a chance to fail. A single network comes before the first point that is less
+    sure than it by a standard error, or last where a point before it is as cheap: then passing it
+    would gain nothing, and failing it would block the rest.
+
+    Args:
+        path: on examples that certify nothing, safest first.
+        statics: every single network but the reference, on the same examples.
+        budget: excess loss given up, a fraction in [0, 1].
+        reference_cost: of the reference alone, in the unit of the candidates.
+    """
+    cheaper = [i for i, point in enumerate(path) if point.cost < reference_cost]
+    start = cheaper[0] if cheaper else 0
+    walked = path[start:]
+    return Order(start, {s: _place(walked, static, budget) for s, static in statics.items()})
+
+
+def _place(path: Sequence[Candidate], static: Candidate, budget: float) -> int:
+    """How many points of the path come before a single network."""
+    enough = sureness(static.excess, budget) - 1 / math.sqrt(max(1, len(static.excess)))
+    for place, point in enumerate(path):
+        if point.cost <= static.cost:
+            break
+        if sureness(point.excess, budget) < enough:
+            return place
+    return len(path)
+
+
+def sureness(excess: FloatArray, budget: float) -> float:
+    """How many standard deviations of one example the mean lies below `budget`.
+
+    Times the root of a number of examples, it is about how many standard errors a test finds.
+    """
+    if not len(excess):
+        return 0.0
+    below = budget - excess.astype(np.float64)
+    # no change at all still leaves the variance of losses as frequent as the budget
+    variance = max(float(np.mean(below**2)), budget * (1 - budget))
+    return float(below.mean()) / math.sqrt(variance) if variance > 0 else 0.0
+
+
 def certify(
     path: Iterable[Candidate],
-    statics: dict[str, Candidate],
+    statics: Mapping[str, Candidate],
     budget: float,
     *,
     reference: str,
@@ -105,12 +161,13 @@ def certify(
     loss: str = "top1",
     binary: bool = True,
     method: Method | None = None,
+    order: Order | None = None,
     seed: int = 0,
 ) -> Certificate:
     """The certificate of the cheapest tradeoff whose excess loss stays within `budget`.
 
-    Half of the allowed error goes to the path, half to the single networks from the dearest down.
-    The path is consumed only as far as it passes.
+    Path and single networks are one sequence, tested at all of the allowed error; the first that
+    does not pass ends it. The path is consumed only that far.
 
     Args:
         path: candidates in an order fixed before looking at these examples, safest first.
@@ -123,6 +180,8 @@ def certify(
         loss: its name, for the record.
         binary: whether every loss is 0 or 1.
         method: the test; None takes the sharpest valid one (`method_for`).
+        order: what is tested when, fixed before looking at these examples (`safest_first`); None:
+            all of the path, then the single networks from the dearest down.
         seed: fixes the order in which the betting test reads the examples.
 
     Returns:
@@ -134,14 +193,17 @@ def certify(
     """
     check_promise(budget, confidence)
     method = method or method_for(excess, binary)
-    delta = (1 - confidence) / 2
+    delta = 1 - confidence
     test = partial(p_value, method=method, level=delta, seed=seed)
-    points, chosen, first = _walk_path(path, budget, delta, test)
-    static = _static(statics, budget, delta, test)
+    walked = _walk(in_order(path, statics, order or Order()), budget, delta, test)
+    static, chosen, first = walked.static, walked.point, walked.first
     static_cost = statics[static].cost if static else reference_cost
     routed = chosen is not None and chosen.cost < min(static_cost, reference_cost)
     running = chosen if routed else statics[static] if static else None
     shown = chosen or first
+    bound = 0.0
+    if running is not None:  # it passed at the budget, whatever the last digits of the bound
+        bound = min(budget, upper_bound(running.excess, delta, method, seed=seed))
     return Certificate(
         excess=excess,
         loss=loss,
@@ -151,7 +213,7 @@ def certify(
         examples=len(shown.excess) if shown else 0,
         losses=int((shown.excess > 0).sum()) if shown else 0,
         gains=int((shown.excess < 0).sum()) if shown else 0,
-        bound=0.0 if running is None else upper_bound(running.excess, delta, method, seed=seed),
+        bound=bound,
         tradeoff=chosen.tradeoff if chosen and routed else None,
         cost=running.cost if running else reference_cost,
         reference_cost=reference_cost,
@@ -160,215 +222,55 @@ def certify(
         static_cost=static_cost,
         examples_needed=examples_needed(first.excess, budget, delta, method) if first else None,
         verdict=ROUTE if routed else DO_NOT_ROUTE,
-        points=tuple(points),
+        points=tuple(tested for tested in walked.tested if tested.stage is None),
+        statics=tuple(tested for tested in walked.tested if tested.stage is not None),
     )
 
 
 PValue = Callable[[FloatArray, float], float]
+Named = tuple[str | None, Candidate]  # the single network, or None: a point of the path
 
 
-def _walk_path(
-    path: Iterable[Candidate], budget: float, delta: float, test: PValue
-) -> tuple[list[Tested], Candidate | None, Candidate | None]:
-    """The points tested, the cheapest that passed before the first failure, and the first point."""
-    points: list[Tested] = []
-    chosen = first = None
-    # no correction for many points: they are tried in a fixed order and the first failure stops
-    for candidate in path:
-        first = first or candidate
+def in_order(
+    path: Iterable[Candidate], statics: Mapping[str, Candidate], order: Order
+) -> Iterator[Named]:
+    """Everything to test, in order; single networks at the same place from the dearest down."""
+    waiting = sorted(
+        statics, key=lambda name: (order.places.get(name, math.inf), -statics[name].cost)
+    )
+    for passed, point in enumerate(islice(path, order.start, None)):
+        while waiting and order.places.get(waiting[0], math.inf) <= passed:
+            yield waiting[0], statics[waiting.pop(0)]
+        yield None, point
+    yield from ((name, statics[name]) for name in waiting)
+
+
+@dataclass(frozen=True)
+class _Walked:
+    """A sequence, as far as it was tested."""
+
+    tested: list[Tested]
+    point: Candidate | None  # the cheapest point of the path that passed
+    static: str | None  # the cheapest single network that passed
+    first: Candidate | None  # the first point of the path that was tested
+
+
+def _walk(sequence: Iterable[Named], budget: float, delta: float, test: PValue) -> _Walked:
+    """Tests up to the first failure."""
+    tested: list[Tested] = []
+    passed: dict[str | None, Candidate] = {}
+    point = first = None
+    # no correction for many tests: their order is fixed and the first failure stops
+    for name, candidate in sequence:
+        first = first or (candidate if name is None else None)
         p = test(candidate.excess, budget)
         mean = float(candidate.excess.mean(dtype=np.float64))
-        points.append(Tested(candidate.tradeoff, mean, candidate.cost, p))
+        tested.append(Tested(candidate.tradeoff, mean, candidate.cost, p, name))
         if p > delta:
             break
-        if chosen is None or candidate.cost < chosen.cost:
-            chosen = candidate
-    return points, chosen, first
-
-
-def _static(statics: dict[str, Candidate], budget: float, delta: float, test: PValue) -> str | None:
-    """The cheapest single network that passes, tried from the dearest down; None: the reference."""
-    passed = None
-    for name in sorted(statics, key=lambda name: -statics[name].cost):
-        if test(statics[name].excess, budget) > delta:
-            break
-        passed = name
-    return passed
-
-
-def method_for(excess: Excess, binary: bool) -> Method:
-    """The sharpest valid test: exact where counts say everything, betting for all else."""
-    if not binary:
-        return "betting"
-    return "binomial" if excess == "induced" else "trinomial"
-
-
-def p_value(
-    excess: FloatArray, budget: float, method: Method, *, level: float = 0.05, seed: int = 0
-) -> float:
-    """A valid p-value of the hypothesis that the mean excess loss exceeds `budget`.
-
-    Args:
-        excess: (examples,) in [-1, 1]; in {0, 1} for `binomial`, in {-1, 0, 1} for `trinomial`.
-        budget: in [-1, 1].
-        method: binomial, trinomial or betting.
-        level: the level it will be compared with; the trinomial test is sharpest there.
-        seed: fixes the order in which the betting test reads the examples.
-
-    Returns:
-        In [0, 1]; at most u with probability at most u, whatever u, where the hypothesis is true.
-    """
-    losses, gains = int((excess > 0).sum()), int((excess < 0).sum())
-    if method == "binomial":
-        return binomial(losses, len(excess), budget)
-    if method == "trinomial":
-        return trinomial(losses, gains, len(excess), budget, level=level)
-    return betting(excess, budget, seed=seed)
-
-
-def binomial(losses: int, examples: int, budget: float) -> float:
-    """P(at most `losses` of `examples`) when each is lost with probability `budget`."""
-    return float(stats.binom.cdf(losses, examples, np.clip(budget, 0.0, 1.0)))
-
-
-def trinomial(
-    losses: int, gains: int, examples: int, budget: float, *, level: float = 0.05
-) -> float:
-    """An exact p-value for the mean of values in {-1, 0, 1}, from their counts.
-
-    The statistic is losses - gains. At the boundary P(1) - P(-1) = budget its law depends only on
-    the rate of changes q = P(1) + P(-1). The p-value is the largest over an upper confidence limit
-    of q, plus the error of that limit, 2 % of `level`.
-
-    Source: Berger and Boos 1994, P values maximized over a confidence set for the nuisance
-    parameter, section 2.
-    """
-    if examples == 0:
-        return 1.0
-    changes, spent = losses + gains, _NUISANCE * level
-    highest = 1.0
-    if changes < examples:
-        highest = float(stats.beta.ppf(1 - spent, changes + 1, examples - changes))
-    lowest = max(abs(budget), 1.0 / examples**2)
-    rates = np.linspace(lowest, max(highest, lowest), _RATES)
-    worst = float(_tails(losses - gains, examples, rates, budget).max())
-    return min(1.0, worst + spent)
-
-
-def _tails(difference: int, examples: int, rates: FloatArray, mean: float) -> FloatArray:
-    """P(losses - gains <= difference) when changes have these `rates` and the mean is `mean`.
-
-    Given the number of changes the losses are binomial; this sums over that number, as far from its
-    mean as Bernstein's inequality says that the rest is negligible.
-    """
-    far = -math.log(_NEGLIGIBLE / 2)
-    centre = examples * rates
-    spread = far / 3 + np.sqrt(far**2 / 9 + 2 * far * centre * (1 - rates))
-    low = np.floor(np.maximum(centre - spread, 0)).astype(np.int64)
-    high = np.ceil(np.minimum(centre + spread, examples)).astype(np.int64)
-    sizes = high - low + 1
-    starts = np.cumsum(sizes) - sizes
-    changes = np.arange(sizes.sum()) + np.repeat(low - starts, sizes)
-    rate = np.repeat(rates, sizes)
-    share = np.minimum(1.0, (rate + mean) / (2 * rate))
-    most = np.floor((changes + difference) / 2)
-    below = np.where(most < 0, 0.0, special.bdtr(np.clip(most, 0, changes), changes, share))
-    terms = np.exp(_log_binomial(changes, examples, rate)) * below
-    return np.asarray(np.add.reduceat(terms, starts) + _NEGLIGIBLE)
-
-
-def _log_binomial(successes: IntArray, n: int, probability: FloatArray) -> FloatArray:
-    """The logarithm of the probability of that many successes among n."""
-    ways = special.gammaln(n + 1) - special.gammaln(successes + 1)
-    ways = ways - special.gammaln(n - successes + 1)
-    failures = special.xlog1py(n - successes, -probability)
-    return np.asarray(ways + special.xlogy(successes, probability) + failures)
-
-
-def betting(excess: FloatArray, budget: float, *, seed: int = 0) -> float:
-    """A p-value for the mean of any values in [-1, 1]: one over the largest wealth of a bettor.
-
-    The bettor splits its stake over a grid of fixed bets against "the mean exceeds `budget`" and
-    reads the examples in one order that `seed` fixes; its wealth is a non-negative martingale at
-    the boundary, so Ville's inequality bounds its maximum.
-
-    Source: Waudby-Smith and Ramdas 2024, Estimating means of bounded random variables by betting,
-    section 4; the mixture of bets is Cover's universal portfolio (Orabona and Jun 2024).
-    """
-    if budget >= 1 or not len(excess):
-        return 0.0 if len(excess) else 1.0
-    bets = _BETS / (1 - budget)
-    order = np.random.default_rng(seed).permutation(len(excess))
-    wealth, best = np.zeros(len(bets)), 0.0
-    for start in range(0, len(order), _CHUNK):
-        gain = budget - excess[order[start : start + _CHUNK]].astype(np.float64)
-        path = wealth + np.cumsum(np.log1p(gain[:, None] * bets), axis=0)
-        best = max(best, float(special.logsumexp(path, axis=1).max()) - math.log(len(bets)))
-        wealth = path[-1]
-    return math.exp(-best)
-
-
-def upper_bound(excess: FloatArray, delta: float, method: Method, *, seed: int = 0) -> float:
-    """The smallest budget that the test would accept at error `delta`: an upper confidence bound.
-
-    Returns:
-        In [-1, 1], at least the mean of `excess`; 1 where there are no examples.
-    """
-    if not len(excess):
-        return 1.0
-
-    def too_small(budget: float) -> float:
-        return p_value(excess, budget, method, level=delta, seed=seed) - delta
-
-    low, high = float(excess.mean(dtype=np.float64)), 1.0
-    if too_small(low) <= 0:
-        return low
-    return float(optimize.brentq(too_small, low, high, xtol=1e-6))
-
-
-def examples_needed(excess: FloatArray, budget: float, delta: float, method: Method) -> int | None:
-    """How many examples would pass the test at the same rates of losses and gains.
-
-    Returns:
-        A number of at least 1; None where no number would do, or more than a thousand million.
-    """
-    mean = float(excess.mean(dtype=np.float64)) if len(excess) else 1.0
-    if mean >= budget:
-        return None
-    if method == "betting":
-        bets = _BETS / (1 - min(budget, 1 - 1e-9))
-        growth = np.log1p((budget - excess.astype(np.float64))[:, None] * bets).mean(axis=0).max()
-        return (
-            math.ceil((math.log(1 / delta) + math.log(len(bets))) / growth) if growth > 0 else None
-        )
-    lost, gained = float((excess > 0).mean()), float((excess < 0).mean())
-
-    def passes(examples: int) -> bool:
-        losses, gains = math.ceil(lost * examples), math.floor(gained * examples)
-        if method == "binomial":
-            return binomial(losses, examples, budget) <= delta
-        return trinomial(losses, gains, examples, budget, level=delta) <= delta
-
-    return _smallest(passes, 10**9)
-
-
-def _smallest(passes: Callable[[int], bool], limit: int) -> int | None:
-    """The smallest number that passes, by doubling and bisection; None above `limit`."""
-    high = 1
-    while not passes(high):
-        high *= 2
-        if high > limit:
-            return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if passes(middle) else (middle, high)
-    return high
-
-
-def interval(excess: FloatArray, confidence: float, method: Method) -> tuple[float, float]:
-    """A confidence interval of the mean excess loss, each side at half the error."""
-    delta = (1 - confidence) / 2
-    # minus a value in {0, 1} lies in {-1, 0}, which the trinomial test takes and the binomial not
-    below: Method = "trinomial" if method == "binomial" else method
-    return -upper_bound(-excess, delta, below), upper_bound(excess, delta, method)
+        if name is not None:
+            passed[name] = candidate
+        elif point is None or candidate.cost < point.cost:
+            point = candidate
+    static = min(passed, key=lambda name: passed[name].cost, default=None)
+    return _Walked(tested, point, static, first)

@@ -30,8 +30,10 @@ from offramp.export import write_file, write_folder
 from offramp.files import check_output
 from offramp.fit import fit as fit_plan
 from offramp.measure import latency as measure_latency
+from offramp.needs import needs as examples_needs
 from offramp.networks import Networks, combine, recorded_networks
 from offramp.plan import Plan
+from offramp.pvalues import POWER
 from offramp.record import Settings, blank
 from offramp.record import record as record_trace
 from offramp.runtime import OnnxRuntime
@@ -263,7 +265,9 @@ def fit(
     refit: Annotated[
         bool, typer.Option("--refit", help="Mend scores on labels; the reference's as well.")
     ] = False,
-    learn_share: Annotated[float, typer.Option(help="Part of TRACE to learn from.")] = 0.5,
+    learn_share: Annotated[
+        float | None, typer.Option(help="Part of TRACE to learn from. Default: a third or less.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split and the folds.")] = 0,
     certify: Annotated[
         Path | None, typer.Option(help="Certify on this trace; learn from all of TRACE.")
@@ -309,6 +313,30 @@ def fit(
     _print(json_, found, lambda: tables.certificate(plan))
     if plan.certificate.verdict == DO_NOT_ROUTE:
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: offramp needs trace --budget 0.01")
+def needs(
+    trace: Annotated[Path, typer.Argument(help="Recorded examples; they need no labels.")],
+    budget: Annotated[float, typer.Option(help="Accuracy given up; 0.005 is half a point.")],
+    confidence: Annotated[float, typer.Option(help="Chance that the promise holds.")] = 0.95,
+    excess: ExcessKind = "net",
+    policy: Annotated[str, typer.Option(help="What decides.")] = "learned",
+    power: Annotated[float, typer.Option(help="Chance that the number certifies.")] = POWER,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    json_: Json = False,
+) -> None:
+    """How many labelled examples a promise takes, before any is labelled."""
+    found = examples_needs(
+        Trace.read(trace),
+        budget,
+        confidence=confidence,
+        excess=excess,
+        policy=policy,
+        power=power,
+        seed=seed,
+    )
+    _print(json_, found.to_json(), lambda: tables.needs(found))
 
 
 @app.command(epilog="Example: offramp evaluate plan other-trace --json")

@@ -11,10 +11,10 @@ from scipy import stats
 
 from offramp import tasks
 from offramp.arrays import FloatArray
-from offramp.certify import interval
 from offramp.errors import LossError, TraceError
 from offramp.frontier import excess_of, loss_of, point, replay
 from offramp.plan import Plan, Profile
+from offramp.pvalues import interval
 from offramp.tasks import Losses
 from offramp.trace import Trace
 from offramp.walk import Outcome

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from offramp import tasks
-from offramp.certify import Candidate, Certificate, certify, check_promise
+from offramp.certify import Candidate, Certificate, Order, certify, check_promise, safest_first
 from offramp.committees import answering
 from offramp.errors import TraceError
 from offramp.frontier import Recorded, excess_of, replay
@@ -24,6 +24,8 @@ from offramp.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.trace import Trace, versions
 
 FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer
+LEARN_SHARE = 1 / 3  # of the examples, to learn from
+LEARN_MOST = 2500  # examples, likewise
 
 
 def fit(
@@ -38,7 +40,7 @@ def fit(
     pool: bool = False,
     committees: bool = True,
     refit: bool = False,
-    learn_share: float = 0.5,
+    learn_share: float | None = None,
     seed: int = 0,
     certify_on: Trace | None = None,
     networks: Networks | None = None,
@@ -58,7 +60,8 @@ def fit(
             loses less.
         refit: stages answer with refitted scores, where that loses less; the reference as well, and
             the promise is then against the refitted one.
-        learn_share: part of `trace` that is learned from, the rest certifies.
+        learn_share: part of `trace` that is learned from, the rest certifies; None: as much as
+            learning is worth (`learning_share`).
         seed: of the split, the folds and the order of the betting test.
         certify_on: certify on these examples instead, and learn from all of `trace`.
         networks: the ONNX files, where the plan is to run.
@@ -103,9 +106,10 @@ def fit(
     together, learned = taught.lesson.committees, taught.policy
     certifying, alone = answering(certifying, together), answering(alone, together)
     losses = certifying.losses(name, excess)
+    order = _order(taught, alone, budget)
     certificate = certify(
         candidates(certifying, losses, learned),
-        {s: _static(alone, losses, s) for s in trace.graph.order if s != losses.reference},
+        statics(alone, losses),
         budget,
         reference=losses.reference,
         reference_cost=certifying.reference_cost,
@@ -113,6 +117,7 @@ def fit(
         excess=excess,
         loss=losses.name,
         binary=tasks.is_binary(losses.name) or losses.binary,
+        order=order,
         seed=seed,
     )
     return Plan(
@@ -145,6 +150,20 @@ def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candida
         yield _candidate(trace, losses, recorded, float(setting), float(setting))
 
 
+def _order(taught: Taught, alone: Trace, budget: float) -> Order:
+    """What is tested when, from the examples that taught; of `alone` only costs are looked at."""
+    learning, losses = taught.lesson.trace, taught.lesson.losses
+    themselves = replace(learning, graph=alone.graph, costs=alone.costs)
+    path = list(candidates(learning, losses, taught.policy))
+    return safest_first(path, statics(themselves, losses), budget, learning.reference_cost)
+
+
+def statics(trace: Trace, losses: Losses) -> dict[str, Candidate]:
+    """Every single network but the reference."""
+    names = [stage for stage in trace.graph.order if stage != losses.reference]
+    return {stage: _static(trace, losses, stage) for stage in names}
+
+
 def _static(trace: Trace, losses: Losses, stage: str) -> Candidate:
     return _candidate(trace, losses.single(), Static.of(trace.graph, stage), float("nan"), None)
 
@@ -166,10 +185,11 @@ def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profi
 
 
 def _parts(
-    trace: Trace, certify_on: Trace | None, learn_share: float, seed: int
+    trace: Trace, certify_on: Trace | None, learn_share: float | None, seed: int
 ) -> tuple[Trace, Trace]:
     if certify_on is None:
-        learn, rest = trace.split(learn_share, seed)
+        share = learning_share(trace.examples) if learn_share is None else learn_share
+        learn, rest = trace.split(share, seed)
         learning, certifying = trace.take(learn), trace.take(rest)
     else:
         learning, certifying = trace, certify_on
@@ -182,6 +202,11 @@ def _parts(
                 "a budget of one point takes several hundred. Record more examples."
             )
     return learning, certifying
+
+
+def learning_share(examples: int) -> float:
+    """The part to learn from: policies soon learn no more, and certificates always gain."""
+    return min(LEARN_SHARE, LEARN_MOST / max(1, examples))
 
 
 def _check_networks(trace: Trace, networks: Networks) -> None:

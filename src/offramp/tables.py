@@ -17,6 +17,7 @@ from offramp.exits import Exits
 from offramp.exits import Point as ExitPoint
 from offramp.exits.placement import WORTH
 from offramp.hulls import LEVELS
+from offramp.needs import Needs
 from offramp.plan import Plan
 
 
@@ -53,6 +54,33 @@ def _needed(found: Certificate) -> str:
     if found.examples_needed is None:
         return "no number would certify this budget at these rates"
     return f"{found.examples_needed} to certify the safest point at these rates"
+
+
+def needs(found: Needs) -> Table:
+    """How many examples each setting takes, by the excess loss it may turn out to have."""
+    title = f"examples to label for {found.excess} excess loss of at most {found.budget:.2%}"
+    caption = (
+        f"at a true excess loss of so much; {found.confidence:.1%} confidence, reached with a "
+        f"chance of {found.power:.0%}; changed answers counted on {found.examples} examples"
+    )
+    table = Table(title=title, caption=caption, caption_justify="left")
+    labelled = any(need.excess_loss is not None for need in found.settings)
+    table.add_column("runs")
+    for name in ("speed-up", "changed", *(f"at {e:.2%}" for e in found.assumed)):
+        table.add_column(name, justify="right")
+    if labelled:
+        table.add_column("measured", justify="right")
+    for need in found.settings:
+        runs = f"'{need.stage}' alone" if need.stage else f"tradeoff {need.tradeoff:.4g}"
+        numbers = [_number(n) for n in need.examples_needed]
+        if need.excess_loss is not None:
+            numbers.append(f"{_number(need.examples_measured)} ({need.excess_loss:.2%})")
+        table.add_row(runs, f"{need.speedup:.2f}", f"{need.changed:.1%}", *numbers)
+    return table
+
+
+def _number(examples: int | None) -> str:
+    return "none do" if examples is None else f"{examples:,}"
 
 
 def evaluation(found: Evaluation) -> Table:
