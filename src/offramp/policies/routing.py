@@ -61,10 +61,12 @@ class Routing:
         return np.asarray(expit(scores(_looks(self.graph, seen), self.weights[seen.stage])))
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
-        """A setting beyond the tradeoffs counts as the nearest of them."""
+        """A setting beyond the tradeoffs counts as the nearest; what is no number goes on."""
         tradeoff = min(max(setting, self.settings[-1]), self.settings[0])
-        best = (tradeoff * evidence + self.costs[stage]).argmin(axis=1)
-        return np.asarray(self.actions[stage][best])
+        value = tradeoff * evidence + self.costs[stage]
+        last = len(self.graph.successors[stage])
+        broken = np.isnan(value).any(axis=1)
+        return np.where(broken, last, self.actions[stage][value.argmin(axis=1)])
 
 
 def _looks(graph: Graph, seen: Seen) -> FloatArray:

@@ -16,7 +16,8 @@ from offramp.policies.rules import confidence, margin, negative_entropy
 
 SUMS = 5  # numbers that sum up the probabilities, before the probabilities themselves
 SURE = 1e-6  # where the other classes get less than that together, no more is made of it
-_CLASSES = 64  # with more classes the probabilities themselves are no features
+LOWEST = -30.0  # of logarithms of probabilities: a class may be impossible
+CLASSES = 64  # with more classes the probabilities themselves are no features
 _STRENGTH = 1.0  # inverse penalty of logistic regression
 _SHRUNK = 0.1  # what the many probabilities of classes count, before one penalty acts on all
 
@@ -28,7 +29,7 @@ def summary(seen: Seen, stage: str | None = None) -> FloatArray:
     looks at the few highest alone (all of Regol et al. 2024, section 4); and minus the logarithm of
     what the other classes get, without which networks that are too sure of everything look alike.
     """
-    logs = seen.log_probabilities(stage).astype(np.float64)
+    logs = np.maximum(seen.log_probabilities(stage).astype(np.float64), LOWEST)
     sure = confidence(logs)
     surest = -np.log(np.maximum(1.0 - sure, SURE))
     squared = 2 * logs - logsumexp(2 * logs, axis=1, keepdims=True)
@@ -42,7 +43,7 @@ def sureness(seen: Seen, stage: str | None = None) -> FloatArray:
     (n, 5), or (n, 5 + classes) where there are few enough classes.
     """
     probable = seen.probabilities(stage)
-    few = probable.shape[1] <= _CLASSES
+    few = probable.shape[1] <= CLASSES
     return np.hstack([summary(seen, stage), *([probable] if few else [])])
 
 
@@ -59,7 +60,7 @@ def scales(width: int, classes: int, stages: int = 1) -> FloatArray:
     The columns begin with the sureness of `stages` stages; only probabilities of classes are
     shrunk, of which there are many and of which few say something.
     """
-    one = [1.0] * SUMS + [_SHRUNK] * (classes if classes <= _CLASSES else 0)
+    one = [1.0] * SUMS + [_SHRUNK] * (classes if classes <= CLASSES else 0)
     return np.array(one * stages + [1.0] * (width - stages * len(one)))
 
 
