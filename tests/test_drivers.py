@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime
 from offramp.testing import DriverLaws
-from offramp.trace import assemble
+from offramp.trace import Trace, assemble
 from tests.made import blob_networks, deep_network, hard_blobs, linear_network
 
 
@@ -147,7 +148,12 @@ def planned(networks: Networks, folder: Path) -> Case:
     runtime = OnnxRuntime(networks.files, networks.graph)
     examples = open_examples(folder.parent / "test.npz")
     trace = record(networks, runtime, examples, folder / "trace", Recording(50))
-    plan = fit(trace, 0.1, networks=networks)
+    return routing(trace, networks, folder, "learned")
+
+
+def routing(trace: Trace, networks: Networks, folder: Path, policy: str) -> Case:
+    """A plan at the setting of its policy at which most stages answer."""
+    plan = fit(trace, 0.1, policy=policy, networks=networks)
     spoken = answering(trace, plan.committees)
 
     def stages_used(setting: float) -> int:
@@ -180,8 +186,51 @@ class TestDrivers(DriverLaws):
         return hard_blobs(96, 3)[0]
 
 
-def test_the_plans_of_the_laws_use_their_stages(cases: dict[str, Case]) -> None:
-    for case in cases.values():
+PEERS = ("window", "exhaustive", "msdnet", "greedy", "eenet", "jei-dnn", "cascade-routing")
+
+
+@pytest.fixture(scope="module")
+def peers(cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    """Published policies on the graph with everything in it."""
+    both, folder = cases["both"], tmp_path_factory.mktemp("peers")
+    trace = Trace.read(both.folder / "trace")
+    networks = Networks(trace.graph, both.plan.networks)
+    for name in PEERS:
+        (folder / name).mkdir()
+    return {name: routing(trace, networks, folder / name, name) for name in PEERS}
+
+
+@pytest.fixture(scope="module")
+def driven(peers: dict[str, Case]) -> Callable[[str, str], Driver]:
+    """Each driver of each plan, made once."""
+    return cache(lambda policy, driver: DRIVERS[driver](peers[policy]))
+
+
+@pytest.mark.parametrize("policy", PEERS)
+class TestPeers(DriverLaws):
+    @pytest.fixture(params=sorted(DRIVERS))
+    def driver(
+        self, request: pytest.FixtureRequest, policy: str, driven: Callable[[str, str], Driver]
+    ) -> Driver:
+        return driven(policy, request.param)
+
+    @pytest.fixture
+    def plan(self, policy: str, peers: dict[str, Case]) -> Plan:
+        return peers[policy].plan
+
+    @pytest.fixture
+    def runtime(self, policy: str, peers: dict[str, Case]) -> OnnxRuntime:
+        return peers[policy].runtime
+
+    @pytest.fixture
+    def x(self) -> FloatArray:
+        return hard_blobs(48, 3)[0]
+
+
+def test_the_plans_of_the_laws_use_their_stages(
+    cases: dict[str, Case], peers: dict[str, Case]
+) -> None:
+    for case in (*cases.values(), *peers.values()):
         stages = set(walker(case)(hard_blobs(400, 3)[0]).stage)
         assert len(stages) > 1  # else the laws above would say little
     assert any(case.plan.committees for case in cases.values())
