@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,6 +14,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
+from scipy.special import logit
 from torch import nn
 
 from offramp.arrays import FloatArray
@@ -28,13 +30,15 @@ from offramp.frontier import replay
 from offramp.graph import Costs, Graph
 from offramp.networks import Networks, combine
 from offramp.plan import Plan
+from offramp.policies.gates import Gates
+from offramp.policies.routing import Routing
 from offramp.preprocessing import Layout, Preprocessing
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime
-from offramp.testing import DriverLaws
+from offramp.testing import DriverLaws, seen_at
 from offramp.trace import Trace, assemble
 from tests.made import blob_networks, deep_network, hard_blobs, linear_network
 
@@ -152,15 +156,15 @@ def planned(networks: Networks, folder: Path) -> Case:
 
 
 def routing(trace: Trace, networks: Networks, folder: Path, policy: str) -> Case:
-    """A plan at the setting of its policy at which most stages answer."""
+    """A plan at the setting of its policy at which examples stop most evenly at its stages."""
     plan = fit(trace, 0.1, policy=policy, networks=networks)
     spoken = answering(trace, plan.committees)
 
-    def stages_used(setting: float) -> int:
-        exits = replay(spoken, plan.policy, setting).exits()
-        return sum(share > 0.05 for share in exits.values())
+    def evenness(setting: float) -> float:
+        exits = replay(spoken, plan.policy, setting).exits().values()
+        return -sum(share * math.log(share) for share in exits if share > 0)
 
-    tradeoff = max(map(float, plan.policy.settings), key=stages_used)
+    tradeoff = max(map(float, plan.policy.settings), key=evenness)
     return Case(replace(plan, tradeoff=tradeoff), folder)
 
 
@@ -191,13 +195,33 @@ PEERS = ("window", "exhaustive", "msdnet", "greedy", "eenet", "jei-dnn", "cascad
 
 @pytest.fixture(scope="module")
 def peers(cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    """Published policies on the graph with everything in it."""
+    """Published policies on the graph with everything in it, all of whose stages are used."""
     both, folder = cases["both"], tmp_path_factory.mktemp("peers")
     trace = Trace.read(both.folder / "trace")
     networks = Networks(trace.graph, both.plan.networks)
     for name in PEERS:
         (folder / name).mkdir()
-    return {name: routing(trace, networks, folder / name, name) for name in PEERS}
+    made = {name: routing(trace, networks, folder / name, name) for name in PEERS}
+    return {name: replace(case, plan=evened(case.plan, trace)) for name, case in made.items()}
+
+
+def evened(plan: Plan, trace: Trace) -> Plan:
+    """Half of the examples stop at every gate, whatever it has learned."""
+    policy, spoken = plan.policy, answering(trace, plan.committees)
+    seen = {s: seen_at(policy.graph, spoken, s) for s in policy.graph.order[:-1]}
+    if isinstance(policy, Gates):
+        halves = {s: np.median(policy.evidence(seen[s]), axis=0) for s in seen}
+        cuts = {s: np.resize(half, len(policy.settings)) for s, half in halves.items()}
+        return replace(plan, policy=replace(policy, cuts=cuts))
+    if isinstance(policy, Routing):
+        weights, free = dict(policy.weights), dict(policy.costs)
+        for stage in seen:
+            logits = logit(policy.evidence(seen[stage]))
+            weights[stage] = weights[stage].copy()
+            weights[stage][0, 0] += np.median(logits[:, 1:].min(axis=1) - logits[:, 0])
+            free[stage] = np.zeros_like(free[stage])
+        return replace(plan, policy=replace(policy, weights=weights, costs=free))
+    return plan
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +248,7 @@ class TestPeers(DriverLaws):
 
     @pytest.fixture
     def x(self) -> FloatArray:
-        return hard_blobs(48, 3)[0]
+        return hard_blobs(96, 3)[0]
 
 
 def test_the_plans_of_the_laws_use_their_stages(
