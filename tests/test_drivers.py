@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
+from scipy.special import logit
 from torch import nn
 
 from offramp.arrays import FloatArray
@@ -26,6 +29,8 @@ from offramp.frontier import replay
 from offramp.graph import Costs, Graph
 from offramp.networks import Networks, combine
 from offramp.plan import Plan
+from offramp.policies.gates import Gates
+from offramp.policies.routing import Routing
 from offramp.preprocessing import Layout, Preprocessing
 from offramp.record import Settings as Recording
 from offramp.record import record
@@ -34,8 +39,8 @@ from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime
 from offramp.tasks import Kind
-from offramp.testing import DriverLaws
-from offramp.trace import assemble
+from offramp.testing import DriverLaws, seen_at
+from offramp.trace import Trace, assemble
 from tests.made import blob_networks, deep_network, hard_blobs, linear_network
 
 
@@ -160,15 +165,23 @@ def planned(networks: Networks, folder: Path, refits: Refits | None = None) -> C
     runtime = OnnxRuntime(networks.files, networks.graph)
     examples = open_examples(folder.parent / "test.npz")
     trace = record(networks, runtime, examples, folder / "trace", Recording(50))
-    plan = fit(refitted(trace, refits or {}), 0.1, networks=networks)
+    policy = "network" if refits else "learned"
+    return routing(trace, networks, folder, policy, refits)
+
+
+def routing(
+    trace: Trace, networks: Networks, folder: Path, policy: str, refits: Refits | None = None
+) -> Case:
+    """A plan at the setting of its policy at which examples stop most evenly at its stages."""
+    plan = fit(refitted(trace, refits or {}), 0.1, policy=policy, networks=networks)
     plan = replace(plan, kinds=trace.kinds, refits=refits or {})
     spoken = plan.answering(trace)
 
-    def stages_used(setting: float) -> int:
-        exits = replay(spoken, plan.policy, setting).exits()
-        return sum(share > 0.05 for share in exits.values())
+    def evenness(setting: float) -> float:
+        exits = replay(spoken, plan.policy, setting).exits().values()
+        return -sum(share * math.log(share) for share in exits if share > 0)
 
-    tradeoff = max(map(float, plan.policy.settings), key=stages_used)
+    tradeoff = max(map(float, plan.policy.settings), key=evenness)
     return Case(replace(plan, tradeoff=tradeoff), folder)
 
 
@@ -194,8 +207,71 @@ class TestDrivers(DriverLaws):
         return hard_blobs(96, 3)[0]
 
 
-def test_the_plans_of_the_laws_use_their_stages(cases: dict[str, Case]) -> None:
-    for case in cases.values():
+PEERS = ("window", "exhaustive", "msdnet", "greedy", "eenet", "jei-dnn", "cascade-routing")
+
+
+@pytest.fixture(scope="module")
+def peers(cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    """Published policies on the graph with everything in it, all of whose stages are used."""
+    both, folder = cases["both"], tmp_path_factory.mktemp("peers")
+    trace = Trace.read(both.folder / "trace")
+    networks = Networks(trace.graph, both.plan.networks)
+    for name in PEERS:
+        (folder / name).mkdir()
+    made = {name: routing(trace, networks, folder / name, name) for name in PEERS}
+    return {name: replace(case, plan=evened(case.plan, trace)) for name, case in made.items()}
+
+
+def evened(plan: Plan, trace: Trace) -> Plan:
+    """Half of the examples stop at every gate, whatever it has learned."""
+    policy, spoken = plan.policy, plan.answering(trace)
+    seen = {s: seen_at(policy.graph, spoken, s) for s in policy.graph.order[:-1]}
+    if isinstance(policy, Gates):
+        halves = {s: np.median(policy.evidence(seen[s]), axis=0) for s in seen}
+        cuts = {s: np.resize(half, len(policy.settings)) for s, half in halves.items()}
+        return replace(plan, policy=replace(policy, cuts=cuts))
+    if isinstance(policy, Routing):
+        weights, free = dict(policy.weights), dict(policy.costs)
+        for stage in seen:
+            logits = logit(policy.evidence(seen[stage]))
+            weights[stage] = weights[stage].copy()
+            weights[stage][0, 0] += np.median(logits[:, 1:].min(axis=1) - logits[:, 0])
+            free[stage] = np.zeros_like(free[stage])
+        return replace(plan, policy=replace(policy, weights=weights, costs=free))
+    return plan
+
+
+@pytest.fixture(scope="module")
+def driven(peers: dict[str, Case]) -> Callable[[str, str], Driver]:
+    """Each driver of each plan, made once."""
+    return cache(lambda policy, driver: DRIVERS[driver](peers[policy]))
+
+
+@pytest.mark.parametrize("policy", PEERS)
+class TestPeers(DriverLaws):
+    @pytest.fixture(params=sorted(DRIVERS))
+    def driver(
+        self, request: pytest.FixtureRequest, policy: str, driven: Callable[[str, str], Driver]
+    ) -> Driver:
+        return driven(policy, request.param)
+
+    @pytest.fixture
+    def plan(self, policy: str, peers: dict[str, Case]) -> Plan:
+        return peers[policy].plan
+
+    @pytest.fixture
+    def runtime(self, policy: str, peers: dict[str, Case]) -> OnnxRuntime:
+        return peers[policy].runtime
+
+    @pytest.fixture
+    def x(self) -> FloatArray:
+        return hard_blobs(96, 3)[0]
+
+
+def test_the_plans_of_the_laws_use_their_stages(
+    cases: dict[str, Case], peers: dict[str, Case]
+) -> None:
+    for case in (*cases.values(), *peers.values()):
         stages = set(walker(case)(hard_blobs(400, 3)[0]).stage)
         assert len(stages) > 1  # else the laws above would say little
     assert any(case.plan.committees for case in cases.values())

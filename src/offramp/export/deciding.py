@@ -9,15 +9,17 @@ from functools import cached_property, partial
 import numpy as np
 from onnx import TensorProto
 
-from offramp.arrays import FloatArray
+from offramp.arrays import FloatArray, IntArray
 from offramp.committees import SMALLEST
-from offramp.errors import PlanError
 from offramp.export.scope import Scope
 from offramp.plan import Plan
 from offramp.policies.features import Linear
+from offramp.policies.gates import Gates
 from offramp.policies.learned import Learned, bases
 from offramp.policies.regression import Hidden
+from offramp.policies.routing import Routing
 from offramp.policies.rules import Alike, Threshold
+from offramp.policies.statistics import CLASSES, LOWEST, SURE
 from offramp.policies.thresholds import Thresholds
 
 Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recorded under it
@@ -26,6 +28,7 @@ Recipe = Callable[[Scope, Get], str]
 Recorded = dict[str, Recipe]  # by key
 TAINT = "taint"  # the key of what tells examples that are no numbers, (n, 1): 0, or NaN
 _EARLIER, _DIVERGENCE = 3, 2  # numbers of an earlier stage in these blocks of features
+_ROUNDED = 2.0**-54  # 1 minus less than this is 1 in numpy
 _TINY = 1e-12  # probabilities below are treated as this
 
 
@@ -103,16 +106,40 @@ class Evidence:
     def spread(self) -> str:
         """The entropy and the energy, (n, 2)."""
         scope, one = self.scope, self.scope.integers(1)
-        product = scope.add("Mul", self.probabilities, self.logs)
-        entropy = scope.add("Neg", scope.add("ReduceSum", product, one))
         if self.kind == "logits":
             # a score minus its log-probability; ReduceLogSumExp fails in branches of OpenVINO
             answer = scope.add("Unsqueeze", self.first, one)
             own = [scope.add("GatherElements", t, answer, axis=1) for t in (self.scores, self.logs)]
             energy = scope.add("Sub", *own)
         else:
-            energy = scope.add("Mul", entropy, scope.constant(0.0))
-        return scope.add("Concat", entropy, energy, axis=1)
+            energy = scope.add("Mul", self.entropy, scope.constant(0.0))
+        return scope.add("Concat", self.entropy, energy, axis=1)
+
+    @cached_property
+    def entropy(self) -> str:
+        """(n, 1)."""
+        return self.scope.add("Neg", self._weighted(self.logs))
+
+    @cached_property
+    def sureness(self) -> str:
+        """`policies.statistics.sureness`, (n, 5), or with the probabilities of few classes."""
+        scope = self.scope
+        logs = scope.add("Max", self.logs, scope.constant(LOWEST))
+        squared = scope.add("LogSoftmax", scope.add("Add", logs, logs), axis=1)
+        others = scope.add("Log", scope.add("Max", self.unsure, scope.constant(SURE)))
+        columns = [
+            scope.add("Sub", scope.constant(1.0), self.unsure),
+            scope.add("Sub", scope.constant(1.0), self.close),
+            *(self._weighted(found) for found in (logs, squared)),
+            scope.add("Neg", others),
+            *([self.probabilities] if self.classes <= CLASSES else []),
+        ]
+        return scope.add("Concat", *columns, axis=1)
+
+    def _weighted(self, logs: str) -> str:
+        """Logarithms of probabilities, each as often as it happens, (n, 1)."""
+        weighted = self.scope.add("Mul", logs, self.scope.add("Exp", logs))
+        return self.scope.add("ReduceSum", weighted, self.scope.integers(1))
 
     def column(self, tensor: str, number: int) -> str:
         """One column of (n, k), as (n, 1)."""
@@ -237,12 +264,15 @@ class Decider:
             return self._threshold(policy, said), {}
         if isinstance(policy, Thresholds):
             return self._thresholds(policy, said, number), {}
-        if not isinstance(policy, Alike):
-            raise PlanError(
-                f"the policy '{self.plan.policy.kind}' is there to compare with and has no form in "
-                "ONNX. Fit with another, --policy auto for example, or use `offramp run`."
-            )
-        return self._alike(policy, said), {f"{stage}:answers": partial(self._answers, stage)}
+        recorded: Recorded = {f"{stage}:answers": partial(self._answers, stage)}
+        if isinstance(policy, Gates):
+            recorded[f"{stage}:scores"] = partial(self._scores, policy, stage)
+            return self._gates(policy, said), {} if policy.kind == "jei-dnn" else recorded
+        if isinstance(policy, Routing):
+            recorded[f"{stage}:sureness"] = partial(self._sureness, stage)
+            return self._routing(policy, said, number), recorded
+        assert isinstance(policy, Alike), policy
+        return self._alike(policy, said), recorded
 
     def _learned(self, policy: Learned, said: Evidence, successors: int) -> Decision:
         scope, model = said.scope, policy.models[said.stage]
@@ -325,8 +355,7 @@ class Decider:
         """Sureness is compared as 1 minus itself, which keeps its digits near 1."""
         scope = said.scope
         if policy.kind == "entropy":
-            value = scope.add("Mul", said.logs, scope.add("Exp", said.logs))
-            value = scope.add("Neg", scope.add("ReduceSum", value, scope.integers(1)))
+            value = said.entropy
             limit = self._setting(scope, lambda t: -t, lambda t: scope.add("Neg", t))
         else:
             value = said.unsure if policy.kind == "myopic" else said.close
@@ -336,13 +365,8 @@ class Decider:
 
     def _thresholds(self, policy: Thresholds, said: Evidence, successors: int) -> Decision:
         scope, cuts = said.scope, 1.0 - policy.cuts[said.stage]
-        if self.dial is None:
-            row = int(np.abs(policy.settings - self.plan.setting).argmin())
-            limits = scope.constant(cuts[row])
-        else:
-            away = scope.add("Sub", scope.constant(policy.settings), self.dial.setting)
-            nearest = scope.add("ArgMin", scope.add("Abs", away), axis=0, keepdims=0)
-            limits = scope.add("Gather", scope.constant(cuts), nearest, axis=0)
+        cuts = np.where(cuts == 0, _ROUNDED, cuts)
+        limits = self._row(scope, policy.settings, cuts)
         unsure = said.trusted(said.unsure, 1)
         below = self._goes_on(scope, "LessOrEqual", unsure, limits)
         if cuts.shape[1] == 1:
@@ -356,15 +380,83 @@ class Decider:
             action = scope.add("Where", broken, last, stopping)
         return Decision(scope.add("Greater", action, scope.constant(0, np.int64)), action)
 
+    def _gates(self, policy: Gates, said: Evidence) -> Decision:
+        scope = said.scope
+        value = said.trusted(self._score(policy, said), 1)
+        limit = self._row(scope, policy.settings, policy.cuts[said.stage][:, None])
+        return Decision(_flat(scope, self._goes_on(scope, "GreaterOrEqual", value, limit)))
+
+    def _score(self, policy: Gates, said: Evidence) -> str:
+        """The score of the gate of a stage, (n, 1)."""
+        scope, weights = said.scope, policy.weights[said.stage]
+        looks, observed = [said.sureness], policy.graph.observed[said.stage]
+        if policy.kind == "jei-dnn":  # looks at no probabilities of classes
+            rest = said.classes if said.classes <= CLASSES else 0
+            weights = np.pad(weights, ((0, 0), (0, rest)))
+        elif len(observed) == 1:  # the only vote is its own
+            weights = np.concatenate([weights[:, :1] + weights[:, -1:], weights[:, 1:-1]], axis=1)
+        else:
+            alike = scope.add("ReduceSum", self._same(said), scope.integers(1))
+            votes = scope.add("Add", alike, scope.constant(1.0))
+            looks.append(scope.add("Div", votes, scope.constant(float(len(observed)))))
+            looks.append(said.get(f"{observed[-2]}:scores"))
+        slopes = self._row(scope, policy.settings, weights[:, 1:, None])
+        constant = self._row(scope, policy.settings, weights[:, :1])
+        found = looks[0] if len(looks) == 1 else scope.add("Concat", *looks, axis=1)
+        return scope.add("Add", scope.add("MatMul", found, slopes), constant)
+
+    def _routing(self, policy: Routing, said: Evidence, successors: int) -> Decision:
+        scope, stage = said.scope, said.stage
+        observed, weights = policy.graph.observed[stage], policy.weights[stage]
+        looks = said.sureness
+        if len(observed) > 1:
+            earlier = said.get(f"{observed[-2]}:sureness")
+            looks = scope.add("Concat", earlier, looks, self._same(said), axis=1)
+        linear = scope.constant(weights[:, 1:].T), scope.constant(weights[:, 0])
+        lost = scope.add("Sigmoid", scope.add("Gemm", looks, *linear))
+        tradeoff = self._setting(scope, lambda t: self._inside(policy, t), lambda t: t)
+        worth = scope.add("Mul", said.trusted(lost, len(weights)), tradeoff)
+        value = scope.add("Add", worth, scope.constant(policy.costs[stage]))
+        return _lowest(scope, value, successors, policy.actions[stage])
+
+    @staticmethod
+    def _inside(policy: Routing, tradeoff: float) -> float:
+        return float(min(max(tradeoff, policy.settings[-1]), policy.settings[0]))
+
+    def _scores(self, policy: Gates, stage: str, scope: Scope, get: Get) -> str:
+        """The score of the gate of each stage so far, (n, stages)."""
+        score = self._score(policy, self._back(stage, scope, get))
+        before = self._after(stage, "scores", get)
+        return score if before is None else scope.add("Concat", before, score, axis=1)
+
+    def _sureness(self, stage: str, scope: Scope, get: Get) -> str:
+        """The sureness of each stage so far, (n, stages * columns)."""
+        said, before = self._back(stage, scope, get), self._after(stage, "sureness", get)
+        own = said.sureness
+        return own if before is None else scope.add("Concat", before, own, axis=1)
+
+    def _row(self, scope: Scope, settings: FloatArray, table: FloatArray) -> str:
+        """The row of a table (settings, ...), or of one row for all, that the dial asks for."""
+        if self.dial is None or len(table) == 1:
+            at = int(np.abs(settings - self.plan.setting).argmin())
+            return scope.constant(table[min(at, len(table) - 1)])
+        away = scope.add("Sub", scope.constant(settings), self.dial.setting)
+        nearest = scope.add("ArgMin", scope.add("Abs", away), axis=0, keepdims=0)
+        return scope.add("Gather", scope.constant(table), nearest, axis=0)
+
+    def _same(self, said: Evidence) -> str:
+        """1 for each earlier stage that answered alike, else 0, (n, stages - 1)."""
+        scope, observed = said.scope, self.plan.running.graph.observed[said.stage]
+        own = scope.add("Unsqueeze", said.first, scope.integers(1))
+        alike = scope.add("Equal", said.get(f"{observed[-2]}:answers"), own)
+        return scope.add("Cast", alike, to=TensorProto.FLOAT)
+
     def _alike(self, policy: Alike, said: Evidence) -> Decision:
         """How many answers agree, counted back from this one."""
         scope, observed = said.scope, policy.graph.observed[said.stage]
-        own = scope.add("Unsqueeze", said.first, scope.integers(1))
         streak = scope.constant([[1.0]])
         if len(observed) > 1:
-            earlier = said.get(f"{observed[-2]}:answers")
-            same = scope.add("Cast", scope.add("Equal", earlier, own), to=TensorProto.FLOAT)
-            together = None
+            same, together = self._same(said), None
             for back in reversed(range(len(observed) - 1)):
                 column = said.column(same, back)
                 together = column if together is None else scope.add("Mul", together, column)
@@ -398,9 +490,16 @@ def _flat(scope: Scope, column: str) -> str:
     return scope.add("Squeeze", column, scope.integers(1))
 
 
-def _lowest(scope: Scope, values: str, successors: int) -> Decision:
-    """The action with the lowest value, the first of several; the last where there is NaN."""
+def _lowest(
+    scope: Scope, values: str, successors: int, actions: IntArray | None = None
+) -> Decision:
+    """The action with the lowest value, the first of several; the last where there is NaN.
+
+    `actions` says which action each column of the values stands for, if not its own number.
+    """
     best = scope.add("ArgMin", values, axis=1, keepdims=0)
+    if actions is not None:
+        best = scope.add("Gather", scope.integers(*actions), best)
     total = scope.add("ReduceSum", values, scope.integers(1), keepdims=0)
     last = scope.constant(successors, np.int64)
     action = scope.add("Where", scope.add("IsNaN", total), last, best)

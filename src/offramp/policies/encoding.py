@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from offramp.arrays import FloatArray
-from offramp.errors import PlanError
+from offramp.errors import InputError, PlanError
 from offramp.graph import Graph
 from offramp.policies.features import BLOCKS, Features
 from offramp.policies.gates import Gates
@@ -45,12 +45,21 @@ def policy_from_json(value: Mapping[str, Any]) -> Deployable:
     """The inverse of `policy_to_json`.
 
     Raises:
-        PlanError: the kind is unknown, or a stage lacks what it needs.
+        PlanError: the kind is unknown, a stage lacks what it needs, or the value is damaged.
         GraphError: the graph is none.
-        KeyError, TypeError, ValueError: the value is damaged.
     """
+    try:
+        return _decoded(value)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
+        raise PlanError(f"the policy is damaged ({problem!r}); fit again.") from None
+
+
+def _decoded(value: Mapping[str, Any]) -> Deployable:
     kind, graph = value["kind"], Graph.from_json(value["graph"])
     settings = _floats(value["settings"])
+    _check(settings.ndim == 1 and settings.size > 0, graph.root, "settings")
     if kind in ("learned", "network"):
         models = {stage: _model_from_json(model) for stage, model in value["models"].items()}
         _check_stages(graph, models)
@@ -58,25 +67,62 @@ def policy_from_json(value: Mapping[str, Any]) -> Deployable:
     if kind in THRESHOLDS:
         cuts = {s: _floats(c).reshape(len(settings), -1) for s, c in value["cuts"].items()}
         _check_stages(graph, cuts)
+        for stage, after in graph.successors.items():
+            many = (len(after), len(after) + 1)
+            _check(not after or cuts[stage].shape[1] in many, stage, "cuts")
         return Thresholds(graph, settings, cuts, kind)
     if kind in ("eenet", "jei-dnn"):
-        gates, cuts = ({s: _floats(v) for s, v in value[n].items()} for n in ("weights", "cuts"))
-        _check_stages(graph, gates)
-        _check_stages(graph, cuts)
-        return Gates(graph, settings, gates, {s: c[:, 0] for s, c in cuts.items()}, kind)
+        return _gates_from_json(value, kind, graph, settings)
     if kind == "cascade-routing":
-        weights, actions, costs = (
-            {s: _floats(v) for s, v in value[n].items()} for n in ("weights", "actions", "costs")
-        )
-        for found in (weights, actions, costs):
-            _check_stages(graph, found)
-        steps = {s: found.astype(np.int64) for s, found in actions.items()}
-        return Routing(graph, settings, weights, steps, costs)
+        return _routing_from_json(value, graph, settings)
     if kind in SURENESS:
         return Threshold(graph, settings, kind)
     if kind in ("patience", "agreement"):
         return Alike(graph, settings, kind)
     raise PlanError(f"policy kind '{kind}' is unknown; upgrade offramp, or fit again.")
+
+
+def _gates_from_json(
+    value: Mapping[str, Any], kind: str, graph: Graph, settings: FloatArray
+) -> Gates:
+    weights, cuts = ({s: _floats(v) for s, v in value[n].items()} for n in ("weights", "cuts"))
+    _check_stages(graph, weights)
+    _check_stages(graph, cuts)
+    gates = 1 if kind == "eenet" else len(settings)
+    for stage, found in weights.items():
+        before = len(graph.observed[stage]) - 1 if kind == "eenet" else 0
+        first = weights[graph.root].shape[1]
+        _check(found.shape == (gates, first + before), stage, "weights")
+        _check(bool(np.isfinite(found).all()), stage, "weights")
+        _check(cuts[stage].shape == (len(settings), 1), stage, "cuts")
+    return Gates(graph, settings, weights, {s: c[:, 0] for s, c in cuts.items()}, kind)
+
+
+def _routing_from_json(value: Mapping[str, Any], graph: Graph, settings: FloatArray) -> Routing:
+    weights, actions, costs = (
+        {s: _floats(v) for s, v in value[n].items()} for n in ("weights", "actions", "costs")
+    )
+    for found in (weights, actions, costs):
+        _check_stages(graph, found)
+    for stage, after in graph.successors.items():
+        if not after:
+            continue
+        rows, columns = weights[stage].shape
+        seen = len(graph.observed[stage])
+        # the numbers of every stage seen, whether each earlier one agrees, and a constant
+        width = seen * (weights[graph.root].shape[1] - 1) + seen
+        _check(columns == width and bool(np.isfinite(weights[stage]).all()), stage, "weights")
+        _check(costs[stage].shape == (rows,) and min(costs[stage]) >= 0, stage, "costs")
+        _check(actions[stage].shape == (rows,), stage, "actions")
+        _check(set(actions[stage]) <= set(range(len(after) + 1)), stage, "actions")
+        _check(0 in actions[stage] and 1 in actions[stage], stage, "actions")
+    steps = {s: found.astype(np.int64) for s, found in actions.items()}
+    return Routing(graph, settings, weights, steps, costs)
+
+
+def _check(fits: bool, stage: str, what: str) -> None:
+    if not fits:
+        raise PlanError(f"the policy's {what} at stage '{stage}' are damaged; fit again.")
 
 
 def _check_stages(graph: Graph, learned: Mapping[str, Any]) -> None:

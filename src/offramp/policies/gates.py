@@ -3,7 +3,7 @@
 | policy | a gate's score, a logit | its cut |
 |---|---|---|
 | eenet | that the answer is right, from probabilities, votes, earlier scores | tuned jointly |
-| jei-dnn | that stopping here is best, one gate for each tradeoff | 0 |
+| jei-dnn | that stopping here costs no more than going on, one gate for each tradeoff | 0 |
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.protocol import STOP, Seen, backbone
 from offramp.policies.rules import TRADEOFFS, seen_by_all
-from offramp.policies.statistics import logistic, sureness, votes
+from offramp.policies.statistics import agreeing, logistic, scales, scores, summary, sureness
 from offramp.policies.thresholds import tuned
 from offramp.tasks import Losses
 from offramp.trace import Trace
 
-_GATES = TRADEOFFS[::4]  # tradeoffs that have gates of their own
+_FOLDS = 5
+_ROUNDS = 2  # in the first all examples count alike at every gate
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,33 @@ class Gates:
     def eenet(cls, trace: Trace, losses: Losses) -> Gates:
         """Scores from probabilities, votes and earlier scores; cuts under an average cost.
 
+        The scorer is theirs: linear, of the probabilities, their summary, the share of votes and
+        the scores before. Their second head is not here: it learns, for one budget, which share of
+        the examples each exit takes, and the cuts follow from the shares. Here the cuts are tuned
+        jointly for the lowest loss at every price of cost, on scores out of fold, which has the
+        same purpose, needs no gradient descent and leaves no better shares to be found on the
+        learning set one exit at a time.
+
         Source: Ilhan et al. 2024, Adaptive deep neural network inference optimization with EENet,
-        section 3. There shares of exits and scores are trained in turns for one budget; here the
-        cuts of given scores are tuned jointly at every price of loss, which finds the same shares.
+        section 3. Votes are counted for the present answer, not for the most frequent one.
         """
         graph = backbone(trace.graph)
         gates = cls(graph, TRADEOFFS, {}, {}, "eenet")
-        sure: dict[str, FloatArray] = {}
+        folds = np.random.default_rng(0).permutation(trace.examples) % _FOLDS
         weights: dict[str, FloatArray] = {}
+        known: dict[str, FloatArray] = {}  # scores that later scorers look at
+        honest: dict[str, FloatArray] = {}  # out of fold, for the cuts
         for stage in graph.order:
-            features = gates._looks(seen_by_all(trace, stage, graph), sure)
-            right = (losses.values[stage] < 0.5).astype(np.int64)
-            weights[stage] = logistic(features, right)[None]
-            sure[stage] = _score(features, weights[stage])[:, 0]
-        cuts = tuned(trace, losses, graph, sure)
+            features = gates._looks(seen_by_all(trace, stage, graph), known)
+            right = 1.0 - losses.values[stage].astype(np.float64)
+            scale = scales(features.shape[1], trace.classes)
+            weights[stage] = logistic(features, right, scale=scale)[None]
+            known[stage] = scores(features, weights[stage])[:, 0]
+            honest[stage] = np.empty(trace.examples)
+            for held in (folds == fold for fold in np.unique(folds)):
+                other = logistic(features[~held], right[~held], scale=scale)[None]
+                honest[stage][held] = scores(features[held], other)[:, 0]
+        cuts = tuned(trace, losses, graph, honest)
         inner = graph.order[:-1]
         return cls(
             graph,
@@ -64,49 +79,71 @@ class Gates:
 
     @classmethod
     def jei_dnn(cls, trace: Trace, losses: Losses) -> Gates:
-        """Gates that tell whether stopping costs less than the best of what follows.
+        """Gates that tell whether stopping costs less than what follows.
+
+        They are theirs in what they look at (four statistics of the probabilities), in being
+        linear, in how they are trained (whether stopping costs less than later exits, at one
+        tradeoff), and in weighing each example by the chance that it comes to the gate. Heads stay
+        as they are, since only their scores are recorded: the joint training of heads is not here.
+        Two things differ, in their favour: examples also weigh by what is at stake, without which
+        losses of 0 and 1 give the same gates at every tradeoff; and what follows is what the later
+        gates will do, not the best that could follow.
 
         Source: Regol et al. 2024, Jointly-learned exit and inference for a dynamic neural network,
-        section 4: gates on statistics of the probabilities, trained on the examples that reach
-        them; on recorded scores, so that heads stay as they are.
+        section 4.
         """
-        graph, unit = backbone(trace.graph), trace.reference_cost
-        looks = {s: sureness(seen_by_all(trace, s, graph))[:, :3] for s in graph.order[:-1]}
-        weights = {s: np.zeros((len(_GATES), 4)) for s in looks}
-        for i, tradeoff in enumerate(_GATES):
-            ahead = tradeoff * losses.excess(graph.order[-1]).astype(np.float64)
-            for stage in reversed(graph.order[:-1]):
-                step = graph.step_cost(trace.costs, graph.successors[stage][0], graph.ran(stage))
-                stop, go = tradeoff * losses.excess(stage), ahead + step / unit
-                here = (stop <= go).astype(np.int64)
-                weights[stage][i] = logistic(looks[stage], here, np.abs(stop - go))
-                gate = _score(looks[stage], weights[stage][i][None])[:, 0]
-                ahead = np.where(gate >= 0, stop, go)
-        return cls(graph, _GATES, weights, {s: np.zeros(len(_GATES)) for s in looks}, "jei-dnn")
+        graph = backbone(trace.graph)
+        looks = {s: summary(seen_by_all(trace, s, graph)) for s in graph.order[:-1]}
+        taught = [_taught(trace, losses, graph, looks, tradeoff) for tradeoff in TRADEOFFS]
+        weights = {s: np.stack([gates[s] for gates in taught]) for s in looks}
+        cuts = {s: np.zeros(len(TRADEOFFS)) for s in looks}
+        return cls(graph, TRADEOFFS, weights, cuts, "jei-dnn")
 
     def evidence(self, seen: Seen) -> FloatArray:
         """The score of each gate of the stage, (n, gates)."""
         if self.kind == "jei-dnn":
-            return _score(sureness(seen)[:, :3], self.weights[seen.stage])
-        earlier: dict[str, FloatArray] = {}
+            return scores(summary(seen), self.weights[seen.stage])
+        known: dict[str, FloatArray] = {}
         for stage in self.graph.observed[seen.stage]:
             said = {s: (seen.rows, seen.scores(s)) for s in self.graph.observed[stage]}
             there = Seen(stage, seen.rows, said, seen.kinds)
-            earlier[stage] = _score(self._looks(there, earlier), self.weights[stage])[:, 0]
-        return earlier[seen.stage][:, None]
+            known[stage] = scores(self._looks(there, known), self.weights[stage])[:, 0]
+        return known[seen.stage][:, None]
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
         at = int(np.abs(self.settings - setting).argmin())
         score = evidence[:, min(at, evidence.shape[1] - 1)]
         return np.where(score >= self.cuts[stage][at], STOP, 1)
 
-    def _looks(self, seen: Seen, scores: Mapping[str, FloatArray]) -> FloatArray:
-        """What the scorer sees, (n, features): statistics, votes, and the scores before."""
+    def _looks(self, seen: Seen, known: Mapping[str, FloatArray]) -> FloatArray:
+        """What the scorer sees, (n, features): sureness, votes, and the scores before."""
         observed = self.graph.observed[seen.stage]
-        columns = [sureness(seen), votes(seen, observed)]
-        return np.column_stack([*columns, *(scores[s] for s in observed[:-1])])
+        votes = agreeing(seen, observed).mean(axis=1)
+        return np.column_stack([sureness(seen), votes, *(known[s] for s in observed[:-1])])
 
 
-def _score(features: FloatArray, weights: FloatArray) -> FloatArray:
-    """Logits of the gates, (n, gates)."""
-    return np.asarray(weights[:, 0] + features @ weights[:, 1:].T)
+def _taught(
+    trace: Trace,
+    losses: Losses,
+    graph: Graph,
+    looks: Mapping[str, FloatArray],
+    tradeoff: float,
+) -> dict[str, FloatArray]:
+    """The gate of every stage but the last at one tradeoff, (1 + features,) each."""
+    gates: dict[str, FloatArray] = {}
+    comes = {stage: np.ones(trace.examples) for stage in looks}
+    for _ in range(_ROUNDS):
+        ahead = tradeoff * losses.excess(graph.order[-1]).astype(np.float64)
+        stays = {}
+        for stage in reversed(graph.order[:-1]):
+            step = graph.step_cost(trace.costs, graph.successors[stage][0], graph.ran(stage))
+            stop, go = tradeoff * losses.excess(stage), ahead + step / trace.reference_cost
+            better = (stop <= go).astype(np.float64)
+            gates[stage] = logistic(looks[stage], better, np.abs(stop - go) * comes[stage])
+            score = scores(looks[stage], gates[stage][None])[:, 0]
+            ahead, stays[stage] = np.where(score >= 0, stop, go), expit(score)
+        chance = np.ones(trace.examples)
+        for stage in graph.order[:-1]:
+            comes[stage] = chance
+            chance = chance * (1.0 - stays[stage])
+    return gates

@@ -12,20 +12,24 @@ from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.protocol import STOP, Seen
 from offramp.policies.rules import TRADEOFFS, seen_by_all
-from offramp.policies.statistics import logistic, sureness
+from offramp.policies.statistics import agreeing, logistic, scales, scores, sureness
 from offramp.tasks import Losses
 from offramp.trace import Trace
 
 
 @dataclass(frozen=True)
 class Routing:
-    """Takes the action whose best target has the highest `tradeoff * quality - cost`.
+    """Takes the action whose best target has the lowest `tradeoff * loss + cost`.
 
-    A target is the present stage, or one that can be reached from it by the edges; an action is
-    the first step towards it. Quality is the chance of a right answer, given what has been seen.
+    A target is the present stage, or one that can be reached from it along the edges by whichever
+    way is cheapest; an action is the first step towards it. The loss of every target is estimated
+    from what has been seen, again after every stage.
 
-    Source: Dekoninck et al. 2025, A unified approach to routing and cascading for LLMs, section 4;
-    their mixing of two settings to meet a cost exactly is what the hull of the frontier draws.
+    Source: Dekoninck et al. 2025, A unified approach to routing and cascading for LLMs, section 4,
+    with one tradeoff for all steps, as in their experiments by default. Two things differ. There a
+    walk may go to any other network; here edges say where. There several answers may be weighed
+    against each other at the end; here a stage, or its committee, says how it answers. They meet a
+    cost exactly by mixing two settings at random; that mix is what the hull of a frontier draws.
     """
 
     graph: Graph
@@ -37,48 +41,63 @@ class Routing:
 
     @classmethod
     def fit(cls, trace: Trace, losses: Losses) -> Routing:
-        """Logistic models of every target's being right, at every stage."""
+        """Logistic models of the loss of every target, at every stage."""
         weights: dict[str, FloatArray] = {}
         actions: dict[str, IntArray] = {}
         costs: dict[str, FloatArray] = {}
         for stage in trace.graph.order:
             features = _looks(trace.graph, seen_by_all(trace, stage))
+            stages = len(trace.graph.observed[stage])
+            scale = scales(features.shape[1], trace.classes, stages)
             targets = _targets(trace, stage)
-            right = {s: (losses.values[s] < 0.5).astype(np.int64) for s, _, _ in targets}
-            weights[stage] = np.stack([logistic(features, right[s]) for s, _, _ in targets])
+            lost = [_loss(losses, name) for name, _, _ in targets]
+            weights[stage] = np.stack([logistic(features, loss, scale=scale) for loss in lost])
             actions[stage] = np.array([action for _, action, _ in targets])
             costs[stage] = np.array([cost for _, _, cost in targets])
         return cls(trace.graph, TRADEOFFS, weights, actions, costs)
 
     def evidence(self, seen: Seen) -> FloatArray:
-        """The chance that each target is right, (n, targets)."""
-        weights = self.weights[seen.stage]
-        return np.asarray(expit(weights[:, 0] + _looks(self.graph, seen) @ weights[:, 1:].T))
+        """The expected loss of each target, (n, targets)."""
+        return np.asarray(expit(scores(_looks(self.graph, seen), self.weights[seen.stage])))
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
-        best = (setting * evidence - self.costs[stage]).argmax(axis=1)
-        return np.asarray(self.actions[stage][best])
+        """A setting beyond the tradeoffs counts as the nearest; what is no number goes on."""
+        tradeoff = min(max(setting, self.settings[-1]), self.settings[0])
+        value = tradeoff * evidence + self.costs[stage]
+        last = len(self.graph.successors[stage])
+        broken = np.isnan(value).any(axis=1)
+        return np.where(broken, last, self.actions[stage][value.argmin(axis=1)])
 
 
 def _looks(graph: Graph, seen: Seen) -> FloatArray:
-    """What every stage on all paths so far said, summed up, (n, features)."""
-    return np.hstack([sureness(seen, stage) for stage in graph.observed[seen.stage]])
+    """What the stages on every path so far said, summed up, and who agrees, (n, features)."""
+    observed = graph.observed[seen.stage]
+    sure = [sureness(seen, stage) for stage in observed]
+    return np.hstack([*sure, agreeing(seen, observed[:-1])])
+
+
+def _loss(losses: Losses, stage: str) -> FloatArray:
+    """What counts against answering at a stage, (examples,) in [0, 1]."""
+    found = losses.excess(stage) if losses.kind == "induced" else losses.values[stage]
+    return found.astype(np.float64)
 
 
 def _targets(trace: Trace, stage: str) -> list[tuple[str, int, float]]:
     """Each stage that can be answered at from `stage` on, the first step there, and the least cost.
 
-    Stages on the way answer as well, and are paid for.
+    Stages on the way answer as well, and are paid for. All ways are tried: what one has run already
+    decides what is still to be paid.
     """
     graph, unit = trace.graph, trace.reference_cost
     found: dict[str, tuple[int, float]] = {stage: (STOP, 0.0)}
-    ran = {stage: graph.ran(stage)}
-    for at in graph.order:
-        if at not in found:
-            continue
+
+    def go_on(at: str, first: int | None, paid: float, ran: frozenset[str]) -> None:
         for number, successor in enumerate(graph.successors[at], start=1):
-            cost = found[at][1] + graph.step_cost(trace.costs, successor, ran[at]) / unit
+            action = first or number
+            cost = paid + graph.step_cost(trace.costs, successor, ran) / unit
             if successor not in found or cost < found[successor][1]:
-                found[successor] = (number if at == stage else found[at][0], cost)
-                ran[successor] = ran[at] | set(graph.parts(successor))
-    return [(name, action, cost) for name, (action, cost) in found.items()]
+                found[successor] = (action, cost)
+            go_on(successor, action, cost, ran | set(graph.parts(successor)))
+
+    go_on(stage, None, 0.0, graph.ran(stage))
+    return [(name, *found[name]) for name in graph.order if name in found]

@@ -1,63 +1,114 @@
-"""What published gates look at: a few numbers that sum up what a stage says."""
+"""What published gates look at: a few numbers that sum up what a stage says, and their learner."""
 
 from __future__ import annotations
 
 import warnings
 
 import numpy as np
+from scipy.linalg import LinAlgWarning
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.arrays import FloatArray
 from offramp.policies.protocol import Seen
 from offramp.policies.rules import confidence, margin, negative_entropy
 
-_CLASSES = 64  # with more classes the probabilities themselves are no features
+SUMS = 5  # numbers that sum up the probabilities, before the probabilities themselves
+SURE = 1e-6  # where the other classes get less than that together, no more is made of it
+LOWEST = -30.0  # of logarithms of probabilities: a class may be impossible
+CLASSES = 64  # with more classes the probabilities themselves are no features
 _STRENGTH = 1.0  # inverse penalty of logistic regression
+_SHRUNK = 0.1  # what the many probabilities of classes count, before one penalty acts on all
+
+
+def summary(seen: Seen, stage: str | None = None) -> FloatArray:
+    """Numbers that sum up the probabilities, (n, 5).
+
+    Highest probability, margin, minus the entropy, and that of the squared probabilities, which
+    looks at the few highest alone (all of Regol et al. 2024, section 4); and minus the logarithm of
+    what the other classes get, without which networks that are too sure of everything look alike.
+    """
+    logs = np.maximum(seen.log_probabilities(stage).astype(np.float64), LOWEST)
+    sure = confidence(logs)
+    surest = -np.log(np.maximum(1.0 - sure, SURE))
+    squared = 2 * logs - logsumexp(2 * logs, axis=1, keepdims=True)
+    found = (sure, margin(logs), negative_entropy(logs), negative_entropy(squared), surest)
+    return np.column_stack(found)
 
 
 def sureness(seen: Seen, stage: str | None = None) -> FloatArray:
-    """Highest probability, margin, minus the entropy and, of classes, all probabilities.
+    """The summary and, of classes, all probabilities.
 
-    (n, 3), or (n, 3 + classes) where there are few enough classes.
+    (n, 5), or (n, 5 + classes) where there are few enough classes.
     """
-    logs = seen.log_probabilities(stage)
-    columns = [confidence(logs), margin(logs), negative_entropy(logs)]
-    if logs.shape[1] <= _CLASSES:
-        columns += list(np.exp(logs.astype(np.float64)).T)
-    return np.column_stack(columns)
+    probable = seen.probabilities(stage)
+    few = probable.shape[1] <= CLASSES
+    return np.hstack([summary(seen, stage), *([probable] if few else [])])
 
 
-def votes(seen: Seen, observed: tuple[str, ...]) -> FloatArray:
-    """The share of the stages so far that answer as the present one, (n, 1)."""
+def agreeing(seen: Seen, observed: tuple[str, ...]) -> FloatArray:
+    """1 for each of some stages that answers as the present one, else 0, (n, observed)."""
     present = seen.answers()
-    alike = np.mean([seen.answers(stage) == present for stage in observed], axis=0)
-    return np.asarray(alike)[:, None]
+    alike = np.array([seen.answers(stage) == present for stage in observed], dtype=np.float64)
+    return alike.reshape(len(observed), len(present)).T
+
+
+def scales(width: int, classes: int, stages: int = 1) -> FloatArray:
+    """How much each of `width` columns counts before the penalty acts, (width,).
+
+    The columns begin with the sureness of `stages` stages; only probabilities of classes are
+    shrunk, of which there are many and of which few say something.
+    """
+    one = [1.0] * SUMS + [_SHRUNK] * (classes if classes <= CLASSES else 0)
+    return np.array(one * stages + [1.0] * (width - stages * len(one)))
 
 
 def logistic(
-    features: FloatArray, target: IntArray, weight: FloatArray | None = None
+    features: FloatArray,
+    chance: FloatArray,
+    weight: FloatArray | None = None,
+    scale: FloatArray | float = 1.0,
 ) -> FloatArray:
-    """Constant and slopes of a logistic regression of a 0/1 target, (1 + features,).
+    """Constant and slopes of a logistic regression, (1 + features,).
+
+    Args:
+        features: (n, features).
+        chance: (n,) in [0, 1]; mostly 0 or 1.
+        weight: (n,) of at least 0; None: all alike.
+        scale: (features,), of the standardised features before the penalty acts.
 
     One class alone, or no weight at all, gives its chance for everyone.
     """
-    weight = np.ones(len(target)) if weight is None else weight
-    told = weight > 0
-    share = float(np.average(target, weights=weight)) if told.any() else 0.5
+    weight = np.ones(len(chance)) if weight is None else weight
+    # a chance between counts as so much of a success, and the rest of a failure
+    sides = (weight * chance, weight * (1.0 - chance))
+    totals = [float(side.sum()) for side in sides]
     slopes = np.zeros(1 + features.shape[1])
-    if not told.any() or len(np.unique(target[told])) < 2:
-        slopes[0] = _logit(share)
+    if min(totals) <= 0:
+        slopes[0] = _logit(totals[0] / sum(totals) if sum(totals) > 0 else 0.5)
         return slopes
+    rows = [np.flatnonzero(side) for side in sides]
+    mass = np.concatenate([side[row] for side, row in zip(sides, rows, strict=True)])
     centre, spread = features.mean(axis=0), features.std(axis=0)
-    spread = np.where(spread > 1e-9, spread, 1.0)
-    model = LogisticRegression(C=_STRENGTH, max_iter=200)
+    spread = np.where(spread > 1e-9, spread, 1.0) / scale
+    model = LogisticRegression(C=_STRENGTH, max_iter=100, solver="newton-cholesky")
     with warnings.catch_warnings():  # the last digits of the optimum do not matter
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit((features[told] - centre) / spread, target[told], sample_weight=weight[told])
+        warnings.simplefilter("ignore", LinAlgWarning)
+        model.fit(
+            (features[np.concatenate(rows)] - centre) / spread,
+            np.repeat([1, 0], [len(row) for row in rows]),
+            sample_weight=mass / mass.mean(),
+        )
     slopes[1:] = model.coef_[0] / spread
     slopes[0] = model.intercept_[0] - centre @ slopes[1:]
     return slopes
+
+
+def scores(features: FloatArray, weights: FloatArray) -> FloatArray:
+    """Logits of linear models (models, 1 + features), (n, models)."""
+    return np.asarray(weights[:, 0] + features @ weights[:, 1:].T)
 
 
 def _logit(share: float) -> float:

@@ -3,10 +3,10 @@
 | policy | its cuts of the highest probability | dial |
 |---|---|---|
 | thresholds | tuned jointly: coordinate descent, each step exact | tradeoff |
-| window | likewise, and the least sure stop as well (IDK cascades, Wang et al. 2017) | tradeoff |
+| window | likewise, and the least sure stop as well (Xia and Bouganis 2023) | tradeoff |
 | exhaustive | the best of all combinations of quantiles | rank on the hull |
 | msdnet | the surest share leaves; shares fall geometrically (Huang et al. 2018) | ratio |
-| greedy | each stage by itself, in turn (Berestizshevsky and Even 2019) | tolerance |
+| greedy | each stage by itself (Berestizshevsky and Even 2019) | 1 - tolerance |
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _COMBINATIONS = 4096  # of cuts that the exhaustive search tries, at most
 _FINEST = 60  # quantiles of one stage, at most
 _RATIOS = np.geomspace(100.0, 0.01, 60)  # of the share of one exit to that of the one before
 _TOLERANCES = np.linspace(0.0, 0.3, 60)  # accuracy that an exit may lose to its best
+_FEWEST = 50  # an accuracy counts where at least one in so many examples is above the cut
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,33 @@ class Thresholds:
 
     @classmethod
     def window(cls, trace: Trace, losses: Losses) -> Thresholds:
-        """Stops the hopeless as well as the sure, along the chain."""
+        """Stops the hopeless as well as the sure, along the chain, where that pays held out.
+
+        Source: Xia and Bouganis 2023, Window-based early-exit cascades: only what lies in a window
+        of sureness goes on. There the window lies around one decision; here both its ends are tuned
+        for the loss that counts, and at tradeoffs where the lower end lost more than it saved on
+        halves that did not tune it, there is none.
+        """
         graph = backbone(trace.graph)
+        plain = tuned(trace, losses, graph, _sureness(trace))
         cuts = tuned(trace, losses, graph, _sureness(trace), window=True)
+        pays = _held_out(trace, losses, graph, True) < _held_out(trace, losses, graph, False)
+        for stage in graph.order[:-1]:
+            alone = np.column_stack([plain[stage], np.zeros(len(TRADEOFFS))])
+            cuts[stage] = np.where(pays[:, None], cuts[stage], alone)
         return cls(graph, TRADEOFFS, cuts, "window")
 
     @classmethod
     def exhaustive(cls, trace: Trace, losses: Losses) -> Thresholds:
-        """The hull of all combinations of quantiles, at most some thousand, along the chain."""
+        """The hull of all combinations of quantiles, at most some thousand, along the chain.
+
+        Source: what BranchyNet (Teerapittayanon et al. 2016, section III) leaves to its users, to
+        look through ranges of thresholds, done exactly.
+        """
         graph = backbone(trace.graph)
         corners = _Search(trace, losses, graph).best()
-        found = {s: np.array([[c[i]] for _, _, c in corners]) for i, s in enumerate(graph.order)}
+        inner = enumerate(graph.order[:-1])
+        found = {stage: np.array([[cuts[i]] for _, _, cuts in corners]) for i, stage in inner}
         return cls(graph, np.arange(len(corners), 0, -1.0), found, "exhaustive")
 
     @classmethod
@@ -68,15 +85,15 @@ class Thresholds:
         """Each exit takes its share of the examples, the surest of those that have come to it.
 
         Source: Huang et al. 2018, Multi-scale dense networks, section 4 (budgeted batches): shares
-        proportional to powers of one ratio, which is the dial.
+        proportional to powers of one ratio, which is the dial; above 1 most reach the last.
         """
         graph = backbone(trace.graph)
         sure = _sureness(trace)
-        cuts = {s: np.full((len(_RATIOS), len(graph.successors[s])), np.inf) for s in graph.order}
+        cuts = {stage: np.full((len(_RATIOS), 1), np.inf) for stage in graph.order[:-1]}
         for i, ratio in enumerate(_RATIOS):
             shares = ratio ** np.arange(len(graph.order))
             left = np.ones(trace.examples, dtype=bool)
-            for stage, share in zip(graph.order[:-1], shares / shares.sum(), strict=False):
+            for stage, share in zip(cuts, shares / shares.sum(), strict=False):
                 leaving = min(1.0, share * trace.examples / max(1, left.sum()))
                 cuts[stage][i] = _inner(sure[stage][left], 1 - leaving)
                 left &= sure[stage] < cuts[stage][i]
@@ -84,22 +101,17 @@ class Thresholds:
 
     @classmethod
     def greedy(cls, trace: Trace, losses: Losses) -> Thresholds:
-        """Each exit leaves what it answers within a tolerance as well as the best it can.
+        """Each exit takes what it answers within a tolerance as well as the best it can.
 
-        Source: Berestizshevsky and Even 2019, section 3.2: an exit's cut is the lowest whose
-        accuracy above it is at least the exit's highest minus the tolerance, which is the dial
-        (1 minus it, so that a higher setting is safer).
+        Source: Berestizshevsky and Even 2019, Dynamically sacrificing accuracy for reduced
+        computation, section 3: an exit's cut is the lowest whose accuracy above it is at least the
+        exit's highest minus the tolerance, over all examples. The dial is 1 minus the tolerance.
         """
-        graph = backbone(trace.graph)
-        sure = _sureness(trace)
+        graph, sure = backbone(trace.graph), _sureness(trace)
         cuts = {
-            s: np.full((len(_TOLERANCES), len(graph.successors[s])), np.inf) for s in graph.order
+            stage: np.array([[_lowest(sure[stage], losses.values[stage], t)] for t in _TOLERANCES])
+            for stage in graph.order[:-1]
         }
-        for i, tolerance in enumerate(_TOLERANCES):
-            left = np.ones(trace.examples, dtype=bool)
-            for stage in graph.order[:-1]:
-                cuts[stage][i] = _lowest(sure[stage][left], losses.values[stage][left], tolerance)
-                left &= sure[stage] < cuts[stage][i]
         return cls(graph, 1 - _TOLERANCES, cuts, "greedy")
 
     def evidence(self, seen: Seen) -> FloatArray:
@@ -135,13 +147,13 @@ def _inner(sure: FloatArray, share: float) -> float:
 
 def _lowest(sure: FloatArray, loss: FloatArray, tolerance: float) -> float:
     """The lowest cut above which the mean loss is within `tolerance` of its lowest anywhere."""
-    few = max(1, len(sure) // 50)  # an accuracy of fewer is luck
-    if len(sure) <= few:
-        return np.inf
     order = np.argsort(-sure)
-    mean = np.cumsum(loss[order]) / np.arange(1, len(sure) + 1)
-    ends = np.flatnonzero(mean <= mean[few - 1 :].min() + tolerance)
-    return float(sure[order][ends[-1]])
+    falling = sure[order]
+    # equally sure examples leave together, and the accuracy of a few is luck
+    ends = np.flatnonzero(np.diff(falling, append=-np.inf))
+    ends = ends[ends + 1 >= len(sure) / _FEWEST]
+    mean = np.cumsum(loss[order], dtype=np.float64)[ends] / (ends + 1)
+    return float(falling[ends[mean <= mean.min() + tolerance][-1]])
 
 
 class _Search:
@@ -154,7 +166,7 @@ class _Search:
     def __init__(self, trace: Trace, losses: Losses, graph: Graph) -> None:
         self.graph, self.sure = graph, _sureness(trace)
         stages = graph.order
-        levels = int(_COMBINATIONS ** (1 / max(1, len(stages) - 1)))
+        levels = round(_COMBINATIONS ** (1 / max(1, len(stages) - 1)))
         self.shares = np.linspace(0, 1, max(2, min(levels, _FINEST)))
         self.excess = [losses.excess(stage) for stage in stages]
         self.steps = [graph.step_cost(trace.costs, stages[0])]
@@ -168,7 +180,7 @@ class _Search:
     def _from(self, at: int, rows: IntArray) -> list[tuple[float, float, tuple[float, ...]]]:
         paid = self.steps[at] * len(rows)
         if at == len(self.steps) - 1:
-            return [(float(self.excess[at][rows].sum()), paid, (np.inf,))]
+            return [(float(self.excess[at][rows].sum()), paid, ())]
         sure, found = self.sure[self.graph.order[at]][rows], []
         for share in self.shares:
             cut = _inner(sure, float(share))
@@ -217,6 +229,17 @@ def tuned(
     return {stage: np.stack([row[stage] for row in rows]) for stage in graph.order}
 
 
+def _held_out(trace: Trace, losses: Losses, graph: Graph, window: bool) -> FloatArray:
+    """What cuts that are tuned on one half cost the other half, in sum, at each of TRADEOFFS."""
+    half = np.random.default_rng(0).permutation(trace.examples) % 2
+    total = np.zeros(len(TRADEOFFS))
+    parts = [(trace.take(rows), losses.take(rows)) for rows in (half == 0, half == 1)]
+    tuners = [_Tuner(part, its, graph, _sureness(part), window) for part, its in parts]
+    for tuner, other in (tuners, tuners[::-1]):
+        total += [other.total(tradeoff, tuner.tune(tradeoff)) for tradeoff in TRADEOFFS]
+    return total
+
+
 class _Tuner:
     """Coordinate descent over the stages' cuts; each step is exact for the rows that reach it."""
 
@@ -261,9 +284,8 @@ class _Tuner:
         cuts: dict[str, FloatArray],
     ) -> IntArray:
         """Sets the best cuts of `stage` for the rows in `reach`, and the cost-to-go of all rows."""
-        successors = self.graph.successors[stage]
-        choices = [ahead[stage]] + [ahead[u] + self.step[stage, u] for u in successors]
-        bands = [*choices, choices[0]] if self.window and successors else choices
+        choices = self._choices(stage, ahead)
+        bands = [*choices, choices[0]] if self.window and len(choices) > 1 else choices
         order = self.order[stage][reach[self.order[stage]]]
         sorted_sure = self.sure[stage][order]
         # equally sure examples must go the same way, so that a cut can only lie between groups
@@ -272,10 +294,31 @@ class _Tuner:
         sure = np.append(sorted_sure[starts], -np.inf)
         above = np.append(np.inf, sorted_sure[starts])
         cuts[stage] = np.array([_between(above[end], sure[end]) for end in ends])
+        if not order.size:  # nobody has come: whoever comes goes on
+            cuts[stage] = np.repeat([np.inf, 0.0], [len(choices) - 1, len(bands) - len(choices)])
+        return self._go(stage, ahead, cuts)
+
+    def _choices(self, stage: str, ahead: Mapping[str, FloatArray]) -> list[FloatArray]:
+        """The cost-to-go of every action, (n,) each."""
+        successors = self.graph.successors[stage]
+        return [ahead[stage]] + [ahead[u] + self.step[stage, u] for u in successors]
+
+    def _go(
+        self, stage: str, ahead: dict[str, FloatArray], cuts: Mapping[str, FloatArray]
+    ) -> IntArray:
+        """The action of all rows; sets their cost-to-go."""
+        choices = self._choices(stage, ahead)
         band = (self.sure[stage][:, None] < cuts[stage]).sum(axis=1)
         action = np.asarray(band % len(choices))
         ahead[stage] = np.choose(action, choices)
         return action
+
+    def total(self, tradeoff: float, cuts: Mapping[str, FloatArray]) -> float:
+        """Tradeoff times excess loss, plus the cost from the root on, of all rows together."""
+        ahead = {v: tradeoff * self.excess[v] for v in self.graph.order}
+        for stage in reversed(self.graph.order):
+            self._go(stage, ahead, cuts)
+        return float(ahead[self.graph.root].sum(dtype=np.float64))
 
     def _reach(self, actions: dict[str, IntArray]) -> dict[str, np.ndarray]:
         reach = {v: np.zeros(self.n, dtype=bool) for v in self.graph.order}
