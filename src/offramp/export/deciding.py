@@ -104,7 +104,7 @@ class Evidence:
 
     @cached_property
     def spread(self) -> str:
-        """The entropy and the energy, (n, 2)."""
+        """The entropy, the energy, and the logarithm of what other classes get, (n, 3)."""
         scope, one = self.scope, self.scope.integers(1)
         if self.kind == "logits":
             # a score minus its log-probability; ReduceLogSumExp fails in branches of OpenVINO
@@ -113,7 +113,12 @@ class Evidence:
             energy = scope.add("Sub", *own)
         else:
             energy = scope.add("Mul", self.entropy, scope.constant(0.0))
-        return scope.add("Concat", self.entropy, energy, axis=1)
+        return scope.add("Concat", self.entropy, energy, self.rest, axis=1)
+
+    @cached_property
+    def rest(self) -> str:
+        """The logarithm of what other classes get, (n, 1)."""
+        return self.scope.add("Log", self.scope.add("Max", self.unsure, self.scope.constant(SURE)))
 
     @cached_property
     def entropy(self) -> str:
@@ -126,12 +131,11 @@ class Evidence:
         scope = self.scope
         logs = scope.add("Max", self.logs, scope.constant(LOWEST))
         squared = scope.add("LogSoftmax", scope.add("Add", logs, logs), axis=1)
-        others = scope.add("Log", scope.add("Max", self.unsure, scope.constant(SURE)))
         columns = [
             scope.add("Sub", scope.constant(1.0), self.unsure),
             scope.add("Sub", scope.constant(1.0), self.close),
             *(self._weighted(found) for found in (logs, squared)),
-            scope.add("Neg", others),
+            scope.add("Neg", self.rest),
             *([self.probabilities] if self.classes <= CLASSES else []),
         ]
         return scope.add("Concat", *columns, axis=1)

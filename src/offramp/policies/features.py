@@ -16,8 +16,9 @@ BLOCKS = ("margin", "answer", "second", "spread", "earlier", "divergence")
 """Names of the blocks of features, in their order; the first is always there."""
 _KNOTS = 6  # bends of the piecewise linear function of the margin
 _CLASSES = 64  # with more classes the answer itself is no feature
-_SPREAD, _EARLIER, _DIVERGENCE = 2, 3, 2  # features in a block, the last two per earlier stage
+_SPREAD, _EARLIER, _DIVERGENCE = 3, 3, 2  # features in a block, the last two per earlier stage
 _HIGHEST = 1.0 - 1e-6  # engines that count in float32 tell no bends above apart
+SURE = 1e-6  # where other classes get less than that together, no more is made of it
 _TINY = 1e-12  # probabilities below count as this in the entropy
 
 
@@ -31,7 +32,8 @@ class Features:
     - answer: which class is answered, and how unsurely, since classes differ in how far to trust
       them;
     - second: which class comes second, by how unsurely, since some pairs are confused more;
-    - spread: the entropy, and the energy (log-sum-exp) of the logits, which softmax hides;
+    - spread: the entropy, the energy (log-sum-exp) of the logits, which softmax hides, and the
+      logarithm of what other classes get, without which all that is very sure looks alike;
     - earlier: of each earlier stage whether it answered alike, its margin, and the probability it
       gave to the present answer;
     - divergence: of each earlier stage the probability that its answer has now, and the chance
@@ -135,7 +137,7 @@ class Parts:
     margin: FloatArray  # (n,): the highest minus the second highest probability
     answer: IntArray  # (n,)
     second: IntArray  # (n,): the class with the second highest probability
-    spread: FloatArray | None  # (n, 2): entropy, energy
+    spread: FloatArray | None  # (n, 3): entropy, energy, log of the rest
     earlier: FloatArray | None  # (n, 3 * earlier stages)
     divergence: FloatArray | None  # (n, 2 * earlier stages)
 
@@ -152,7 +154,7 @@ class Linear:
     constant: FloatArray  # (outputs,)
     answered: FloatArray | None  # (classes, 2, outputs): a constant, and a slope in 1 - margin
     second: FloatArray | None  # (classes, outputs): a slope likewise, for the second class
-    spread: FloatArray | None  # (2, outputs)
+    spread: FloatArray | None  # (3, outputs)
     earlier: FloatArray | None  # (3 * earlier stages, outputs)
     divergence: FloatArray | None  # (2 * earlier stages, outputs)
 
@@ -198,14 +200,18 @@ class Linear:
 
 
 def _spread(seen: Seen, probable: FloatArray) -> FloatArray:
-    """Entropy in nats, and the energy: nothing where scores are probabilities, (n, 2)."""
+    """Entropy in nats, energy, and the logarithm of what other classes get, (n, 3).
+
+    The energy is nothing where scores are probabilities.
+    """
     scores = seen.scores()
     entropy = -(probable * np.log(np.maximum(probable, _TINY))).sum(axis=1)
+    rest = np.log(np.maximum(1.0 - probable.max(axis=1), SURE))
     if seen.kinds[seen.stage] == "probabilities":
-        return np.column_stack([entropy, np.zeros(len(scores))])
+        return np.column_stack([entropy, np.zeros(len(scores)), rest])
     highest = scores.max(axis=1, keepdims=True)
-    rest = np.log(np.exp(scores - highest).sum(axis=1))
-    return np.column_stack([entropy, highest[:, 0] + rest])
+    energy = highest[:, 0] + np.log(np.exp(scores - highest).sum(axis=1))
+    return np.column_stack([entropy, energy, rest])
 
 
 def _earlier(before: FloatArray, answer: IntArray) -> FloatArray:

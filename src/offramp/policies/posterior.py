@@ -23,7 +23,8 @@ from offramp.tasks import Losses, answers
 from offramp.trace import Trace
 
 SHARE = 0.8  # of the expectation; the rest is the real loss, should the model of the label be wrong
-_CLASSES = 64  # with more classes there are too few labels of each
+_CLASSES = 64  # with more classes there are too few labels of each for a logistic model
+_NUMBERS = 50_000_000  # scores of all examples; with more there is enough to learn from
 _FEWEST = 200  # examples that the model of the label is worth learning from
 _FEWEST_CHANGES = 20  # answers that differ; with fewer the model is taken as it is
 _SMALLEST = -8.0  # log-probabilities below say the same
@@ -42,8 +43,9 @@ def expected_excess(trace: Trace, losses: Losses, folds: IntArray) -> Mapping[st
         folds: (examples,): each example's label is predicted by a model of the other folds.
     """
     real = {stage: losses.excess(stage).astype(np.float64) for stage in trace.graph.order}
-    few = trace.examples < _FEWEST or trace.classes > _CLASSES
-    if losses.name != "top1" or trace.labels is None or few:
+    numbers = trace.examples * trace.classes * len(trace.scores)
+    fits = trace.examples >= _FEWEST and numbers <= _NUMBERS
+    if losses.name != "top1" or trace.labels is None or not fits:
         return real
     probable = _posterior(trace, trace.labels, folds)
     rows = np.arange(trace.examples)
@@ -82,15 +84,18 @@ def _posterior(trace: Trace, labels: IntArray, folds: IntArray) -> FloatArray:
     needs more examples and finds what networks that meet other inputs confuse.
     """
     logs = np.stack([np.maximum(trace.own_log_probabilities(s), SMALLEST) for s in trace.scores])
-    said = StandardScaler().fit_transform(np.hstack(list(np.maximum(logs, _SMALLEST))))
+    few = trace.classes <= _CLASSES
+    said = np.hstack(list(np.maximum(logs, _SMALLEST))) if few else np.empty((0, 1))
+    said = StandardScaler().fit_transform(said) if few else said
     pooled, beside = (np.zeros((trace.examples, trace.classes)) for _ in range(2))
     for fold in np.unique(folds):
         held = folds == fold
         total = np.tensordot(pool_weights(logs[:, ~held], labels[~held], int(fold)), logs, 1)
         pool = tasks.log_probabilities(total, "logits")
         pooled[held] = np.exp(pool[held])
-        features = np.hstack([_POOL * np.maximum(pool, _SMALLEST), said])
-        beside[held] = _classes(features[~held], labels[~held], features[held], trace.classes)
+        if few:
+            features = np.hstack([_POOL * np.maximum(pool, _SMALLEST), said])
+            beside[held] = _classes(features[~held], labels[~held], features[held], trace.classes)
     rows = np.arange(trace.examples)
     return max(pooled, beside, key=lambda p: np.log(np.maximum(p[rows, labels], _TINY)).mean())
 
