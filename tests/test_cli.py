@@ -168,8 +168,8 @@ def test_compare_shows_everything_side_by_side(offramp: Offramp, made: Path) -> 
 
 
 def test_compare_sums_up_every_frontier(offramp: Offramp, made: Path) -> None:
-    found = offramp("compare", made / "trace", "--policies", "learned,margin", "--json").json
-    assert found["policies"].keys() == {"learned", "margin", "uniform"}
+    found = offramp("compare", made / "trace", "--policies", "auto,margin", "--json").json
+    assert found["policies"].keys() == {"auto", "margin", "uniform"}
     assert found["summary"].keys() == {"policies", "static", "oracle"}
     assert found["summary"]["policies"].keys() == found["policies"].keys()
     assert found["summary"]["static"].keys() == found["static"].keys()
@@ -178,7 +178,7 @@ def test_compare_sums_up_every_frontier(offramp: Offramp, made: Path) -> None:
         numbers = [*summary["speedups"], *summary["lead"]]
         for band in [*numbers, *(summary[name] for name in ("area", "gap_cost", "gap_loss"))]:
             assert band["low"] <= band["high"]
-    assert found["summary"]["policies"]["learned"]["seconds"] > 0
+    assert found["summary"]["policies"]["auto"]["seconds"] > 0
     plain = offramp("compare", made / "trace", "--policies", "margin", "--no-bands", "--json").json
     margin = plain["summary"]["policies"]["margin"]
     assert margin["gap_cost"]["low"] is None

@@ -203,7 +203,7 @@ def test_settings_in_groups_are_measured_alike(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def few() -> list[str]:
-    return ["learned", "margin"]
+    return ["auto", "learned", "margin"]
 
 
 def test_numbers_are_those_of_the_points_themselves(few: list[str]) -> None:
@@ -222,9 +222,9 @@ def test_numbers_are_those_of_the_points_themselves(few: list[str]) -> None:
     assert found.summaries["uniform"].gap_loss.value == pytest.approx(0.0, abs=1e-9)
 
 
-def test_differences_to_the_learned_policy_are_paired(few: list[str]) -> None:
+def test_differences_to_the_default_policy_are_paired(few: list[str]) -> None:
     found = compare(LEARN, FRESH, policies=few)
-    own, other = found.summaries["learned"], found.summaries["margin"]
+    own, other = found.summaries["auto"], found.summaries["margin"]
     assert own.lead == (Band(0.0, 0.0, 0.0),) * len(LEVELS)  # apart, they would differ by chance
     assert other.lead is not None
     for lead, a, b in zip(other.lead, own.speedups, other.speedups, strict=True):

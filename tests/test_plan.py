@@ -174,14 +174,14 @@ def test_traces_of_another_graph_are_refused() -> None:
 
 
 def test_unknown_policies_are_refused() -> None:
-    with pytest.raises(InputError, match="learned, myopic"):
+    with pytest.raises(InputError, match="learned, network"):
         fit(LEARN, 0.1, policy="magic")
 
 
 def test_comparison_measures_on_other_examples_than_it_tunes_on() -> None:
     found = compare(LEARN, FRESH, bands=False)
     assert found.examples == FRESH.examples
-    assert set(found.policies) == {*FAMILIES, "uniform"}
+    assert set(found.policies) == {"auto", *FAMILIES, "uniform"}
     losses = FRESH.losses()
     again = frontier(FRESH, losses, FAMILIES["learned"](LEARN, LEARN.losses()))
     assert found.policies["learned"] == again

@@ -254,8 +254,9 @@ def test_a_promise_is_broken_at_most_as_often_as_it_says(excess: Excess) -> None
 @pytest.mark.parametrize("excess", ["net", "induced"])
 def test_fit_keeps_its_promise_on_a_population_of_known_truth(excess: Excess) -> None:
     """Learn once; then certify on many draws from a population whose mean is the truth."""
-    population, budget, confidence, draws = synthetic(4000, seed=11), 0.03, 0.8, 120
+    budget, confidence, draws = 0.03, 0.8, 120
     plan = fit(synthetic(1000, seed=10), budget, excess=excess)
+    population = plan.answering(synthetic(4000, seed=11))
     losses = population.losses(None, excess)
     truth = {
         float(t): float(excess_of(replay(population, plan.policy, t), losses).mean(dtype=float))

@@ -192,7 +192,7 @@ def test_probabilities_are_refitted_as_the_logits_they_stand_for() -> None:
 
 
 def planned(trace: Trace, budget: float = 0.02) -> Plan:
-    plan = fit(trace, budget, refit=True)
+    plan = fit(trace, budget, refit=True, learn_share=0.5)
     assert plan.refits
     return plan
 

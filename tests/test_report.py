@@ -105,11 +105,11 @@ def test_figures_are_numbers_that_can_be_checked(entry: ReportInput) -> None:
     assert len(certified_path(found).series[0].cost) == len(found.points)
 
 
-def test_only_the_learned_policy_and_its_best_peer_stand_out(entry: ReportInput) -> None:
+def test_only_the_default_policy_and_its_best_peer_stand_out(entry: ReportInput) -> None:
     assert entry.comparison is not None
     figure = frontiers(entry.comparison)
     loud = {s.name for s in figure.series if s.role in ("learned", "rival")}
-    assert loud == {"learned", entry.comparison.rival} == {r.name for r in figure.ribbons}
+    assert loud == {"auto", entry.comparison.rival} == {r.name for r in figure.ribbons}
     for ribbon in figure.ribbons:
         assert all(low <= high for low, high in zip(ribbon.low, ribbon.high, strict=True))
     peers = {s.name for s in figure.series if s.role == "peer"}

@@ -33,7 +33,7 @@ def forced(policy: Deployable, *, goes_on: bool) -> tuple[Deployable, float]:
         wanted = {s: (a == 1) if goes_on else (a == 0) for s, a in policy.actions.items()}
         prices = {stage: np.where(found, 0.0, _SURE) for stage, found in wanted.items()}
         return replace(policy, costs=prices), 1.0
-    return policy, np.inf if goes_on else -np.inf
+    return policy, _SURE if goes_on else -_SURE  # files hold no infinity
 
 
 def _forced(model: Model, goes_on: bool) -> Model:

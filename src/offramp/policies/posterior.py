@@ -29,6 +29,7 @@ _FEWEST = 200  # examples that the model of the label is worth learning from
 _FEWEST_CHANGES = 20  # answers that differ; with fewer the model is taken as it is
 _SMALLEST = -8.0  # log-probabilities below say the same
 _STRENGTH = 0.03  # inverse penalty
+_SLOPE, _BIAS = 0.5, 0.01  # how far off the model of the label is thought to be, beforehand
 _POOL = 2.0  # how much more freely the pool counts than what each stage says
 _STEPS = 60  # of the optimiser
 _TINY = 1e-6  # probabilities below are not told apart
@@ -63,18 +64,27 @@ def expected_excess(trace: Trace, losses: Losses, folds: IntArray) -> Mapping[st
 
 
 def _calibrated(mean: FloatArray, real: FloatArray, differ: AnyArray) -> FloatArray:
-    """Expectations whose mean is that of the real losses, where answers differ.
+    """Expectations corrected by the real losses, where answers differ, as far as those tell.
 
     A model of the label learned from few examples is too sure, and not equally so of every stage:
-    policies would prefer the stages that it flatters.
+    policies would prefer the stages that it flatters. Its bias and slope are estimated and shrunk
+    to none: of few examples, real losses say less than the model does.
     """
     if differ.sum() < _FEWEST_CHANGES:
         return mean
     x, y = mean[differ], real[differ]
-    slope = float(np.clip((x - x.mean()) @ y / max(x.var() * len(x), 1e-12), 0.0, 1.0))
+    away, spread = x - x.mean(), max(float(x.var()), 1e-12)
+    slope = float(away @ y) / (spread * len(x))
+    slope = 1.0 + _weight(_SLOPE, y.std() / np.sqrt(spread * len(x))) * (slope - 1.0)
+    bias = _weight(_BIAS, real.std() / np.sqrt(len(real))) * (y.mean() - x.mean())
     found = mean.copy()
-    found[differ] = np.clip(y.mean() + slope * (x - x.mean()), -1.0, 1.0)
+    found[differ] = np.clip(x.mean() + bias + np.clip(slope, 0.0, 1.0) * away, -1.0, 1.0)
     return found
+
+
+def _weight(prior: float, noise: float) -> float:
+    """What data count whose noise is so large, against a prior of that width."""
+    return float(prior**2 / (prior**2 + noise**2))
 
 
 def _posterior(trace: Trace, labels: IntArray, folds: IntArray) -> FloatArray:
