@@ -76,12 +76,13 @@ class Optimum:
 
 
 def _spread(answer: IntArray, second: IntArray, c: FloatArray) -> FloatArray:
-    """Probabilities (n, classes): c at the answer, the second class twice as likely as others."""
+    """Probabilities (n, classes): about c at the answer, the second class twice as likely as others."""
     rows = np.arange(len(answer))
     scores = np.ones((len(answer), CLASSES))
     scores[rows, second] = 2.0
     scores *= ((1 - c) / CLASSES)[:, None]
-    scores[rows, answer] = c
+    scores[rows, answer] = 0.0
+    scores[rows, answer] = 1.0 - scores.sum(axis=1)
     return scores.astype(np.float32)
 
 

@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.results import ROOT, load
@@ -53,25 +54,127 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def equal_quality() -> str:
-    found = load("real_networks")
-    head = ["policy", *(f"{level * 100:g} points" for level in found["levels"])]
-    parts = []
-    for name, graph in found["graphs"].items():
-        rows = [
-            [policy, *_speedups(values["mean"], graph["learned_minus"].get(policy))]
-            for policy, values in graph["equal_quality"].items()
+COLUMNS = {  # of the comparison, by the name of a trace
+    "ResNet-20 > ResNet-56": "20 > 56",
+    "ResNet-20 tuned > ResNet-56 tuned": "20 > 56 tuned",
+    "ResNet-20, 32, 56 with skips": "20, 32, 56",
+    "ResNet-56, 5 frozen exits": "frozen exits",
+    "ResNet-56 tuned, 2 exits trained jointly": "joint exits",
+    "networks and exits in one graph": "both",
+    "digits, three networks with skips": "digits",
+    "made up: confidence tells all": "sure",
+    "made up: specialists": "specialists",
+    "made up: label noise": "label noise",
+    "made up: shifted test": "shifted",
+}
+DEFAULT = "offramp"
+OWN = (DEFAULT, "learned", "network")
+KNOWING = ("optimum", "exact oracle")  # what no policy can see
+
+
+def peers(number: str) -> str:
+    """The share of a gap that every policy closes on every trace, at the middle size, in percent.
+
+    A size that a trace has too few examples for is replaced by the largest it has.
+    """
+    traces = load("peers")["traces"]
+    rows = []
+    for policy in _ranked(number):
+        shares = {name: _sized(traces[name], 2000)[policy][number] for name in COLUMNS}
+        marks = ("**", "**") if policy == DEFAULT else ("", "")
+        cells = [f"{share * 100:.1f}" for share in shares.values()]
+        mean = f"{_mean(policy, number) * 100:.1f}"
+        rows.append([f"{marks[0]}{policy}{marks[1]}", mean, *cells])
+    return table(["policy", "mean of all", *COLUMNS.values()], rows)
+
+
+def _sized(trace: dict[str, Any], size: int) -> dict[str, Any]:
+    found: dict[str, Any] = trace.get(str(size)) or trace[max(trace, key=int)]
+    return found
+
+
+def _policies() -> list[str]:
+    found = _sized(next(iter(load("peers")["traces"].values())), 2000)
+    return [name for name in found if name not in KNOWING]
+
+
+def _mean(policy: str, number: str) -> float:
+    """Over all traces and sizes."""
+    traces = load("peers")["traces"].values()
+    values: list[float] = [found[policy][number] for trace in traces for found in trace.values()]
+    return sum(values) / len(values)
+
+
+def _ranked(number: str) -> list[str]:
+    return sorted(_policies(), key=lambda policy: -_mean(policy, number))
+
+
+def levels() -> str:
+    """The default policy against the best published one at each level, at every trace and size."""
+    found = load("peers")
+    head = ["trace", "examples", *(f"{level * 100:g} points" for level in found["levels"])]
+    rows = []
+    for name, short in COLUMNS.items():
+        for size, policies in found["traces"][name].items():
+            cells = [_level(policies, i) for i in range(len(found["levels"]))]
+            rows.append([short, f"{int(size):,}", *cells])
+    return table(head, rows)
+
+
+def _level(policies: dict[str, Any], i: int) -> str:
+    """Our speed-up, and our lead over the best peer; a cross where that is beyond the noise."""
+    published = [name for name in policies if name not in OWN + KNOWING]
+    best = max(published, key=lambda name: policies[name]["speedups"][i])
+    lead, error = (policies[best][f"speedups_{part}"][i] for part in ("lead", "lead_se"))
+    behind = " \u2717" if lead < -2 * error and lead < -0.0005 else ""
+    own = policies[DEFAULT]["speedups"][i]
+    return f"{own:.2f} ({lead:+.2f} ± {error:.2f} {best}){behind}"
+
+
+def blocks() -> str:
+    """What each block of observations is worth: the gap closed with all, and less without it."""
+    found = load("peers")["blocks"]
+    names = [name for name in next(iter(found.values())) if name != "all blocks"]
+    rows = []
+    for name, short in COLUMNS.items():
+        if name in found:
+            whole = f"{found[name]['all blocks']['gap_cost'] * 100:.1f}"
+            less = [found[name][block] for block in names]
+            cells = [
+                f"{b['gap_cost_lead'] * 100:+.1f} ± {b['gap_cost_lead_se'] * 100:.1f}" for b in less
+            ]
+            rows.append([short, whole, *cells])
+    return table(["trace", "all blocks", *names], rows)
+
+
+def few() -> str:
+    """Certificates against the best test that knows the true rates."""
+    head = ["population", "budget, points", "examples", "broken", "broken, tuned"]
+    head += ["cost / best valid test's", "cost / former rule's"]
+    return table(head, [_few(row) for row in load("few")["rows"]])
+
+
+def _few(row: dict[str, Any]) -> list[str]:
+    cells = [f"{row['budget'] * 100:g}", f"{row['examples']:,}"]
+    cells += [f"{row[rule]['broken']:.1%}" for rule in ("certified", "tuned")]
+    former = row["certified"]["cost"] / row["former"]["cost"]
+    return [row["population"], *cells, f"{row['ratio']:.3f}", f"{former:.2f}"]
+
+
+def totals() -> str:
+    """The cost that both rules reach with as many examples, learning included."""
+    head = ["population", "budget, points", "examples", "cost", "cost, split in half before"]
+    rows = [
+        [
+            row["population"],
+            f"{row['budget'] * 100:g}",
+            f"{row['examples']:,}",
+            f"{row['certified']:.3f}",
+            f"{row['former']:.3f}",
         ]
-        parts.append(f"**{name}**\n\n{table(head, rows)}")
-    return "\n\n".join(parts)
-
-
-def _speedups(means: list[float], minus: dict[str, list[float]] | None) -> list[str]:
-    """Speed-ups, and for the others in brackets the learned policy's lead and its error."""
-    if minus is None:
-        return [f"**{mean:.2f}**" for mean in means]
-    differences = zip(means, minus["mean"], minus["se"], strict=True)
-    return [f"{mean:.2f} ({lead:+.2f} ± {error:.2f})" for mean, lead, error in differences]
+        for row in load("few")["totals"]
+    ]
+    return table(head, rows)
 
 
 def tuned() -> str:
@@ -270,7 +373,13 @@ def machine() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "equal_quality": equal_quality,
+    "gap_cost": partial(peers, "gap_cost"),
+    "gap_loss": partial(peers, "gap_loss"),
+    "levels": levels,
+    "blocks": blocks,
+    "few": few,
+    "totals": totals,
+    "refit": refit,
     "tuned": tuned,
     "promise": promise,
     "structure": structure,

@@ -51,6 +51,7 @@ class Trace:
     loss: Mapping[str, FloatArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, versions, batch, ...
     alone: Mapping[str, FloatArray] = field(default_factory=dict)  # of committees: their own scores
+    alone_kinds: Mapping[str, Kind] = field(default_factory=dict)  # and what those are
 
     @property
     def examples(self) -> int:
@@ -86,6 +87,7 @@ class Trace:
             scores={**self.scores, **scores},
             kinds={**self.kinds, **dict.fromkeys(scores, "logits")},
             alone={**self.alone, **{stage: self.scores[stage] for stage in scores}},
+            alone_kinds={**self.alone_kinds, **{stage: self.kinds[stage] for stage in scores}},
         )
 
     def own(self, stage: str) -> FloatArray:
@@ -94,9 +96,8 @@ class Trace:
 
     def own_log_probabilities(self, stage: str) -> FloatArray:
         """The logarithms of the probabilities of a stage by itself, (examples, classes)."""
-        own = self.own(stage)
-        kind = tasks.kind_of(own, stage) if stage in self.alone else self.kinds[stage]
-        return tasks.log_probabilities(own, kind)
+        kind = self.alone_kinds.get(stage, self.kinds[stage])
+        return tasks.log_probabilities(self.own(stage), kind)
 
     def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
         """Rows of a random `share` of the examples, and the other rows, both ascending.
