@@ -76,7 +76,7 @@ class Optimum:
 
 
 def _spread(answer: IntArray, second: IntArray, c: FloatArray) -> FloatArray:
-    """Probabilities (n, classes): about c at the answer, the second class twice as likely as others."""
+    """Probabilities (n, classes): about c at the answer, the second class twice the others'."""
     rows = np.arange(len(answer))
     scores = np.ones((len(answer), CLASSES))
     scores[rows, second] = 2.0
