@@ -2,8 +2,9 @@
 
 The reference always takes part, last: it is where walks end that nothing cheaper can answer. A
 stage joins where walks by one shared threshold then cost less on held-out examples, one after
-another, and may be left out again later; skips are tried with the learned policy. Stages of one
-network follow one another, as their bodies do.
+another, and may be left out again later; skips are tried with the learned policy, and so is the
+chain of all, which is kept where leaving stages out saves nothing. Stages of one network follow
+one another, as their bodies do.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ def search(trace: Trace, ways: Ways = DEFAULT) -> Found:
     judge = _Judge(trace.take(rows), ways)
     chain = _grown(judge)
     graph = _skipping(judge, judge.graph(chain))
+    everyone = judge.graph(_ordered(trace, trace.graph.order))
+    if judge.cost(everyone, _OWN) < judge.cost(graph, _OWN) - _WORTH:
+        graph = everyone
     return Found(graph, dict(judge.known))
 
 

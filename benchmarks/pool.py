@@ -1,0 +1,109 @@
+"""Who takes part: what searching a pool finds, how long it takes, and what that is worth.
+
+Usage: python -m benchmarks.pool DATA [--cache DIR] [--splits 10]
+
+Pools of recorded networks and exits; the chain of all of them, by cost, is what one would run
+without searching. Learned on some photographs and measured on all others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import cifar, exits
+from benchmarks.peers import FIRST, Halving, error
+from benchmarks.results import save
+from offramp.committees import answering
+from offramp.frontier import LEVELS, cost_at, frontier, static_points
+from offramp.graph import Graph
+from offramp.pool import edges_of, search
+from offramp.teach import teach
+from offramp.trace import Trace
+
+SIZES = (500, 2000, 5000)
+FAMILY = ("resnet20", "resnet20_tuned", "resnet32", "resnet56", "resnet56_tuned")
+EXITS = "ResNet-20 tuned > ResNet-56 tuned, 5 frozen exits"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
+    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
+    parser.add_argument("--splits", type=int, default=10)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    rows = []
+    for name, trace in pools(options.data, options.cache).items():
+        for size in SIZES:
+            splits = [one(trace, size, FIRST + seed) for seed in range(options.splits)]
+            rows.append({"pool": name, "examples": size, **summary(splits)})
+            print(rows[-1], flush=True)
+    values = {"levels": LEVELS, "splits": options.splits, "rows": rows}
+    save("pool", values, time.perf_counter() - start)
+
+
+def pools(data: Path, cache: Path) -> dict[str, Trace]:
+    """Five networks, two of them tuned; and a network before one with five exits."""
+    made = exits.Made(data, cache)
+    networks, costs = made.graphs()[EXITS]()
+    return {
+        "five networks": cifar.select(cifar.record_all(data, cache), FAMILY),
+        "a network and five exits": replace(made.recorded(EXITS, networks), costs=costs),
+    }
+
+
+def one(trace: Trace, size: int, seed: int) -> dict[str, Any]:
+    """What the search finds on one split, and speed-ups with it, with all, and with two stages."""
+    pair = Halving(trace)(size, seed)
+    assert pair is not None
+    learning, test = pair
+    start = time.perf_counter()
+    found = search(learning)
+    seconds = time.perf_counter() - start
+    order = trace.graph.order
+    cheapest = min(order, key=lambda name: trace.graph.step_cost(trace.costs, name))
+    ends = trace.graph.only([cheapest, order[-1]], [(cheapest, order[-1])], order[-1])
+    graphs = {"found": found.graph, "all": trace.graph, "cheapest and reference": ends}
+    return {
+        "edges": edges_of(found.graph),
+        "seconds": seconds,
+        "tried": len(found.tried),
+        **{name: speedups(learning, test, graph) for name, graph in graphs.items()},
+    }
+
+
+def speedups(learning: Trace, test: Trace, graph: Graph) -> list[float]:
+    """At equal quality, of the default policy on a graph."""
+    taught = teach(replace(learning, graph=graph))
+    together = answering(replace(test, graph=graph), taught.lesson.committees)
+    alone = static_points(test, test.losses("top1"))[test.graph.reference]
+    points = [*frontier(together, together.losses("top1"), taught.policy), alone]
+    return [alone.cost / cost_at(points, level) for level in LEVELS]
+
+
+def summary(splits: list[dict[str, Any]]) -> dict[str, Any]:
+    found = np.array([split["found"] for split in splits])
+    row: dict[str, Any] = {
+        "seconds": float(np.mean([split["seconds"] for split in splits])),
+        "longest_s": float(np.max([split["seconds"] for split in splits])),
+        "tried": float(np.mean([split["tried"] for split in splits])),
+        "edges": Counter(split["edges"] for split in splits).most_common(3),
+        "found": found.mean(axis=0).tolist(),
+    }
+    for name in ("all", "cheapest and reference"):
+        values = np.array([split[name] for split in splits])
+        row[name] = values.mean(axis=0).tolist()
+        row[f"lead over {name}"] = (found - values).mean(axis=0).tolist()
+        row[f"lead over {name}, se"] = error(found - values).tolist()
+    return row
+
+
+if __name__ == "__main__":
+    main()
