@@ -533,7 +533,7 @@ def test_compare_shows_every_policy(
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 0
-    assert set(json.loads(capsys.readouterr().out)["policies"]) == {*FAMILIES, "uniform"}
+    assert set(json.loads(capsys.readouterr().out)["policies"]) == {"auto", *FAMILIES, "uniform"}
 
 
 def test_the_table_of_policies_names_them_all() -> None:
