@@ -428,7 +428,7 @@ def clock_figure() -> str:
 
 
 def _role(name: str) -> Role:
-    return "oracle" if "oracle" in name else "learned" if name == "learned" else "policy"
+    return "oracle" if "oracle" in name else "learned" if name == DEFAULT else "policy"
 
 
 def _series(name: str, role: Role, points: list[list[float]], unit: float) -> Series:

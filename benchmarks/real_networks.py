@@ -1,4 +1,4 @@
-"""Every policy on real networks: at equal quality, and tuned on one half for the other.
+"""Some policies on real networks: at equal quality, and tuned on one half for the other.
 
 Usage: python -m benchmarks.real_networks DATA [--cache DIR] [--splits 20]
 """
@@ -16,15 +16,19 @@ import numpy as np
 from benchmarks import cifar
 from benchmarks.results import save
 from offramp.arrays import FloatArray
+from offramp.committees import answering
 from offramp.compare import oracles
 from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
 from offramp.policies import FAMILIES, Policy
+from offramp.teach import teach
 from offramp.trace import Trace
 
 LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss
 BUDGET, CONFIDENCE = 0.01, 0.95  # of the certified point in the figure
+DEFAULT = "offramp"
+SHOWN = ("learned", "myopic", "margin", "entropy", "thresholds", "eenet", "cascade-routing")
 
 
 def main() -> None:
@@ -83,13 +87,20 @@ class Halves:
         """The frontier of a policy on the second half."""
         return frontier(self.second, self.test, FAMILIES[name](self.first, self.tune))
 
+    def default(self) -> list[Point]:
+        """What `fit` does by default, whoever answers together."""
+        taught = teach(self.first)
+        together = answering(self.second, taught.lesson.committees)
+        return frontier(together, together.losses("top1"), taught.policy)
+
     def measure(self) -> dict[str, tuple[list[Point], list[tuple[float, float]]]]:
         """For each policy its frontier on the second half, and what the tuned points do there."""
         found: dict[str, tuple[list[Point], list[tuple[float, float]]]] = {}
-        for name, family in FAMILIES.items():
-            policy = family(self.first, self.tune)
+        for name in SHOWN:
+            policy = FAMILIES[name](self.first, self.tune)
             points = frontier(self.second, self.test, policy)
             found[name] = (points, self._tuned(policy, points))
+        found[DEFAULT] = (self.default(), [])
         found["uniform"] = (uniform_points(self.statics.values()), [])
         found["exact oracle"] = (oracles(self.second, self.test)[1], [])
         return found

@@ -17,7 +17,8 @@ SAVED = sorted(RESULTS.glob("*.json"))
 
 def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
-    assert names == {"real_networks", "promise", "clock", "scale", "exits", "structure"}
+    older = {"real_networks", "promise", "clock", "scale", "exits", "structure"}
+    assert names == older | {"peers", "pool", "refit", "few"}
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: str(path.stem))
@@ -36,8 +37,11 @@ def test_the_tables_of_the_readme_come_from_saved_results() -> None:
 
 
 def test_promises_were_broken_no_more_often_than_allowed() -> None:
-    for row in json.loads((RESULTS / "promise.json").read_text(encoding="utf-8"))["rows"]:
-        assert row["certified"]["broken"] <= 1 - row["confidence"]
+    found = json.loads((RESULTS / "promise.json").read_text(encoding="utf-8"))
+    for row in found["rows"]:
+        delta = 1 - row["confidence"]
+        noise = 3 * (delta * (1 - delta) / found["draws"]) ** 0.5
+        assert row["certified"]["broken"] <= delta + noise
 
 
 def test_the_graphs_of_the_benchmarks_are_those_they_are_called() -> None:

@@ -250,7 +250,9 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, 
     costs = Costs({"exit1": 1.0, "exit2": 1.0, FINAL: 2.0}, dict.fromkeys(trace.graph.order, 0.1))
     skips = Graph(trace.graph.stages, (*trace.graph.edges, ("exit1", FINAL)), FINAL)
     skipping = assemble(skips, costs, trace.scores, labels=trace.labels, kind="logits")
-    plan = replace(fit(skipping, 0.2, policy="learned"), tradeoff=20.0)  # wherever that is: some stop at every exit
+    plan = replace(
+        fit(skipping, 0.2, policy="learned"), tradeoff=20.0
+    )  # wherever that is: some stop at every exit
     return plan, OnnxRuntime(networks.files, skips)
 
 
