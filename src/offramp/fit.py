@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from offramp import tasks
 from offramp.certify import Candidate, Certificate, Order, certify, check_promise, safest_first
-from offramp.committees import answering
+from offramp.committees import Committees, answering
 from offramp.errors import TraceError
 from offramp.frontier import Recorded, excess_of, replay
-from offramp.latency import Latency, settle
+from offramp.latency import Latency, Settled, settle
 from offramp.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
@@ -55,7 +55,10 @@ def fit(
         excess: `net`, or `induced`, which lets no gain make up for a loss.
         loss: top1, top5, module:function; None takes the trace's own, else top1.
         unlabelled: loss is disagreement with the reference; labels are not looked at.
-        policy: one of `offramp.policies.FAMILIES`.
+        policy: one of `offramp.policies.FAMILIES`, or `auto`: what costs least on held-out examples
+            (`offramp.teach`).
+        pool: the stages are candidates: `offramp.pool` finds which of them take part, in which
+            order and with which skips; the edges of `trace` do not count.
         committees: stages may answer with all the scores their walks have paid for, where that
             loses less.
         refit: stages answer with refitted scores, where that loses less; the reference as well, and
@@ -77,70 +80,100 @@ def fit(
     """
     check_promise(budget, confidence)
     if policy != AUTO:
-        family(policy)
+        family(policy)  # raises where there is none
     if networks:
         _check_networks(trace, networks)
-    learning, certifying = _parts(trace, certify_on, learn_share, seed)
     name = tasks.DISAGREEMENT if unlabelled else loss
-    recorded = certifying
-    refits: Refits = {}
-    if refit:
-        refits, learning = learn_refits(learning, name, unlabelled=unlabelled, seed=seed)
-        certifying = refitted(certifying, refits)
     ways = Ways(name, excess, unlabelled, committees, (0.0, budget / 2, budget), seed)
+    parts = _parts(trace, certify_on, learn_share, seed)
+    refits: Refits = {}
+    recorded = parts.certifying
+    if refit:
+        refits, parts = parts.refitted(ways)
     if pool:
-        learning = replace(learning, graph=search(learning, ways).graph)
-    alone, dropped = certifying, dict[str, str]()
+        found = search(parts.learning, ways).graph
+        parts = replace(parts, learning=replace(parts.learning, graph=found))
+    dropped: Mapping[str, str] = {}
     if latency:
-        losses = learning.losses(name, excess)
-        decides = family(QUICK if policy == AUTO else policy)
-        settled = settle(learning, losses, decides, latency, budget, seed)
-        learning = replace(learning, graph=settled.graph, costs=settled.costs)
-        certifying = replace(certifying, costs=settled.costs)
-        alone = replace(certifying, costs=latency.costs(trace.graph, stops=False))
-        dropped = dict(settled.dropped)
+        settled = _settled(parts.learning, ways, policy, latency)
+        parts, dropped = parts.at(settled, latency), settled.dropped
     repair = None
     if refit:
-        repair = Repair.of(replace(recorded, costs=alone.costs), alone, name, excess, budget)
-    taught = teach(learning, ways, policy)
-    together, learned = taught.lesson.committees, taught.policy
-    certifying, alone = answering(certifying, together), answering(alone, together)
-    losses = certifying.losses(name, excess)
-    order = _order(taught, alone, budget)
+        priced = replace(recorded, costs=parts.alone.costs)
+        repair = Repair.of(priced, parts.alone, name, excess, budget)
+    taught = teach(parts.learning, ways, policy)
+    parts = parts.answering(taught.lesson.committees)
+    losses = parts.certifying.losses(name, excess)
     certificate = certify(
-        candidates(certifying, losses, learned),
-        statics(alone, losses),
+        candidates(parts.certifying, losses, taught.policy),
+        statics(parts.alone, losses),
         budget,
         reference=losses.reference,
-        reference_cost=certifying.reference_cost,
+        reference_cost=parts.certifying.reference_cost,
         confidence=confidence,
         excess=excess,
         loss=losses.name,
         binary=tasks.is_binary(losses.name) or losses.binary,
-        order=order,
+        order=_order(taught, parts.alone, budget),
         seed=seed,
     )
     return Plan(
         trace.graph,
-        certifying.costs,
+        parts.certifying.costs,
         trace.kinds,
         trace.classes,
-        learned,
+        taught.policy,
         certificate.tradeoff,
         certificate,
-        profile(certifying, learned, certificate),
-        together,
+        profile(parts.certifying, taught.policy, certificate),
+        taught.lesson.committees,
         networks.files if networks else {},
         networks.preprocessing if networks else None,
         {
-            **_info(trace, learning, certifying, taught, seed),
-            "pool": edges_of(learning.graph) if pool else None,
+            **_info(trace, parts, taught, seed),
+            "pool": edges_of(parts.learning.graph) if pool else None,
             "latency": latency and latency.to_json(),
-            "dropped": dropped,
+            "dropped": dict(dropped),
         },
         refits,
         repair,
     )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The examples that teach and those that certify."""
+
+    learning: Trace
+    certifying: Trace
+    alone: Trace  # those that certify, at the costs of networks that run alone
+
+    def refitted(self, ways: Ways) -> tuple[Refits, _Parts]:
+        """What refits are learned, and the parts as stages then answer them."""
+        refits, learning = learn_refits(
+            self.learning, ways.loss, unlabelled=ways.unlabelled, seed=ways.seed
+        )
+        certifying = refitted(self.certifying, refits)
+        return refits, _Parts(learning, certifying, certifying)
+
+    def at(self, settled: Settled, latency: Latency) -> _Parts:
+        """At the costs of requests of one size, without the stages that do not pay in them."""
+        return _Parts(
+            replace(self.learning, graph=settled.graph, costs=settled.costs),
+            replace(self.certifying, costs=settled.costs),
+            replace(self.alone, costs=latency.costs(self.alone.graph, stops=False)),
+        )
+
+    def answering(self, together: Committees) -> _Parts:
+        """As committees answer those that certify; those that teach have been answered so."""
+        certifying, alone = (answering(t, together) for t in (self.certifying, self.alone))
+        return replace(self, certifying=certifying, alone=alone)
+
+
+def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency) -> Settled:
+    decides = family(QUICK if policy == AUTO else policy)
+    losses = learning.losses(ways.loss, ways.excess)
+    return settle(learning, losses, decides, latency, ways.levels[-1], ways.seed)
 
 
 def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candidate]:
@@ -184,9 +217,7 @@ def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profi
     return Profile.of(trace.scores[trace.graph.root], trace.kinds[trace.graph.root], exits)
 
 
-def _parts(
-    trace: Trace, certify_on: Trace | None, learn_share: float | None, seed: int
-) -> tuple[Trace, Trace]:
+def _parts(trace: Trace, certify_on: Trace | None, learn_share: float | None, seed: int) -> _Parts:
     if certify_on is None:
         share = learning_share(trace.examples) if learn_share is None else learn_share
         learn, rest = trace.split(share, seed)
@@ -201,7 +232,7 @@ def _parts(
                 f"there are {part.examples} examples to {what}; at least {FEWEST} are needed, and "
                 "a budget of one point takes several hundred. Record more examples."
             )
-    return learning, certifying
+    return _Parts(learning, certifying, certifying)
 
 
 def learning_share(examples: int) -> float:
@@ -220,15 +251,14 @@ def _check_networks(trace: Trace, networks: Networks) -> None:
         )
 
 
-def _info(
-    trace: Trace, learning: Trace, certifying: Trace, taught: Taught, seed: int
-) -> dict[str, Any]:
+def _info(trace: Trace, parts: _Parts, taught: Taught, seed: int) -> dict[str, Any]:
+    learning = parts.learning
     sampled = isinstance(taught.policy, Learned) and learning.examples > SAMPLE
     return {
         "policies_tried": dict(taught.held_out),
         "learning_examples": SAMPLE if sampled else learning.examples,
         "learning_sampled_from": learning.examples if sampled else None,
-        "certification_data": certifying.info.get("data"),
+        "certification_data": parts.certifying.info.get("data"),
         "learning_data": trace.info.get("data"),
         "recorded_networks": trace.info.get("networks"),
         "seed": seed,
