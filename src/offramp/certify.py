@@ -62,9 +62,11 @@ class Certificate:
     confidence: float  # chance over the draw of the examples that the promise holds
     method: Method
     examples: int
-    losses: int  # examples with positive excess loss, at the point that `tradeoff` names
-    gains: int  # examples with negative excess loss, there
-    bound: float  # upper confidence bound of the excess loss of what the plan runs
+    losses: int  # examples with positive excess loss, of what runs; see `changes`
+    gains: int  # examples with negative excess loss, likewise
+    # upper confidence bound of the excess loss of what runs, had it been the only point looked at:
+    # what holds with the confidence, however the point was chosen, is the budget
+    bound: float
     tradeoff: float | None  # None: no point passed
     cost: float  # of what the plan runs, in the unit of the trace
     reference_cost: float
@@ -75,6 +77,12 @@ class Certificate:
     verdict: str  # "route" or "do not route"
     points: tuple[Tested, ...] = field(default=())  # of the path, as far as it was tested
     statics: tuple[Tested, ...] = field(default=())  # single networks, likewise
+
+    @property
+    def changes(self) -> str:
+        """What `losses` and `gains` count: the reference, run alone, changes no answer."""
+        alone = self.cost == self.reference_cost and self.verdict != ROUTE
+        return "answers changed at the safest point" if alone else "answers changed"
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
@@ -200,7 +208,7 @@ def certify(
     static_cost = statics[static].cost if static else reference_cost
     routed = chosen is not None and chosen.cost < min(static_cost, reference_cost)
     running = chosen if routed else statics[static] if static else None
-    shown = chosen or first
+    shown = running or first  # the reference changes no answer: then of the safest point tested
     bound = 0.0
     if running is not None:  # it passed at the budget, whatever the last digits of the bound
         bound = min(budget, upper_bound(running.excess, delta, method, seed=seed))

@@ -226,6 +226,11 @@ def _parts(trace: Trace, certify_on: Trace | None, learn_share: float | None, se
         learning, certifying = trace, certify_on
         if certify_on.graph != trace.graph or certify_on.classes != trace.classes:
             raise TraceError("the trace to certify on was recorded with another graph.")
+        if trace.info.get("data") and certify_on.info.get("data") == trace.info.get("data"):
+            raise TraceError(
+                "the trace to certify on holds the same data as the one to learn from; a promise "
+                "needs examples that taught nothing. Leave --certify out, or record others."
+            )
     for part, what in ((learning, "learn from"), (certifying, "certify on")):
         if part.examples < FEWEST:
             raise TraceError(

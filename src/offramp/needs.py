@@ -66,6 +66,8 @@ def needs(
 ) -> Needs:
     """How many labelled examples would certify `budget`, along the path of a policy.
 
+    Those that teach come on top: see `offramp.fit.learning_share`.
+
     The policy learns on one half of `trace` (from labels, or else from agreement with the
     reference); how often its answers change is seen on the other half.
 
@@ -121,8 +123,8 @@ class _Counted:
         """Some settings of the dial, evenly along it."""
         recorded = Recorded(policy, self.trace)
         shown = np.linspace(0, len(policy.settings) - 1, _SETTINGS).round().astype(int)
-        for setting in policy.settings[np.unique(shown)]:
-            yield self._need(recorded, float(setting), None)
+        needed = (self._need(recorded, float(s), None) for s in policy.settings[np.unique(shown)])
+        yield from (need for need in needed if need.speedup > 1)  # others save nothing
 
     def alone(self, stage: str) -> Need:
         return self._need(Static.of(self.trace.graph, stage), float("nan"), stage)

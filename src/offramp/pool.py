@@ -1,9 +1,11 @@
-"""Who takes part: which stages of a pool, in which order, with which skips, on recorded scores.
+"""Who takes part: which stages of a pool, and with which skips, on recorded scores.
+
+Stages come by cost, the cheapest first, and may be skipped on the way to the reference.
 
 The reference always takes part, last: it is where walks end that nothing cheaper can answer. A
 stage joins where walks by one shared threshold then cost less on held-out examples, one after
 another, and may be left out again later; skips are tried with the learned policy, and so is the
-chain of all, which is kept where leaving stages out saves nothing. Stages of one network follow
+chain of all, which is taken where it costs less than what was found. Stages of one network follow
 one another, as their bodies do.
 """
 

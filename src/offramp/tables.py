@@ -32,7 +32,7 @@ def certificate(plan: Plan) -> Table:
             ("promise", f"{found.excess} excess loss ({found.loss}) of at most {found.budget:.2%}"),
             ("confidence", f"{found.confidence:.1%}, {found.method} test"),
             ("certified on", f"{found.examples} examples"),
-            ("answers changed", f"{found.losses} for the worse, {found.gains} for the better"),
+            (found.changes, f"{found.losses} for the worse, {found.gains} for the better"),
             ("runs", _runs(found)),
             ("upper bound of its excess loss", f"{found.bound:.2%}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
@@ -61,7 +61,8 @@ def needs(found: Needs) -> Table:
     title = f"examples to label for {found.excess} excess loss of at most {found.budget:.2%}"
     caption = (
         f"at a true excess loss of so much; {found.confidence:.1%} confidence, reached with a "
-        f"chance of {found.power:.0%}; changed answers counted on {found.examples} examples"
+        f"chance of {found.power:.0%}; changed answers counted on {found.examples} examples; "
+        "examples to learn from come on top"
     )
     table = Table(title=title, caption=caption, caption_justify="left")
     labelled = any(need.excess_loss is not None for need in found.settings)

@@ -80,7 +80,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "facts": [
             ("test", f"{found.method}, fixed sequence, {len(found.points)} points tested"),
             ("certification examples", f"{found.examples}"),
-            ("answers changed", f"{found.losses} for the worse, {found.gains} for the better"),
+            (found.changes, f"{found.losses} for the worse, {found.gains} for the better"),
             ("upper bound of the excess loss", f"{found.bound:.2%}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("costs", plan.costs.source),
