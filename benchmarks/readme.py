@@ -147,6 +147,22 @@ def blocks() -> str:
     return table(["trace", "all blocks", *names], rows)
 
 
+def pool() -> str:
+    """What the search finds, how long it takes, and speed-ups beside those without it."""
+    found = load("pool")
+    head = ["pool, examples", "search, s", "found most often", "with"]
+    head += [f"{level * 100:g} points" for level in found["levels"]]
+    rows = []
+    for row in found["rows"]:
+        edges, times = row["edges"][0]
+        often = f"`{edges}` ({times} of {found['splits']})"
+        name = f"{row['pool']}, {row['examples']:,}"
+        for which in ("found", "all", "best pair"):
+            told = [name, f"{row['seconds']:.1f}", often] if which == "found" else ["", "", ""]
+            rows.append([*told, which, *(f"{speedup:.2f}" for speedup in row[which])])
+    return table(head, rows)
+
+
 def few() -> str:
     """Certificates against the best test that knows the true rates."""
     head = ["population", "budget, points", "examples", "broken", "broken, tuned"]
@@ -377,6 +393,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gap_loss": partial(peers, "gap_loss"),
     "levels": levels,
     "blocks": blocks,
+    "pool": pool,
     "few": few,
     "totals": totals,
     "refit": refit,
