@@ -8,12 +8,13 @@ from pathlib import Path
 import offramp
 
 ORDER = [
-    *("errors", "arrays", "files", "graph", "tasks", "trace", "committees", "refit"),
+    *("errors", "arrays", "files", "graph", "tasks", "hulls", "trace"),
+    *("committees", "refit"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
     *("policies.thresholds", "policies.statistics", "policies.gates", "policies.routing"),
     *("policies.regression", "policies.learned", "policies.baselines", "policies.encoding"),
     *("policies", "policies.forced"),
-    *("pvalues", "certify", "walk", "hulls", "frontier", "bands", "teach", "pool"),
+    *("pvalues", "certify", "walk", "frontier", "bands", "teach", "pool"),
     *("latency", "preprocessing", "networks", "plan", "fit", "needs", "evaluate", "compare"),
     *("data", "runtime.driver", "runtime.onnxruntime"),
     *("export.scope", "export.itinerary", "export.deciding", "export.stages", "export.seal"),

@@ -24,7 +24,7 @@ from offramp.frontier import excess_of, replay, static_points
 from offramp.graph import Costs, Graph
 from offramp.latency import Latency
 from offramp.plan import Plan
-from offramp.refit import LARGEST, Refit, Repair, learn, refitted
+from offramp.refit import Refit, Repair, learn, refitted
 from offramp.report import report_inputs, write_report
 from offramp.runtime import infer
 from offramp.testing import MemoryRuntime, RuntimeLaws, synthetic
@@ -118,12 +118,11 @@ def test_labels_that_say_nothing_are_not_learned() -> None:
 
 
 def test_many_classes_get_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert LARGEST == 64
     trace = biased(fair(), "n0")
     turned = trace.scores["n0"][:, [1, 0, 2, 3, 4]]
     mixed = replace(trace, scores={**trace.scores, "n0": turned})
     assert learn(mixed)[0]["n0"].weights.ndim == 2
-    monkeypatch.setattr("offramp.refit.LARGEST", 4)
+    monkeypatch.setattr("offramp.tasks.FEW_CLASSES", 4)
     assert learn(mixed)[0]["n0"].weights.ndim < 2
 
 

@@ -21,7 +21,6 @@ from offramp.graph import Graph
 from offramp.tasks import Excess, Kind
 from offramp.trace import Trace
 
-LARGEST = 64  # classes for which a whole matrix is learned
 _NUMBERS = 5_000_000  # log-probabilities that a map is learned from, at most
 _CHOOSING = 10_000  # examples that the form is chosen on, at most
 _PENALTY = 1e-3  # on the bias and the temperature
@@ -149,7 +148,7 @@ def _chosen(logs: FloatArray, labels: IntArray, folds: IntArray, seed: int) -> _
         own = tasks.log_probabilities(crossed, "logits")[np.arange(len(labels)), labels]
         return float(own.mean(dtype=np.float64))
 
-    families: list[_Family] = [*_SMALL, *(_WHOLE if logs.shape[1] <= LARGEST else ())]
+    families: list[_Family] = [*_SMALL, *(_WHOLE if logs.shape[1] <= tasks.FEW_CLASSES else ())]
     best: _Family = max(families, key=likelihood)
     return best
 

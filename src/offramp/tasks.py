@@ -19,6 +19,7 @@ LossFunction = Callable[[FloatArray, IntArray], FloatArray]
 
 DISAGREEMENT = "disagreement"  # the loss without labels: another answer than the reference's
 RECORDED = "recorded"  # the loss that the trace's own columns hold
+FEW_CLASSES = 64  # with more, each has too few examples to learn something of it
 _SMALLEST = 1e-12  # probabilities below are treated as this; float32 scores carry no more
 _SUM_TOLERANCE = 1e-3
 

@@ -13,14 +13,15 @@ from offramp.arrays import FloatArray, IntArray
 from offramp.committees import SMALLEST
 from offramp.export.scope import Scope
 from offramp.plan import Plan
-from offramp.policies.features import Linear
+from offramp.policies.features import SURE, Linear
 from offramp.policies.gates import Gates
 from offramp.policies.learned import Learned, bases
 from offramp.policies.regression import Hidden
 from offramp.policies.routing import Routing
 from offramp.policies.rules import Alike, Threshold
-from offramp.policies.statistics import CLASSES, LOWEST, SURE
+from offramp.policies.statistics import LOWEST
 from offramp.policies.thresholds import Thresholds
+from offramp.tasks import FEW_CLASSES
 
 Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recorded under it
 Recipe = Callable[[Scope, Get], str]
@@ -136,7 +137,7 @@ class Evidence:
             scope.add("Sub", scope.constant(1.0), self.close),
             *(self._weighted(found) for found in (logs, squared)),
             scope.add("Neg", self.rest),
-            *([self.probabilities] if self.classes <= CLASSES else []),
+            *([self.probabilities] if self.classes <= FEW_CLASSES else []),
         ]
         return scope.add("Concat", *columns, axis=1)
 
@@ -395,7 +396,7 @@ class Decider:
         scope, weights = said.scope, policy.weights[said.stage]
         looks, observed = [said.sureness], policy.graph.observed[said.stage]
         if policy.kind == "jei-dnn":  # looks at no probabilities of classes
-            rest = said.classes if said.classes <= CLASSES else 0
+            rest = said.classes if said.classes <= FEW_CLASSES else 0
             weights = np.pad(weights, ((0, 0), (0, rest)))
         elif len(observed) == 1:  # the only vote is its own
             weights = np.concatenate([weights[:, :1] + weights[:, -1:], weights[:, 1:-1]], axis=1)

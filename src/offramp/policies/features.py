@@ -11,11 +11,11 @@ from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.protocol import Seen
 from offramp.policies.rules import margin as margin_of
+from offramp.tasks import FEW_CLASSES
 
 BLOCKS = ("margin", "answer", "second", "spread", "earlier", "divergence")
 """Names of the blocks of features, in their order; the first is always there."""
 _KNOTS = 6  # bends of the piecewise linear function of the margin
-_CLASSES = 64  # with more classes the answer itself is no feature
 _SPREAD, _EARLIER, _DIVERGENCE = 3, 3, 2  # features in a block, the last two per earlier stage
 _HIGHEST = 1.0 - 1e-6  # engines that count in float32 tell no bends above apart
 SURE = 1e-6  # where other classes get less than that together, no more is made of it
@@ -65,7 +65,7 @@ class Features:
     @property
     def blocks(self) -> dict[str, int]:
         """The number of features in each block that is looked at and not empty."""
-        classes = self.classes if self.classes <= _CLASSES else 0
+        classes = self.classes if self.classes <= FEW_CLASSES else 0
         before = len(self.stages) - 1
         sizes = {
             "margin": 1 + len(self.knots),

@@ -23,7 +23,6 @@ from offramp.tasks import Losses, answers
 from offramp.trace import Trace
 
 SHARE = 0.8  # of the expectation; the rest is the real loss, should the model of the label be wrong
-_CLASSES = 64  # with more classes there are too few labels of each for a logistic model
 _NUMBERS = 50_000_000  # scores of all examples; with more there is enough to learn from
 _FEWEST = 200  # examples that the model of the label is worth learning from
 _FEWEST_CHANGES = 20  # answers that differ; with fewer the model is taken as it is
@@ -94,7 +93,7 @@ def _posterior(trace: Trace, labels: IntArray, folds: IntArray) -> FloatArray:
     needs more examples and finds what networks that meet other inputs confuse.
     """
     logs = np.stack([np.maximum(trace.own_log_probabilities(s), SMALLEST) for s in trace.scores])
-    few = trace.classes <= _CLASSES
+    few = trace.classes <= tasks.FEW_CLASSES
     said = np.hstack(list(np.maximum(logs, _SMALLEST))) if few else np.empty((0, 1))
     said = StandardScaler().fit_transform(said) if few else said
     pooled, beside = (np.zeros((trace.examples, trace.classes)) for _ in range(2))

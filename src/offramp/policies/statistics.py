@@ -11,13 +11,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from offramp.arrays import FloatArray
+from offramp.policies.features import SURE
 from offramp.policies.protocol import Seen
 from offramp.policies.rules import confidence, margin, negative_entropy
+from offramp.tasks import FEW_CLASSES
 
 SUMS = 5  # numbers that sum up the probabilities, before the probabilities themselves
-SURE = 1e-6  # where the other classes get less than that together, no more is made of it
 LOWEST = -30.0  # of logarithms of probabilities: a class may be impossible
-CLASSES = 64  # with more classes the probabilities themselves are no features
 _STRENGTH = 1.0  # inverse penalty of logistic regression
 _SHRUNK = 0.1  # what the many probabilities of classes count, before one penalty acts on all
 
@@ -43,7 +43,7 @@ def sureness(seen: Seen, stage: str | None = None) -> FloatArray:
     (n, 5), or (n, 5 + classes) where there are few enough classes.
     """
     probable = seen.probabilities(stage)
-    few = probable.shape[1] <= CLASSES
+    few = probable.shape[1] <= FEW_CLASSES
     return np.hstack([summary(seen, stage), *([probable] if few else [])])
 
 
@@ -60,7 +60,7 @@ def scales(width: int, classes: int, stages: int = 1) -> FloatArray:
     The columns begin with the sureness of `stages` stages; only probabilities of classes are
     shrunk, of which there are many and of which few say something.
     """
-    one = [1.0] * SUMS + [_SHRUNK] * (classes if classes <= CLASSES else 0)
+    one = [1.0] * SUMS + [_SHRUNK] * (classes if classes <= FEW_CLASSES else 0)
     return np.array(one * stages + [1.0] * (width - stages * len(one)))
 
 

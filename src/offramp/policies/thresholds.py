@@ -19,6 +19,7 @@ import numpy as np
 
 from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
+from offramp.hulls import corners
 from offramp.policies.protocol import Seen, backbone
 from offramp.policies.rules import TRADEOFFS, confidence, seen_by_all
 from offramp.tasks import Losses
@@ -188,23 +189,8 @@ class _Search:
             lost = float(self.excess[at][rows[~goes]].sum())
             for loss, cost, cuts in self._from(at + 1, rows[goes]):
                 found.append((lost + loss, paid + cost, (cut, *cuts)))
-        return _corners(found)
-
-
-def _corners(
-    found: list[tuple[float, float, tuple[float, ...]]],
-) -> list[tuple[float, float, tuple[float, ...]]]:
-    """Those on the lower hull of cost against loss, by rising loss."""
-    kept: list[tuple[float, float, tuple[float, ...]]] = []
-    for one in sorted(found):
-        if kept and one[1] >= kept[-1][1]:
-            continue
-        while len(kept) > 1 and (kept[-1][1] - kept[-2][1]) * (one[0] - kept[-2][0]) >= (
-            one[1] - kept[-2][1]
-        ) * (kept[-1][0] - kept[-2][0]):
-            kept.pop()
-        kept.append(one)
-    return kept
+        kept = corners(np.array([f[0] for f in found]), np.array([f[1] for f in found]))
+        return [found[i] for i in kept]
 
 
 def tuned(
