@@ -8,7 +8,7 @@ from pathlib import Path
 import offramp
 
 ORDER = [
-    *("errors", "arrays", "files", "graph", "tasks", "trace", "committees", "refit"),
+    *("errors", "arrays", "files", "records", "graph", "tasks", "trace", "committees", "refit"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
     *("policies.thresholds", "policies.statistics", "policies.gates", "policies.routing"),
     *("policies.regression", "policies.learned", "policies.baselines", "policies.encoding"),
