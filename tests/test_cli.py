@@ -536,6 +536,7 @@ BAD_FITS: dict[str, tuple[list[object], str]] = {
     "a confidence above 1": (["--budget", 0.1, "--confidence", 95], "confidence"),
     "a share of 0": (["--budget", 0.1, "--learn-share", 0], "share"),
     "an unknown policy": (["--budget", 0.1, "--policy", "magic"], "magic"),
+    "a loss beyond the classes": (["--budget", 0.1, "--loss", "top99"], "10 classes"),
     "an unknown loss": (["--budget", 0.1, "--loss", "accuracy"], "accuracy"),
     "a loss that is not there": (["--budget", 0.1, "--loss", "nowhere:f"], "nowhere"),
     "a loss with --unlabelled": (["--budget", 0.1, "--loss", "top5", "--unlabelled"], "--loss"),
@@ -553,6 +554,38 @@ def test_bad_fits(offramp: Offramp, made: Path, tmp_path: Path, case: str) -> No
     given = [str(option).replace("{made}", str(made)) for option in options]
     assert_refused(offramp("fit", made / "trace", *given, "--out", tmp_path / "p"), says)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fit {made}/trace --budget 0.1 --out p",
+        "compare {made}/trace",
+        "needs {made}/trace --budget 0.1",
+        "exits {made}/onnx/big.onnx --out p",
+    ],
+)
+def test_a_seed_below_zero_is_refused(offramp: Offramp, made: Path, command: str) -> None:
+    said = offramp(*command.replace("{made}", str(made)).split(), "--seed", -1)
+    assert_refused(said, "--seed")
+
+
+def test_what_nobody_expected_never_reads_as_do_not_route(
+    offramp: Offramp, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("of [all]\nthings")
+
+    monkeypatch.setattr(cli, "fit_plan", broken)
+    fit = ["fit", made / "trace", "--budget", 0.1, "--out", made / "none"]
+    said = offramp(*fit)
+    assert (said.code, said.out) == (3, "")
+    assert said.err == (
+        "offramp: unexpected ZeroDivisionError: of [all] things; run with --debug and report it\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["offramp", "--debug", *map(str, fit)])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
 
 
 def test_too_small_a_trace(offramp: Offramp, tmp_path: Path) -> None:

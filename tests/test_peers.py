@@ -472,6 +472,19 @@ def _first(name: str, new: object) -> Spoil:
     return spoil
 
 
+LEARNERS = ("learned", "network")
+
+
+def _model(change: Spoil, *, part: str | None = None) -> Spoil:
+    """Changes what the second stage has learned, or a part of it."""
+
+    def spoil(value: dict[str, Any]) -> None:
+        model = value["models"]["b"]
+        change(model[part] if part else model)
+
+    return spoil
+
+
 DAMAGE: Mapping[str, tuple[tuple[str, ...], Spoil]] = {
     "no kind": (tuple(FAMILIES), lambda value: value.pop("kind")),
     "another kind": (tuple(FAMILIES), lambda value: value.update(kind="magic")),
@@ -491,6 +504,53 @@ DAMAGE: Mapping[str, tuple[tuple[str, ...], Spoil]] = {
     "no stopping": (("cascade-routing",), _put("actions", [1, 1])),
     "a cost less": (("cascade-routing",), _cut("costs")),
     "a cost below zero": (("cascade-routing",), _put("costs", [0.0, -1.0])),
+    "a tradeoff of zero": (LEARNERS, lambda value: value.update(settings=[1.0, 0.0])),
+    "a model less": (LEARNERS, lambda value: value["models"].pop("b")),
+    "a model too many": (LEARNERS, lambda value: value["models"].update(z=value["models"]["a"])),
+    "models are null": (LEARNERS, lambda value: value["models"].update(b=None)),
+    "a weight is null": (LEARNERS, _model(lambda m: m["loss"][0][1].__setitem__(0, None))),
+    "a cost is infinite": (LEARNERS, _model(lambda m: m["cost"][0][0].__setitem__(0, math.inf))),
+    "a weight less": (
+        LEARNERS,
+        _model(lambda m: m.update(loss=[[basis[:-1] for basis in m["loss"][0]]])),
+    ),
+    "a successor more": (LEARNERS, _model(lambda m: m.update(cost=m["cost"] * 2))),
+    "no successor": (LEARNERS, _model(lambda m: m.update(loss=[]))),
+    "a basis less": (LEARNERS, _model(lambda m: m["loss"][0].pop())),
+    "a mean less": (LEARNERS, _model(lambda m: m["mean"].pop(), part="features")),
+    "a scale less": (LEARNERS, _model(lambda m: m["scale"].pop(), part="features")),
+    "a scale of zero": (
+        LEARNERS,
+        _model(lambda m: m["scale"].__setitem__(0, 0.0), part="features"),
+    ),
+    "a knot more": (LEARNERS, _model(lambda m: m["knots"].append(0.5), part="features")),
+    "a knot is null": (
+        LEARNERS,
+        _model(lambda m: m["knots"].__setitem__(0, None), part="features"),
+    ),
+    "a block unknown": (LEARNERS, _model(lambda m: m["blocks"].append("mood"), part="features")),
+    "a block less": (LEARNERS, _model(lambda m: m["blocks"].pop(0), part="features")),
+    "blocks are a word": (LEARNERS, _model(lambda m: m.update(blocks="margin"), part="features")),
+    "other stages": (LEARNERS, _model(lambda m: m.update(stages=["b", "a"]), part="features")),
+    "classes are no number": (LEARNERS, _model(lambda m: m.update(classes="4"), part="features")),
+    "a class less": (
+        LEARNERS,
+        _model(lambda m: m.update(classes=3, blocks=["margin", "answer"]), part="features"),
+    ),
+    "hidden units lost": (("network",), _model(lambda m: m.pop("hidden"))),
+    "hidden units are null": (("network",), _model(lambda m: m.update(hidden=None))),
+    "hidden units in a line": (("learned",), lambda value: value.update(kind="network")),
+    "a line in hidden units": (("network",), lambda value: value.update(kind="learned")),
+    "a unit less": (("network",), _model(lambda m: m["bias"].pop(), part="hidden")),
+    "a hidden feature less": (("network",), _model(lambda m: m["weights"].pop(), part="hidden")),
+    "an output less": (
+        ("network",),
+        _model(lambda m: m.update(out=[row[:-1] for row in m["out"]]), part="hidden"),
+    ),
+    "a hidden weight is null": (
+        ("network",),
+        _model(lambda m: m["out"][0].__setitem__(0, None), part="hidden"),
+    ),
 }
 
 

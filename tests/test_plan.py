@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,14 @@ from offramp.needs import needs
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
+from offramp.teach import Taught, Ways
 from offramp.testing import synthetic
+from offramp.trace import Trace
 from tests.made import blob_networks
 
 LEARN = synthetic(1500, seed=1)
 FRESH = synthetic(1500, seed=2)
+ROUTED = fit(LEARN, 0.1, policy="learned")
 
 
 @pytest.mark.parametrize("policy", FAMILIES)
@@ -161,6 +165,31 @@ def test_too_few_examples_are_refused() -> None:
         fit(LEARN.take(slice(30)), 0.05)
 
 
+def test_a_comparison_of_a_handful_of_examples_is_refused() -> None:
+    for few in (LEARN.take(slice(39)), LEARN.take(slice(3))):
+        with pytest.raises(TraceError, match="at least 20"):
+            compare(few)
+    with pytest.raises(TraceError, match="at least 20"):
+        compare(LEARN, FRESH.take(slice(19)))
+    with pytest.raises(TraceError, match="at least 20"):
+        compare(LEARN.take(slice(19)), FRESH)
+    assert compare(LEARN.take(slice(40)), policies=["margin"], bands=False).examples == 20
+
+
+def test_a_comparison_learns_with_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, seeds = sys.modules["offramp.compare"], list[int]()
+    taught = module.teach
+
+    def spy(trace: Trace, ways: Ways) -> Taught:
+        seeds.append(ways.seed)
+        found: Taught = taught(trace, ways)
+        return found
+
+    monkeypatch.setattr(module, "teach", spy)
+    compare(LEARN.take(slice(90)), policies=["auto"], seed=5, bands=False)
+    assert seeds == [5]
+
+
 def test_traces_of_another_graph_are_refused() -> None:
     other = synthetic(300, ("small", "large"))
     plan = fit(LEARN, 0.1)
@@ -237,6 +266,89 @@ def test_damaged_plans_are_refused(tmp_path: Path, how: str, says: str) -> None:
     manifest.write_text("{" if how == "no json" else json.dumps(value))
     with pytest.raises(InputError, match=says):
         Plan.read(plan)
+
+
+def _put(value: dict[str, Any], path: str, new: object) -> None:
+    """Puts a value at a path such as "profile.exits"; `...` deletes what is there."""
+    *above, last = path.split(".")
+    for name in above:
+        value = value[name]
+    if new is ...:
+        del value[last]
+    else:
+        value[last] = new
+
+
+DAMAGE: list[tuple[str, object]] = [
+    ("tradeoff", None),
+    ("tradeoff", "x"),
+    ("tradeoff", True),
+    ("tradeoff", float("nan")),
+    ("classes", 1),
+    ("classes", 7.5),
+    ("classes", 11),
+    ("scores", "x"),
+    ("scores.small", ...),
+    ("scores.small", "odds"),
+    ("policy", {"kind": "margin", "graph": Graph.chain("xy").to_json(), "settings": [0.5]}),
+    ("profile", None),
+    ("profile.exits", None),
+    ("profile.exits", {"nobody": 1.0}),
+    ("profile.edges", []),
+    ("profile.edges", ["x"]),
+    ("profile.shares", [1.0]),
+    ("profile.examples", "many"),
+    ("certificate.budget", None),
+    ("certificate.budget", 7),
+    ("certificate.confidence", 1),
+    ("certificate.method", "guess"),
+    ("certificate.excess", "gross"),
+    ("certificate.loss", 1),
+    ("certificate.examples", -1),
+    ("certificate.tradeoff", "x"),
+    ("certificate.reference_cost", 0),
+    ("certificate.cost", float("inf")),
+    ("certificate.static_choice", "nobody"),
+    ("certificate.verdict", "perhaps"),
+    ("certificate.verdict", "do not route"),
+    ("certificate.points", [{"tradeoff": 1.0}]),
+    ("certificate.points", None),
+    ("certificate.extra", 1),
+    ("committees", None),
+    ("committees.medium", {}),
+    ("committees.nobody", {"nobody": 1.0}),
+    ("committees.medium", {"large": 1.0, "medium": 1.0}),
+    ("committees.medium", {"medium": 1.0, "small": 1.0}),
+    ("committees.medium", {"medium": None}),
+    ("committees.medium", {"medium": float("nan")}),
+    ("committees.medium", {"medium": "1.0"}),
+    ("repair", {"before": {}}),
+    ("repair", {"before": {}, "after": {}, "choice": "small", "speedup": 1.0, "without": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("path", "new"), DAMAGE)
+def test_every_value_of_a_plan_is_checked(path: str, new: object, tmp_path: Path) -> None:
+    ROUTED.write(tmp_path / "plan")
+    manifest = tmp_path / "plan" / "plan.json"
+    value = json.loads(manifest.read_text())
+    Plan.read(tmp_path / "plan")
+    _put(value, path, new)
+    manifest.write_text(json.dumps(value))
+    with pytest.raises(PlanError) as caught:
+        Plan.read(tmp_path / "plan")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_that_does_not_route_has_no_tradeoff(tmp_path: Path) -> None:
+    plan = fit(LEARN, 0.0)
+    assert not plan.routes
+    plan.write(tmp_path / "plan")
+    assert Plan.read(tmp_path / "plan").tradeoff is None
+    manifest = tmp_path / "plan" / "plan.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tradeoff": 5.0}))
+    with pytest.raises(PlanError, match="do not route"):
+        Plan.read(tmp_path / "plan")
 
 
 def test_a_plan_without_networks_says_so() -> None:

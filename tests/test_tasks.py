@@ -72,6 +72,31 @@ def test_probabilities_are_told_from_logits() -> None:
         tasks.kind_of(np.array([[0.2, 0.8], [3.0, -1.0]]), "a")
 
 
+def test_logits_of_two_classes_may_sum_to_1_by_chance() -> None:
+    logits = np.random.default_rng(0).normal(size=(5000, 2)) * 3
+    logits[7] = (0.25, 0.75)
+    assert tasks.kind_of(logits, "a") == "logits"
+    with pytest.raises(ScoresError, match="mixes"):  # one in ten is no chance
+        tasks.kind_of(np.vstack([logits[:900], np.full((100, 2), 0.5)]), "a")
+    three = np.hstack([logits, np.ones((5000, 1))])
+    three[7] = (0.25, 0.5, 0.25)
+    with pytest.raises(ScoresError, match="mixes"):
+        tasks.kind_of(three, "a")
+
+
+@pytest.mark.parametrize("row", [[0.5, 0.6], [-0.5, 1.5], [3.0, 4.0]])
+def test_what_is_said_to_be_probabilities_must_be(row: list[float]) -> None:
+    tasks.check_probabilities(np.array([[0.2, 0.8], [0.5, 0.5005]]), "a")
+    with pytest.raises(ScoresError, match=r"'a'.* row 1 "):
+        tasks.check_probabilities(np.array([[0.2, 0.8], row]), "a")
+
+
+@pytest.mark.parametrize("k", [4, 99])
+def test_a_loss_that_no_answer_can_have_is_refused(k: int) -> None:
+    with pytest.raises(LossError, match=f"top{k}.* 4 classes"):
+        tasks.loss_function(f"top{k}")(np.eye(4), np.arange(4))
+
+
 def test_log_probabilities_are_those_of_either_kind() -> None:
     logits = np.array([[1.0, 2.0, -300.0], [0.0, 0.0, 0.0]], dtype=np.float32)
     found = tasks.log_probabilities(logits, "logits")

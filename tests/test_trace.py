@@ -51,6 +51,22 @@ def test_the_kind_of_scores_can_be_said(tmp_path: Path) -> None:
     assert found.kinds["b"] == "logits"
 
 
+def test_scores_that_are_said_to_be_probabilities_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ScoresError, match=r"'a'.* row 0 "):
+        import_scores(save(tmp_path / "s.npz"), COSTS, kind="probabilities")
+    shares = np.eye(3)[np.arange(30) % 3]
+    found = import_scores(save(tmp_path / "s.npz", a=shares), COSTS, kind="probabilities")
+    assert set(found.kinds.values()) == {"probabilities"}
+
+
+def test_costs_of_an_unknown_stage_name_it(tmp_path: Path) -> None:
+    """Also where another stage of the file has no cost: a misspelt name looks like that."""
+    costs = Costs({"a": 1.0, "huge": 3.0}, {"a": 0.0, "huge": 0.0}, "MFLOP")
+    for edges in (None, "a>b"):
+        with pytest.raises(ScoresError, match=r"'huge' has no array in s\.npz.* a, b"):
+            import_scores(save(tmp_path / "s.npz"), costs, edges=edges)
+
+
 def test_a_loss_of_ones_own_may_come_along(tmp_path: Path) -> None:
     own = {"a.loss": np.full(30, 0.5), "b.loss": np.full(30, 0.25)}
     found = import_scores(save(tmp_path / "s.npz", **own), COSTS)
@@ -92,8 +108,9 @@ def test_scores_that_do_not_fit_are_refused(
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
-    with pytest.raises(TraceError, match="cannot be read"):
+    with pytest.raises(TraceError, match="cannot be read") as caught:
         import_scores(save(tmp_path / "s.npz", a=np.array([_Bomb(ran)] * 30, dtype=object)), COSTS)
+    assert "allow_pickle" not in str(caught.value)
     assert not ran.exists()
 
 
@@ -109,8 +126,9 @@ class _Bomb:
 def test_damaged_archives_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "s.npz"
     path.write_bytes(content)
-    with pytest.raises(TraceError, match=r"cannot be read|single array"):
+    with pytest.raises(TraceError, match=r"cannot be read|single array") as caught:
         import_scores(path, COSTS)
+    assert "allow_pickle" not in str(caught.value)
 
 
 def test_an_archive_that_is_cut_short_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from offramp.arrays import FloatArray
 from offramp.errors import BudgetError
 from offramp.pvalues import Method, examples_needed, method_for, p_value, upper_bound
+from offramp.records import record
 from offramp.tasks import Excess
 
 ROUTE, DO_NOT_ROUTE = "route", "do not route"
@@ -91,10 +92,18 @@ class Certificate:
         return value
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Certificate:
-        points = tuple(Tested(**point) for point in value["points"])
-        statics = tuple(Tested(**point) for point in value.get("statics", ()))
-        return cls(**{**value, "points": points, "statics": statics})
+    def from_json(cls, value: Mapping[str, Any]) -> Certificate:
+        """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
+        found = record(cls, value)
+        if not (0 <= found.budget <= 1 and 0 < found.confidence < 1):
+            raise ValueError(f"the promise is {found.budget!r} at {found.confidence!r}")
+        if found.verdict not in (ROUTE, DO_NOT_ROUTE):
+            raise ValueError(f"the certificate's verdict is {found.verdict!r}")
+        if min(found.examples, found.losses, found.gains) < 0:
+            raise ValueError("the certificate counts fewer than no examples")
+        if min(found.cost, found.reference_cost, found.static_cost, found.speedup) <= 0:
+            raise ValueError("the certificate holds a cost of nothing")
+        return found
 
 
 def check_promise(budget: float, confidence: float) -> None:

@@ -163,7 +163,7 @@ def exits(
     mean: Mean = None,
     std: Std = None,
     layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
-    seed: Annotated[int, typer.Option(help="Of heads and held-out examples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of heads and held-out examples.")] = 0,
     skip_broken: SkipBroken = False,
     force: Force = False,
 ) -> None:
@@ -268,7 +268,7 @@ def fit(
     learn_share: Annotated[
         float | None, typer.Option(help="Part of TRACE to learn from. Default: a third or less.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split and the folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the folds.")] = 0,
     certify: Annotated[
         Path | None, typer.Option(help="Certify on this trace; learn from all of TRACE.")
     ] = None,
@@ -323,7 +323,7 @@ def needs(
     excess: ExcessKind = "net",
     policy: Annotated[str, typer.Option(help="What decides.")] = "learned",
     power: Annotated[float, typer.Option(help="Chance that the number certifies.")] = POWER,
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     json_: Json = False,
 ) -> None:
     """How many labelled examples a promise takes, before any is labelled."""
@@ -362,7 +362,7 @@ def compare(
     unlabelled: Unlabelled = False,
     policies: Annotated[str | None, typer.Option(help="Only these: a,b. Default: all.")] = None,
     bands: Annotated[bool, typer.Option(help="How far numbers move with the examples.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the split and the bands.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the bands.")] = 0,
     json_: Json = False,
 ) -> None:
     """Every policy, single network and oracle, side by side."""
@@ -491,7 +491,10 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def main() -> None:
-    """Runs the command line; exit codes: 0 done, 1 `fit` says do not route, 2 bad input."""
+    """Runs the command line.
+
+    Exit codes: 0 done, 1 `fit` says do not route, 2 bad input, 3 an error of offramp's own.
+    """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -504,12 +507,17 @@ def main() -> None:
         code = _say(error.format_message())  # type: ignore[attr-defined]
     except (typer.Abort, KeyboardInterrupt):
         code = 130
+    except Exception as error:  # Python would exit with 1, which reads as "do not route"
+        if debug:
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        code = _say(f"unexpected {what}; run with --debug and report it", 3)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(sentence: str) -> int:
+def _say(sentence: str, code: int = 2) -> int:
     messages.print(f"offramp: {sentence}", markup=False, soft_wrap=True)
-    return 2
+    return code
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from scipy.optimize import minimize
 
 from offramp import tasks
 from offramp.arrays import FloatArray, IntArray
+from offramp.graph import Graph
+from offramp.records import fits
 from offramp.tasks import Kind, Losses
 from offramp.trace import Trace
 
@@ -50,10 +52,23 @@ class Committee:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Committee:
+        """The inverse of `to_json`. Raises ValueError where a weight is no number."""
+        if not fits(Mapping[str, float], value):
+            raise ValueError(f"a committee is {value!r}")
         return cls(tuple(value), tuple(float(weight) for weight in value.values()))
 
 
 Committees = Mapping[str, Committee]
+
+
+def read(value: Mapping[str, Any], graph: Graph) -> Committees:
+    """Committees by stage from JSON. Raises ValueError where they do not fit the graph."""
+    found = {stage: Committee.from_json(weights) for stage, weights in value.items()}
+    for stage, committee in found.items():
+        if committee.stages != graph.observed.get(stage):
+            members = ", ".join(committee.stages)
+            raise ValueError(f"the committee of stage {stage!r} has the members {members!r}")
+    return found
 
 
 def learn(

@@ -23,6 +23,7 @@ from offramp.bands import (
 )
 from offramp.committees import Committees, answering
 from offramp.errors import TraceError
+from offramp.fit import FEWEST
 from offramp.frontier import Point, frontier, uniform_points
 from offramp.hulls import LEVELS
 from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
@@ -171,13 +172,14 @@ def compare(
         progress: called with what is done, how many steps are, and how many there are.
 
     Raises:
-        TraceError: `test` is of another graph.
+        TraceError: `test` is of another graph, or there are too few examples.
         InputError: an unknown policy.
     """
     names = [name for name in dict.fromkeys(policies or (OWN, *FAMILIES)) if name != UNIFORM]
     for name in names:
         if name != OWN:
             family(name)  # raises where there is none
+    _check_number(trace, test)
     if test is None:
         first, second = trace.split(0.5, seed)
         trace, test = trace.take(first), trace.take(second)
@@ -191,7 +193,7 @@ def compare(
         steps.next(f"fitting {name}")
         started = time.perf_counter()
         if name == OWN:
-            taught = teach(trace, Ways(loss, unlabelled=loss == DISAGREEMENT))
+            taught = teach(trace, Ways(loss, unlabelled=loss == DISAGREEMENT, seed=seed))
             together, policy = taught.lesson.committees, taught.policy
         else:
             together, policy = {}, family(name)(trace, tune)
@@ -202,6 +204,17 @@ def compare(
     singles, soft, exact = bench.singles(), bench.soft_oracle(), bench.exact_oracle()
     steps.next("drawing again" if bands else "summing up")
     return _comparison(bench, curves, seconds, singles, {"soft": soft, "exact": exact})
+
+
+def _check_number(trace: Trace, test: Trace | None) -> None:
+    """Raises TraceError where there are too few examples to tune on, or to measure on."""
+    fewest = FEWEST if test else 2 * FEWEST  # halves of one trace
+    for part in (trace, test or trace):
+        if part.examples < fewest:
+            raise TraceError(
+                f"there are {part.examples} examples; at least {FEWEST} to tune on and {FEWEST} "
+                "others to measure on are needed. Record more examples."
+            )
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from offramp import refit, tasks
+from offramp import committees, refit, tasks
 from offramp.arrays import FloatArray
-from offramp.certify import Certificate
-from offramp.committees import Committee, Committees, answering
+from offramp.certify import DO_NOT_ROUTE, Certificate
+from offramp.committees import Committees, answering
 from offramp.errors import InputError, PlanError
 from offramp.files import new_folder, read_manifest, write_json
 from offramp.graph import Costs, Graph
 from offramp.networks import copy_networks, find_networks, read_preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.baselines import Static
+from offramp.policies.learned import Learned
 from offramp.policies.protocol import Policy
 from offramp.policies.rules import confidence
 from offramp.preprocessing import Preprocessing
+from offramp.records import fits, record
 from offramp.refit import Refits, Repair
 from offramp.tasks import Kind
 from offramp.trace import Trace
@@ -65,8 +67,11 @@ class Profile:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Profile:
-        edges, shares = tuple(value["edges"]), tuple(value["shares"])
-        return cls(int(value["examples"]), value["exits"], edges, shares)
+        """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
+        found = record(cls, value)
+        if not found.edges or len(found.shares) != len(found.edges) + 1:
+            raise ValueError(f"{len(found.shares)} shares between {len(found.edges)} edges")
+        return found
 
 
 def _shares(values: FloatArray, edges: FloatArray) -> tuple[float, ...]:
@@ -277,25 +282,50 @@ class Plan:
             return cls._from_manifest(path, value)
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as problem:
             raise PlanError(f"{path}/plan.json is damaged ({problem!r}); fit again.") from None
 
     @classmethod
     def _from_manifest(cls, path: Path, value: Mapping[str, Any]) -> Plan:
         graph = Graph.from_json(value["graph"])
-        return cls(
+        policy = policy_from_json(value["policy"])
+        found = cls(
             graph,
             graph.check_costs(Costs.from_json(value)),
             value["scores"],
-            int(value["classes"]),
-            policy_from_json(value["policy"]),
+            value["classes"],
+            policy,
             value["tradeoff"],
             Certificate.from_json(value["certificate"]),
             Profile.from_json(value["profile"]),
-            {s: Committee.from_json(found) for s, found in value.get("committees", {}).items()},
+            committees.read(value.get("committees", {}), policy.graph),
             find_networks(path, graph, value["networks"], PlanError),
             read_preprocessing(value),
             {key: item for key, item in value.items() if key not in _KEYS},
-            refit.read(value.get("refits", {}), graph, int(value["classes"])),
+            refit.read(value.get("refits", {}), graph, value["classes"]),
             Repair.from_json(value["repair"]) if value.get("repair") else None,
         )
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raises ValueError where parts of a plan do not fit each other."""
+        stages, running = set(self.graph.order), self.policy.graph.order
+        named: dict[str, Iterable[str]] = {"policy": running, "profile": self.profile.exits}
+        named["certificate"] = (self.certificate.static_choice,)
+        for what, names in named.items():
+            if unknown := sorted(set(names) - stages):
+                raise ValueError(f"the {what} names an unknown stage {unknown[0]!r}")
+        models = self.policy.models.values() if isinstance(self.policy, Learned) else ()
+        counted = {self.classes, *(model.features.classes for model in models)}
+        if not fits(int, self.classes) or self.classes < 2 or len(counted) > 1:
+            raise ValueError(f"the number of classes is {self.classes!r}")
+        if not fits(Mapping[str, Kind], self.kinds) or not stages <= set(self.kinds):
+            raise ValueError(f"the kinds of scores are {self.kinds!r}")
+        if not fits(float | None, self.tradeoff):
+            raise ValueError(f"the tradeoff is {self.tradeoff!r}")
+        if self.routes == (self.certificate.verdict == DO_NOT_ROUTE):
+            verdict = self.certificate.verdict
+            raise ValueError(f"the verdict is {verdict!r} and the tradeoff {self.tradeoff!r}")
+        if self.repair and not stages <= set(self.repair.before) & set(self.repair.after):
+            raise ValueError("the repair lacks stages")

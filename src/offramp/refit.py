@@ -18,6 +18,7 @@ from offramp import tasks
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.committees import FOLDS, SAMPLE, SMALLEST, better, labels_of
 from offramp.graph import Graph
+from offramp.records import record
 from offramp.tasks import Excess, Kind
 from offramp.trace import Trace
 
@@ -264,7 +265,8 @@ class Repair:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Repair:
-        return cls(**value)
+        """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
+        return record(cls, value)
 
 
 def _mean(values: AnyArray) -> float:

@@ -22,6 +22,7 @@ RECORDED = "recorded"  # the loss that the trace's own columns hold
 FEW_CLASSES = 64  # with more, each has too few examples to learn something of it
 _SMALLEST = 1e-12  # probabilities below are treated as this; float32 scores carry no more
 _SUM_TOLERANCE = 1e-3
+_CHANCE = 0.01  # share of rows of two logits that may look like probabilities by chance
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,15 @@ def excess(loss: FloatArray, reference: FloatArray, kind: Excess) -> FloatArray:
 def kind_of(scores: FloatArray, stage: str) -> Kind:
     """Whether (n, classes) scores are probabilities (rows of at least 0 that sum to 1) or logits.
 
+    Two logits may sum to 1 by chance: a few such rows among many are no other kind.
+
     Raises:
         ScoresError: some rows are probabilities and others are not.
     """
-    sums = scores.sum(axis=1, dtype=np.float64)
-    rows = (scores.min(axis=1, initial=0.0) >= 0) & (np.abs(sums - 1) <= _SUM_TOLERANCE)
+    rows = _probable(scores)
     if rows.all():
         return "probabilities"
-    if rows.any():
+    if rows.any() and not (scores.shape[1] == 2 and rows.mean() < _CHANCE):
         first = int(np.flatnonzero(rows != rows[0])[0])
         raise ScoresError(
             f"stage '{stage}' mixes probabilities and logits: {int(rows.sum())} of {len(rows)} "
@@ -82,6 +84,24 @@ def kind_of(scores: FloatArray, stage: str) -> Kind:
             "Say which they are: --scores logits or --scores probabilities."
         )
     return "logits"
+
+
+def check_probabilities(scores: FloatArray, stage: str) -> None:
+    """Raises ScoresError where a row of (n, classes) is below 0 somewhere, or does not sum to 1."""
+    wrong = np.flatnonzero(~_probable(scores))
+    if wrong.size:
+        row = scores[wrong[0]]
+        raise ScoresError(
+            f"stage '{stage}' has no probabilities in row {wrong[0]} and in {len(wrong)} of "
+            f"{len(scores)} rows: the smallest is {row.min():.4g} and the sum "
+            f"{row.sum(dtype=np.float64):.4g}. Give probabilities, or say --scores logits."
+        )
+
+
+def _probable(scores: FloatArray) -> AnyArray:
+    """Which rows of (n, classes) are at least 0 and sum to 1, (n,) of booleans."""
+    sums = scores.sum(axis=1, dtype=np.float64)
+    return np.asarray((scores.min(axis=1, initial=0.0) >= 0) & (np.abs(sums - 1) <= _SUM_TOLERANCE))
 
 
 def check_scores(scores: AnyArray, stage: str) -> FloatArray:
@@ -188,6 +208,12 @@ class _TopK:
     k: int
 
     def __call__(self, scores: FloatArray, labels: IntArray) -> FloatArray:
+        classes = scores.shape[1]
+        if self.k >= classes:
+            raise LossError(
+                f"loss 'top{self.k}' is always 0 with {classes} classes; "
+                f"use top{classes - 1} or less."
+            )
         if self.k == 1:
             return np.asarray(answers(scores) != labels, dtype=np.float32)
         own = scores[np.arange(len(scores)), labels][:, None]

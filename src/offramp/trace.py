@@ -229,7 +229,8 @@ def assemble(
         info: what else trace.json says.
 
     Raises:
-        ScoresError: a stage without scores, wrong numbers of rows or classes, NaN.
+        ScoresError: a stage without scores, wrong numbers of rows or classes, NaN, or no
+            probabilities where `kind` says so.
         DataError: labels that do not fit.
         CostError: costs that do not fit.
         TraceError: no examples.
@@ -238,6 +239,9 @@ def assemble(
     checked = {stage: tasks.check_scores(_given(scores, stage), stage) for stage in graph.order}
     _check_shapes(checked)
     examples, classes = checked[graph.root].shape
+    if kind == "probabilities":
+        for stage, values in checked.items():
+            tasks.check_probabilities(values, stage)
     return Trace(
         graph,
         costs,
@@ -298,6 +302,12 @@ def import_scores(
     """
     arrays = read_npz(path)
     scored = [n for n, a in arrays.items() if a.ndim >= 2]
+    for stage in costs.body:
+        if stage not in arrays:  # before other complaints: its name may be misspelt
+            raise ScoresError(
+                f"stage '{stage}' has no array in {path.name}; its stages are {', '.join(scored)}. "
+                "Mend the name in --cost, or leave the stage out."
+            )
     graph = Graph.build(stages or costs.body, edges, reference)
     missing = sorted(set(scored) - set(costs.body))
     if missing:
@@ -328,6 +338,11 @@ def read_npz(path: Path) -> dict[str, AnyArray]:
         raise TraceError(f"{path} does not exist.") from None
     except TraceError:
         raise
+    except ValueError:  # numpy advises to load it all the same, running whatever code it holds
+        raise TraceError(
+            f"{path} cannot be read as an .npz archive of plain arrays: it is none, or holds "
+            "Python objects. Save arrays of numbers with numpy.savez."
+        ) from None
     except Exception as problem:  # numpy and zipfile raise a dozen kinds for a damaged archive
         raise TraceError(
             f"{path} cannot be read as an .npz archive of plain arrays: {problem}. "

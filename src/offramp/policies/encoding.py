@@ -58,12 +58,10 @@ def policy_from_json(value: Mapping[str, Any]) -> Deployable:
 
 def _decoded(value: Mapping[str, Any]) -> Deployable:
     kind, graph = value["kind"], Graph.from_json(value["graph"])
-    settings = _floats(value["settings"])
+    settings = _numbers(value["settings"])
     _check(settings.ndim == 1 and settings.size > 0, graph.root, "settings")
     if kind in ("learned", "network"):
-        models = {stage: _model_from_json(model) for stage, model in value["models"].items()}
-        _check_stages(graph, models)
-        return Learned(graph, settings, models, kind)
+        return _learned_from_json(value, kind, graph, settings)
     if kind in THRESHOLDS:
         cuts = {s: _floats(c).reshape(len(settings), -1) for s, c in value["cuts"].items()}
         _check_stages(graph, cuts)
@@ -82,10 +80,38 @@ def _decoded(value: Mapping[str, Any]) -> Deployable:
     raise PlanError(f"policy kind '{kind}' is unknown; upgrade offramp, or fit again.")
 
 
+def _learned_from_json(
+    value: Mapping[str, Any], kind: str, graph: Graph, settings: FloatArray
+) -> Learned:
+    _check(float(settings.min()) > 0, graph.root, "settings")  # their logarithm is taken
+    models = {stage: _model_from_json(model) for stage, model in value["models"].items()}
+    _check_stages(graph, models)
+    for stage, model in models.items():
+        _check_model(model, graph, stage)
+        _check((model.hidden is not None) == (kind == "network"), stage, "hidden units")
+    return Learned(graph, settings, models, kind)
+
+
+def _check_model(model: Model, graph: Graph, stage: str) -> None:
+    features, after = model.features, len(graph.successors[stage])
+    _check(features.stages == graph.observed[stage], stage, "stages")
+    width = sum(features.blocks.values())
+    _check(features.mean.shape == features.scale.shape == (width,), stage, "features")
+    _check(float(features.scale.min()) > 0, stage, "features")
+    for found in (model.loss, model.cost):
+        _check(found.shape == (after, 2, 1 + width), stage, "weights")
+    if model.hidden is not None:
+        units, hidden = len(model.hidden.bias), model.hidden
+        _check(hidden.weights.shape == (width, units), stage, "hidden units")
+        _check(hidden.bias.shape == (units,), stage, "hidden units")
+        _check(hidden.out.shape == (units, 4 * after), stage, "hidden units")
+
+
 def _gates_from_json(
     value: Mapping[str, Any], kind: str, graph: Graph, settings: FloatArray
 ) -> Gates:
-    weights, cuts = ({s: _floats(v) for s, v in value[n].items()} for n in ("weights", "cuts"))
+    weights = {s: _numbers(found) for s, found in value["weights"].items()}
+    cuts = {s: _floats(found) for s, found in value["cuts"].items()}
     _check_stages(graph, weights)
     _check_stages(graph, cuts)
     gates = 1 if kind == "eenet" else len(settings)
@@ -93,14 +119,13 @@ def _gates_from_json(
         before = len(graph.observed[stage]) - 1 if kind == "eenet" else 0
         first = weights[graph.root].shape[1]
         _check(found.shape == (gates, first + before), stage, "weights")
-        _check(bool(np.isfinite(found).all()), stage, "weights")
         _check(cuts[stage].shape == (len(settings), 1), stage, "cuts")
     return Gates(graph, settings, weights, {s: c[:, 0] for s, c in cuts.items()}, kind)
 
 
 def _routing_from_json(value: Mapping[str, Any], graph: Graph, settings: FloatArray) -> Routing:
     weights, actions, costs = (
-        {s: _floats(v) for s, v in value[n].items()} for n in ("weights", "actions", "costs")
+        {s: _numbers(v) for s, v in value[n].items()} for n in ("weights", "actions", "costs")
     )
     for found in (weights, actions, costs):
         _check_stages(graph, found)
@@ -111,7 +136,7 @@ def _routing_from_json(value: Mapping[str, Any], graph: Graph, settings: FloatAr
         seen = len(graph.observed[stage])
         # the numbers of every stage seen, whether each earlier one agrees, and a constant
         width = seen * (weights[graph.root].shape[1] - 1) + seen
-        _check(columns == width and bool(np.isfinite(weights[stage]).all()), stage, "weights")
+        _check(columns == width, stage, "weights")
         _check(costs[stage].shape == (rows,) and min(costs[stage]) >= 0, stage, "costs")
         _check(actions[stage].shape == (rows,), stage, "actions")
         _check(set(actions[stage]) <= set(range(len(after) + 1)), stage, "actions")
@@ -152,15 +177,26 @@ def _model_to_json(model: Model) -> dict[str, Any]:
 
 
 def _model_from_json(value: Mapping[str, Any]) -> Model:
-    features, hidden = value["features"], value.get("hidden")
-    knots, mean, scale = (_floats(features[name]) for name in ("knots", "mean", "scale"))
-    names = tuple(name for name in BLOCKS if name in features["blocks"])
+    hidden = value.get("hidden")
     return Model(
-        Features(tuple(features["stages"]), int(features["classes"]), knots, mean, scale, names),
-        _floats(value["loss"]),
-        _floats(value["cost"]),
-        hidden and Hidden(*(_floats(hidden[name]) for name in ("weights", "bias", "out"))),
+        _features_from_json(value["features"]),
+        _numbers(value["loss"]),
+        _numbers(value["cost"]),
+        hidden and Hidden(*(_numbers(hidden[name]) for name in ("weights", "bias", "out"))),
     )
+
+
+def _features_from_json(value: Mapping[str, Any]) -> Features:
+    knots, mean, scale = (_numbers(value[name]) for name in ("knots", "mean", "scale"))
+    blocks, classes = value["blocks"], value["classes"]
+    if not isinstance(classes, int) or classes < 2:
+        raise ValueError(f"{classes!r} classes")
+    names = tuple(name for name in BLOCKS if name in blocks)
+    if list(names) != blocks or BLOCKS[0] not in names:  # written in their order, the first always
+        raise ValueError(f"blocks {blocks!r}")
+    if knots.ndim != 1:
+        raise ValueError(f"knots of shape {knots.shape}")
+    return Features(tuple(value["stages"]), classes, knots, mean, scale, names)
 
 
 def _finite(cuts: FloatArray) -> list[list[float | None]]:
@@ -171,3 +207,11 @@ def _finite(cuts: FloatArray) -> list[list[float | None]]:
 def _floats(values: Any) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     return np.where(np.isnan(array), np.inf, array)
+
+
+def _numbers(values: Any) -> FloatArray:
+    """An array of finite numbers; here a None stands for nothing. Raises ValueError."""
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("a number is missing or infinite")
+    return array
