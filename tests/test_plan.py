@@ -24,7 +24,7 @@ from offramp.policies import FAMILIES, policy_to_json
 from offramp.teach import Taught, Ways
 from offramp.testing import synthetic
 from offramp.trace import Trace
-from tests.made import blob_networks
+from tests.made import blob_networks, different
 
 LEARN = synthetic(1500, seed=1)
 FRESH = synthetic(1500, seed=2)
@@ -338,6 +338,14 @@ def test_every_value_of_a_plan_is_checked(path: str, new: object, tmp_path: Path
     with pytest.raises(PlanError) as caught:
         Plan.read(tmp_path / "plan")
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_of_a_pool_may_walk_less_than_its_committees_know(tmp_path: Path) -> None:
+    """A rule walks one path of the graph that the pool found, where a stage passes more others."""
+    plan = fit(different(1500), 0.05, pool=True, policy="entropy")
+    assert any(c.stages != plan.policy.graph.observed[s] for s, c in plan.committees.items())
+    plan.write(tmp_path / "plan")
+    assert Plan.read(tmp_path / "plan").committees == plan.committees
 
 
 def test_a_plan_that_does_not_route_has_no_tradeoff(tmp_path: Path) -> None:

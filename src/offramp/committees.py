@@ -61,11 +61,21 @@ class Committee:
 Committees = Mapping[str, Committee]
 
 
-def read(value: Mapping[str, Any], graph: Graph) -> Committees:
-    """Committees by stage from JSON. Raises ValueError where they do not fit the graph."""
+def read(value: Mapping[str, Any], graph: Graph, walked: Graph) -> Committees:
+    """Committees by stage from JSON.
+
+    Args:
+        value: what `to_json` gave, by stage.
+        graph: all stages.
+        walked: the part of it that a policy walks, where a stage may pass more others.
+
+    Raises:
+        ValueError: a stage is unknown, or a member has not run where the committee answers.
+    """
     found = {stage: Committee.from_json(weights) for stage, weights in value.items()}
     for stage, committee in found.items():
-        if committee.stages != graph.observed.get(stage):
+        known = walked.observed.get(stage, graph.order)
+        if committee.stages[-1:] != (stage,) or not set(committee.stages) <= set(known):
             members = ", ".join(committee.stages)
             raise ValueError(f"the committee of stage {stage!r} has the members {members!r}")
     return found

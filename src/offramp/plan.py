@@ -298,7 +298,7 @@ class Plan:
             value["tradeoff"],
             Certificate.from_json(value["certificate"]),
             Profile.from_json(value["profile"]),
-            committees.read(value.get("committees", {}), policy.graph),
+            committees.read(value.get("committees", {}), graph, policy.graph),
             find_networks(path, graph, value["networks"], PlanError),
             read_preprocessing(value),
             {key: item for key, item in value.items() if key not in _KEYS},
