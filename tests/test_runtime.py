@@ -29,7 +29,7 @@ def planned(folder: Path) -> tuple[Plan, OnnxRuntime]:
     scores = {stage: runtime.run(stage, x) for stage in files}
     costs = Costs({"small": 1.0, "big": 4.0}, {"small": 0.0, "big": 0.0})
     trace = assemble(Graph.chain(files), costs, scores, labels=y, kind="logits")
-    return fit(trace, 0.05), runtime
+    return fit(trace, 0.02), runtime
 
 
 class TestOnnxRuntime(RuntimeLaws):

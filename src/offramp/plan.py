@@ -233,9 +233,9 @@ class Plan:
         )
         return [
             f"refitted: {names}. {against}",
-            f"on the certification examples repair makes a single network within the budget "
-            f"{repair.gained:.2f} times as fast; routing: {self._by_routing()}. What repairing a "
-            "network saves is no adaptive inference",
+            f"by repair the cheapest single network within the budget is {repair.gained:.2f} times "
+            f"as fast on the certification examples; by routing: {self._by_routing()}. What "
+            "repairing a network saves is no adaptive inference",
         ]
 
     def write(self, path: Path, *, force: bool = False) -> None:
