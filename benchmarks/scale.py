@@ -21,7 +21,7 @@ from benchmarks.results import save
 from offramp.arrays import FloatArray
 
 # (examples, classes); four stages each
-SIZES = ((10_000, 10), (100_000, 10), (1_000_000, 10), (50_000, 1000))
+SIZES = ((5_000, 10), (10_000, 10), (100_000, 10), (1_000_000, 10), (50_000, 1000))
 STAGES = ("a", "b", "c", "d")
 COSTS = "a=1,b=3,c=9,d=27"
 CHUNK = 20_000
