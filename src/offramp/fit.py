@@ -166,8 +166,10 @@ class _Parts:
 
     def answering(self, together: Committees) -> _Parts:
         """As committees answer those that certify; those that teach have been answered so."""
-        certifying, alone = (answering(t, together) for t in (self.certifying, self.alone))
-        return replace(self, certifying=certifying, alone=alone)
+        certifying = answering(self.certifying, together)
+        return replace(
+            self, certifying=certifying, alone=replace(certifying, costs=self.alone.costs)
+        )
 
 
 def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency) -> Settled:
