@@ -22,8 +22,7 @@ from joblib import Parallel, delayed
 
 from benchmarks import cifar, exits
 from benchmarks.known import WORLDS, World
-from benchmarks.results import save
-from offramp.arrays import FloatArray
+from benchmarks.results import save, standard_error
 from offramp.committees import answering
 from offramp.compare import oracles
 from offramp.demo import STAGES, digits
@@ -240,14 +239,9 @@ def leads(splits: list[Split], own: str) -> dict[str, Any]:
             ahead = np.array([split[own][number] for split in splits]) - values
             row[number] = values.mean(axis=0).tolist()
             row[f"{number}_lead"] = ahead.mean(axis=0).tolist()
-            row[f"{number}_lead_se"] = error(ahead).tolist()
+            row[f"{number}_lead_se"] = standard_error(ahead).tolist()
         found[name] = row
     return found
-
-
-def error(values: FloatArray) -> FloatArray:
-    """Standard error of the mean over the first axis."""
-    return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cifar, exits
-from benchmarks.peers import FIRST, Halving, error
-from benchmarks.results import save
+from benchmarks.peers import FIRST, Halving
+from benchmarks.results import save, standard_error
 from offramp.committees import answering
 from offramp.frontier import LEVELS, cost_at, frontier, static_points
 from offramp.graph import Graph
@@ -114,7 +114,7 @@ def summary(splits: list[dict[str, Any]]) -> dict[str, Any]:
         values = np.array([split[name] for split in splits])
         row[name] = values.mean(axis=0).tolist()
         row[f"lead over {name}"] = (found - values).mean(axis=0).tolist()
-        row[f"lead over {name}, se"] = error(found - values).tolist()
+        row[f"lead over {name}, se"] = standard_error(found - values).tolist()
     return row
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cifar
-from benchmarks.results import save
+from benchmarks.results import save, standard_error
 from offramp.arrays import FloatArray
 from offramp.committees import answering
 from offramp.compare import oracles
@@ -137,12 +137,7 @@ class Halves:
 
 
 def _summary(rows: FloatArray) -> dict[str, list[float]]:
-    return {"mean": rows.mean(axis=0).tolist(), "se": _standard_error(rows)}
-
-
-def _standard_error(rows: FloatArray) -> list[float]:
-    errors: list[float] = (rows.std(axis=0, ddof=1) / np.sqrt(len(rows))).tolist()
-    return errors
+    return {"mean": rows.mean(axis=0).tolist(), "se": standard_error(rows).tolist()}
 
 
 def _differences(equal: dict[str, FloatArray]) -> dict[str, dict[str, list[float]]]:

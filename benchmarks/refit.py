@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cifar
-from benchmarks.results import save
-from offramp.arrays import AnyArray, FloatArray
+from benchmarks.results import save, standard_error
+from offramp.arrays import FloatArray
 from offramp.committees import answering
 from offramp.committees import learn as learn_committees
 from offramp.frontier import LEVELS, cost_at, frontier, static_points
@@ -113,14 +113,7 @@ def _summed(rows: list[Any]) -> Any:
     if isinstance(rows[0], dict):
         return {key: _summed([row[key] for row in rows]) for key in rows[0]}
     values: FloatArray = np.array(rows, dtype=np.float64)
-    return {"mean": values.mean(axis=0).tolist(), "se": _error(values).tolist()}
-
-
-def _error(values: FloatArray) -> AnyArray:
-    """The standard error of the mean over the first axis; 0 where there is one row."""
-    if len(values) < 2:
-        return np.zeros(values.shape[1:])
-    return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
+    return {"mean": values.mean(axis=0).tolist(), "se": standard_error(values).tolist()}
 
 
 if __name__ == "__main__":

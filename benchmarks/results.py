@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from offramp.arrays import FloatArray
 from offramp.files import write_json
 from offramp.measure import machine
 from offramp.trace import versions
@@ -37,6 +40,13 @@ def save(name: str, values: Mapping[str, Any], seconds: float) -> Path:
     write_json(path, {"about": about, **values})
     print(f"{path.relative_to(ROOT.parent)}: {seconds:.0f} s")
     return path
+
+
+def standard_error(values: FloatArray) -> FloatArray:
+    """Of the mean over the first axis; 0 where there is one row."""
+    if len(values) < 2:
+        return np.zeros(values.shape[1:])
+    return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
 
 
 def load(name: str) -> dict[str, Any]:

@@ -202,6 +202,13 @@ def test_traces_of_another_graph_are_refused() -> None:
             call()
 
 
+def test_examples_that_taught_cannot_certify() -> None:
+    trace = replace(synthetic(400), info={"data": "0123"})
+    with pytest.raises(TraceError, match="the same data"):
+        fit(trace, 0.05, certify_on=trace)
+    assert fit(trace, 0.05, certify_on=replace(synthetic(400, seed=1), info={"data": "4567"}))
+
+
 def test_unknown_policies_are_refused() -> None:
     with pytest.raises(InputError, match="learned, network"):
         fit(LEARN, 0.1, policy="magic")

@@ -322,6 +322,13 @@ def test_a_single_network_that_is_as_cheap_means_do_not_route() -> None:
     assert (found.static_choice, found.cost, found.tradeoff) == ("small", 2.5, None)
 
 
+def test_answers_changed_are_counted_of_what_runs() -> None:
+    alone = certificate([0], static=3)
+    assert (alone.losses, alone.changes) == (3, "answers changed")
+    nothing = certificate([50])
+    assert (nothing.losses, nothing.changes) == (50, "answers changed at the safest point")
+
+
 def test_a_single_network_that_fails_is_not_used() -> None:
     found = certificate([0, 3, 4], static=100)
     assert (found.verdict, found.static_choice) == ("route", "big")

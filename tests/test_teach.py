@@ -199,6 +199,14 @@ def search_cost(trace: Trace, chain: tuple[str, ...]) -> float:
     return ways.lesson(replace(trace, graph=graph)).held_out(FAMILIES["margin"], ways.levels)
 
 
+def test_everyone_takes_part_where_leaving_stages_out_costs_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learning = candidates(800)
+    monkeypatch.setattr("offramp.pool._grown", lambda judge: ("large",))  # a search that finds none
+    assert set(search(learning).graph.order) == {"useless", "small", "copy", "large"}
+
+
 def test_stages_of_one_network_follow_one_another() -> None:
     stages = (Stage("a1"), Stage("a2", after="a1"), Stage("b"), Stage("end", after="a2"))
     trace = synthetic(600, ("a1", "a2", "b", "end"), seed=2)

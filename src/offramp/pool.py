@@ -42,10 +42,7 @@ def search(trace: Trace, ways: Ways = DEFAULT) -> Found:
         trace: examples to learn from, with every candidate as a stage.
         ways: what counts, and whether stages may answer together.
     """
-    rows = np.arange(trace.examples)
-    if trace.examples > _SAMPLE:
-        rows = np.sort(np.random.default_rng(ways.seed).choice(rows, _SAMPLE, replace=False))
-    judge = _Judge(trace.take(rows), ways)
+    judge = _Judge(trace.take(trace.sample(_SAMPLE, ways.seed)), ways)
     chain = _grown(judge)
     graph = _skipping(judge, judge.graph(chain))
     everyone = judge.graph(_ordered(trace, trace.graph.order))

@@ -130,10 +130,7 @@ def teach(trace: Trace, ways: Ways = DEFAULT, policy: str = AUTO) -> Taught:
         return Taught(family(policy)(lesson.trace, lesson.losses), policy, lesson, {})
     if trace.examples < FEW:
         return Taught(family(RULES[0])(lesson.trace, lesson.losses), RULES[0], lesson, {})
-    rows = np.arange(trace.examples)
-    if trace.examples > _SAMPLE:
-        rows = np.sort(np.random.default_rng(ways.seed).choice(rows, _SAMPLE, replace=False))
-    sample = lesson.take(rows)
+    sample = lesson.take(trace.sample(_SAMPLE, ways.seed))
     names = (QUICK, *RULES, *((NETWORK,) if trace.examples >= _MANY else ()))
     tried = {name: sample.held_out(family(name), ways.levels) for name in names}
     best = min(names, key=lambda name: tried[name] + (_WORTH if name != QUICK else 0.0))

@@ -99,6 +99,12 @@ class Trace:
         kind = self.alone_kinds.get(stage, self.kinds[stage])
         return tasks.log_probabilities(self.own(stage), kind)
 
+    def sample(self, most: int, seed: int) -> IntArray:
+        """All rows, or at random `most` of them where there are more, ascending."""
+        if self.examples <= most:
+            return np.arange(self.examples)
+        return np.sort(np.random.default_rng(seed).choice(self.examples, most, replace=False))
+
     def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
         """Rows of a random `share` of the examples, and the other rows, both ascending.
 

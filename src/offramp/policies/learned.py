@@ -106,8 +106,7 @@ class Learned:
         Source: Bolukbasi et al. 2017, section 3, with regression of both parts of the cost-to-go.
         """
         if trace.examples > SAMPLE:
-            rows = np.random.default_rng(seed).choice(trace.examples, SAMPLE, replace=False)
-            rows.sort()
+            rows = trace.sample(SAMPLE, seed)
             trace, losses = trace.take(rows), losses.take(rows)
         with threadpool_limits(1):  # small matrices: on a busy machine threads only wait
             models = _Learner(trace, losses, Regression(units, seed), tuple(blocks), seed).learn()

@@ -93,16 +93,16 @@ def _posterior(trace: Trace, labels: IntArray, folds: IntArray) -> FloatArray:
     needs more examples and finds what networks that meet other inputs confuse.
     """
     logs = np.stack([np.maximum(trace.own_log_probabilities(s), SMALLEST) for s in trace.scores])
-    few = trace.classes <= tasks.FEW_CLASSES
-    said = np.hstack(list(np.maximum(logs, _SMALLEST))) if few else np.empty((0, 1))
-    said = StandardScaler().fit_transform(said) if few else said
+    said = None
+    if trace.classes <= tasks.FEW_CLASSES:
+        said = StandardScaler().fit_transform(np.hstack(list(np.maximum(logs, _SMALLEST))))
     pooled, beside = (np.zeros((trace.examples, trace.classes)) for _ in range(2))
     for fold in np.unique(folds):
         held = folds == fold
         total = np.tensordot(pool_weights(logs[:, ~held], labels[~held], int(fold)), logs, 1)
         pool = tasks.log_probabilities(total, "logits")
         pooled[held] = np.exp(pool[held])
-        if few:
+        if said is not None:
             features = np.hstack([_POOL * np.maximum(pool, _SMALLEST), said])
             beside[held] = _classes(features[~held], labels[~held], features[held], trace.classes)
     rows = np.arange(trace.examples)
