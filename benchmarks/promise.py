@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks import cifar
 from benchmarks.results import save
 from offramp.arrays import FloatArray
-from offramp.fit import candidates
+from offramp.job import candidates
 from offramp.policies.learned import Learned
 from offramp.pvalues import method_for, p_value
 from offramp.tasks import Excess, Losses

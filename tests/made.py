@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from sklearn.neural_network import MLPClassifier
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.graph import Graph
+from offramp.ledger import Ledger
 from offramp.policies import Seen
 from offramp.testing import synthetic
 from offramp.trace import Trace, assemble
@@ -156,6 +157,16 @@ def deep_network(path: Path, layers: int = 3) -> Path:
     opsets = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
     return path
+
+
+def unseen(trace: Trace) -> Trace:
+    """The same trace, as if nobody had opened a row of it."""
+    return replace(trace, ledger=Ledger())
+
+
+def shown(trace: Trace) -> Trace:
+    """The same trace with nothing sealed."""
+    return replace(trace, seal=0.0, ledger=Ledger())
 
 
 def different(examples: int = 3000, edges: str | None = None) -> Trace:

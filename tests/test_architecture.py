@@ -8,14 +8,15 @@ from pathlib import Path
 import offramp
 
 ORDER = [
-    *("errors", "arrays", "files", "records", "graph", "tasks", "hulls", "trace"),
+    *("errors", "arrays", "files", "records", "graph", "tasks", "hulls"),
+    *("hashing", "ledger", "trace", "split"),
     *("committees", "refit"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
     *("policies.thresholds", "policies.statistics", "policies.gates", "policies.routing"),
     *("policies.regression", "policies.learned", "policies.baselines", "policies.encoding"),
     *("policies", "policies.forced"),
     *("pvalues", "certify", "walk", "frontier", "bands", "teach", "pool"),
-    *("latency", "preprocessing", "networks", "plan", "fit", "needs", "evaluate", "compare"),
+    *("latency", "preprocessing", "networks", "plan", "job", "fit", "needs", "evaluate", "compare"),
     *("data", "runtime.driver", "runtime.onnxruntime"),
     *("export.scope", "export.itinerary", "export.deciding", "export.stages", "export.seal"),
     *("export.single", "export.folder", "export"),

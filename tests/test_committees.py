@@ -14,8 +14,9 @@ from offramp import tables
 from offramp.arrays import FloatArray
 from offramp.committees import Committee, Speaker, answering, learn, pool_weights
 from offramp.evaluate import evaluate
-from offramp.fit import _static, fit
+from offramp.fit import fit
 from offramp.frontier import replay, static_points
+from offramp.job import _static
 from offramp.plan import Plan
 from offramp.policies import Static
 from offramp.report.page import ReportInput, write_report
@@ -142,7 +143,7 @@ def test_a_network_that_runs_alone_answers_by_itself() -> None:
 class TestCommitteesInMemory(RuntimeLaws):
     @pytest.fixture
     def plan(self) -> Plan:
-        plan = fit(different(), 0.02)
+        plan = fit(different(), 0.05)
         assert plan.speaking
         return plan
 

@@ -21,8 +21,9 @@ from offramp.certify import (
     safest_first,
 )
 from offramp.errors import BudgetError
-from offramp.fit import candidates, fit
+from offramp.fit import fit
 from offramp.frontier import excess_of, replay
+from offramp.job import candidates
 from offramp.pvalues import (
     Method,
     binomial,

@@ -78,6 +78,15 @@ class Certificate:
     verdict: str  # "route" or "do not route"
     points: tuple[Tested, ...] = field(default=())  # of the path, as far as it was tested
     statics: tuple[Tested, ...] = field(default=())  # single networks, likewise
+    level: float = 0.05  # error that its tests were made at: a share of what is allowed, or all
+    look: int = 1  # how many questions its examples have answered, this one included
+    looks: int = 1  # that the error allowed was shared by beforehand
+    joint_confidence: float | None = None  # that the promises of all looks so far hold together
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything was tested and passed, so that others may have this one's error."""
+        return all(tested.p_value <= self.level for tested in (*self.points, *self.statics))
 
     @property
     def changes(self) -> str:
@@ -99,6 +108,8 @@ class Certificate:
             raise ValueError(f"the promise is {found.budget!r} at {found.confidence!r}")
         if found.verdict not in (ROUTE, DO_NOT_ROUTE):
             raise ValueError(f"the certificate's verdict is {found.verdict!r}")
+        if not (0 < found.level < 1 and found.look >= 1 and found.looks >= 1):
+            raise ValueError(f"the certificate is of look {found.look!r} at {found.level!r}")
         if min(found.examples, found.losses, found.gains) < 0:
             raise ValueError("the certificate counts fewer than no examples")
         if min(found.cost, found.reference_cost, found.static_cost, found.speedup) <= 0:
@@ -179,6 +190,7 @@ def certify(
     binary: bool = True,
     method: Method | None = None,
     order: Order | None = None,
+    level: float | None = None,
     seed: int = 0,
 ) -> Certificate:
     """The certificate of the cheapest tradeoff whose excess loss stays within `budget`.
@@ -199,6 +211,7 @@ def certify(
         method: the test; None takes the sharpest valid one (`method_for`).
         order: what is tested when, fixed before looking at these examples (`safest_first`); None:
             all of the path, then the single networks from the dearest down.
+        level: the error that the tests are made at, at most 1 - `confidence`; None: all of that.
         seed: fixes the order in which the betting test reads the examples.
 
     Returns:
@@ -210,7 +223,7 @@ def certify(
     """
     check_promise(budget, confidence)
     method = method or method_for(excess, binary)
-    delta = 1 - confidence
+    delta = 1 - confidence if level is None else level
     test = partial(p_value, method=method, level=delta, seed=seed)
     walked = _walk(in_order(path, statics, order or Order()), budget, delta, test)
     static, chosen, first = walked.static, walked.point, walked.first
@@ -241,6 +254,7 @@ def certify(
         verdict=ROUTE if routed else DO_NOT_ROUTE,
         points=tuple(tested for tested in walked.tested if tested.stage is None),
         statics=tuple(tested for tested in walked.tested if tested.stage is not None),
+        level=delta,
     )
 
 

@@ -6,13 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from offramp import parsing, tables
@@ -28,16 +27,17 @@ from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
 from offramp.export import write_file, write_folder
 from offramp.files import check_output
-from offramp.fit import fit as fit_plan
+from offramp.fit import Choices, draft, fit_each
 from offramp.measure import latency as measure_latency
 from offramp.needs import needs as examples_needs
 from offramp.networks import Networks, combine, recorded_networks
-from offramp.plan import Plan
+from offramp.plan import Plan, write_plans
 from offramp.pvalues import POWER
 from offramp.record import Settings, blank
 from offramp.record import record as record_trace
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.onnxruntime import Device
+from offramp.split import Repeats
 from offramp.tasks import Excess, Kind, is_own
 from offramp.teach import AUTO
 from offramp.trace import Trace, import_scores
@@ -91,6 +91,12 @@ Unlabelled = Annotated[
 ]
 AnswersOut = Annotated[
     Path | None, typer.Option("--out", help="A Parquet file. Default: CSV on standard output.")
+]
+Seal = Annotated[
+    float | None,
+    typer.Option(
+        help="Share that only certificates may see; 0: none. Default: all but a third, or 2,500."
+    ),
 ]
 HeadStyle = Literal["auto", "linear", "deep"]
 Loss = Annotated[
@@ -194,6 +200,7 @@ def record(
     out: Out,
     batch: BatchSize = 64,
     threads: Threads = 1,
+    seal: Seal = None,
     skip_broken: SkipBroken = False,
     force: Force = False,
 ) -> None:
@@ -207,7 +214,7 @@ def record(
             runtime,
             examples,
             out,
-            Settings(batch, threads),
+            Settings(batch, threads, seal),
             graph_folder=graph,
             force=force,
             progress=lambda done, total: step("recording", done, total),
@@ -229,6 +236,7 @@ def import_(
     edges: Edges = None,
     reference: Reference = None,
     scores_kind: ScoresKind = None,
+    seal: Seal = None,
     force: Force = False,
 ) -> None:
     """Make a trace of scores that were recorded elsewhere."""
@@ -241,6 +249,7 @@ def import_(
         edges=edges,
         reference=reference,
         kind=scores_kind,
+        seal=seal,
     )
     trace.write(out, force=force)
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
@@ -249,7 +258,9 @@ def import_(
 @app.command(epilog="Example: offramp fit trace --budget 0.005 --out plan")
 def fit(
     trace: Annotated[Path, typer.Argument(help="Folder made by `record` or `import`.")],
-    budget: Annotated[float, typer.Option(help="Accuracy given up; 0.005 is half a point.")],
+    budget: Annotated[
+        str, typer.Option(help="Accuracy given up; 0.005 is half a point. Several: 0.005,0.01.")
+    ],
     out: Out,
     confidence: Annotated[float, typer.Option(help="Chance that the promise holds.")] = 0.95,
     excess: ExcessKind = "net",
@@ -266,9 +277,15 @@ def fit(
         bool, typer.Option("--refit", help="Mend scores on labels; the reference's as well.")
     ] = False,
     learn_share: Annotated[
-        float | None, typer.Option(help="Part of TRACE to learn from. Default: a third or less.")
+        float | None, typer.Option(help="Part of TRACE to learn from. Default: what is not sealed.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split and the folds.")] = 0,
+    repeats: Annotated[
+        Repeats | None, typer.Option(help="What rows are that repeat others, where many do.")
+    ] = None,
+    looks: Annotated[
+        int, typer.Option(min=1, help="Looks at the sealed rows that share the error.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
     certify: Annotated[
         Path | None, typer.Option(help="Certify on this trace; learn from all of TRACE.")
     ] = None,
@@ -284,35 +301,40 @@ def fit(
     check_output(out, force)
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
-    fitted = partial(
-        fit_plan,
-        read,
-        budget,
-        confidence=confidence,
-        excess=excess,
-        loss=_loss(loss, unlabelled),
-        unlabelled=unlabelled,
-        policy=policy,
-        pool=pool,
-        committees=committees,
-        refit=refit,
-        learn_share=learn_share,
-        seed=seed,
-        certify_on=Trace.read(certify) if certify else None,
-        networks=networks,
+    choices = Choices(
+        confidence,
+        excess,
+        _loss(loss, unlabelled),
+        unlabelled,
+        policy,
+        pool,
+        committees,
+        refit,
+        learn_share,
+        repeats,
+        looks,
+        seed,
     )
-    plan = fitted()
+    budgets = parsing.budgets(budget)
+    latency = None
     if batch:
-        plan = fitted(latency=measure_latency(plan, blank(read, batch), threads))
-    plan.write(out, force=force)
-    for note in plan.notes():
+        drafted = draft(read, budgets[0], choices, networks)
+        latency = measure_latency(drafted, blank(read, batch), threads)
+    certify_on = Trace.read(certify) if certify else None
+    plans = fit_each(read, budgets, choices, certify_on, networks, latency)
+    write_plans(plans, out, force=force)
+    for note in plans[0].notes():
         messages.print(note)
-    found = plan.certificate.to_json()
-    if plan.repair:
-        found |= {"repair": plan.repair.to_json()}
-    _print(json_, found, lambda: tables.certificate(plan))
-    if plan.certificate.verdict == DO_NOT_ROUTE:
+    found = [_certificate(plan) for plan in plans]
+    shown = found if len(plans) > 1 else found[0]
+    _print(json_, shown, lambda: Group(*map(tables.certificate, plans)))
+    if all(plan.certificate.verdict == DO_NOT_ROUTE for plan in plans):
         raise typer.Exit(1)
+
+
+def _certificate(plan: Plan) -> dict[str, Any]:
+    found = plan.certificate.to_json()
+    return found | ({"repair": plan.repair.to_json()} if plan.repair else {})
 
 
 @app.command(epilog="Example: offramp needs trace --budget 0.01")
@@ -349,7 +371,7 @@ def evaluate(
     """What the plan does on other recorded examples, and whether the promise is kept there."""
     read, examples = Plan.read(plan), Trace.read(trace)
     found = evaluate_plan(read, examples, loss=_loss(loss))
-    if examples.info.get("data") in read.fitted_on:
+    if {examples.info.get("data"), examples.digest} & read.fitted_on:
         messages.print("these examples taught or certified this plan: they say little about others")
     _print(json_, found.to_json(), lambda: tables.evaluation(found))
 

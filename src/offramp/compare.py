@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from offramp import split
 from offramp.arrays import FloatArray
 from offramp.bands import (
     DRAWS,
@@ -23,11 +24,11 @@ from offramp.bands import (
 )
 from offramp.committees import Committees, answering
 from offramp.errors import TraceError
-from offramp.fit import FEWEST
 from offramp.frontier import Point, frontier, uniform_points
 from offramp.hulls import LEVELS
 from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
 from offramp.policies.protocol import Policy
+from offramp.split import FEWEST
 from offramp.tasks import DISAGREEMENT, Losses
 from offramp.teach import AUTO, Ways, teach
 from offramp.trace import Trace
@@ -161,6 +162,8 @@ def compare(
 ) -> Comparison:
     """Every policy tuned on `trace` and measured on `test`, or on halves of `trace`.
 
+    Only rows that are not sealed are used, of either trace: what certifies is shown to nobody.
+
     Args:
         trace: recorded examples; without `test` a random half tunes and the other measures.
         test: other examples of the same graph.
@@ -179,6 +182,8 @@ def compare(
     for name in names:
         if name != OWN:
             family(name)  # raises where there is none
+    trace = split.front(trace, "compare")
+    test = test and split.front(test, "compare")
     _check_number(trace, test)
     if test is None:
         first, second = trace.split(0.5, seed)
@@ -212,8 +217,9 @@ def _check_number(trace: Trace, test: Trace | None) -> None:
     for part in (trace, test or trace):
         if part.examples < fewest:
             raise TraceError(
-                f"there are {part.examples} examples; at least {FEWEST} to tune on and {FEWEST} "
-                "others to measure on are needed. Record more examples."
+                f"there are {part.examples} examples that are not sealed; at least {FEWEST} to "
+                f"tune on and {FEWEST} others to measure on are needed. Record more examples, or "
+                "some with --seal 0."
             )
 
 

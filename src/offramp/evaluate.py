@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -9,13 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from offramp import tasks
+from offramp import split, tasks
 from offramp.arrays import FloatArray
 from offramp.errors import LossError, TraceError
 from offramp.frontier import excess_of, loss_of, point, replay
+from offramp.ledger import Look
 from offramp.plan import Plan, Profile
-from offramp.pvalues import interval
-from offramp.tasks import Losses
+from offramp.policies import policy_to_json
+from offramp.pvalues import Method, interval, method_for
+from offramp.tasks import Losses, is_binary
 from offramp.trace import Trace
 from offramp.walk import Outcome
 
@@ -69,12 +73,16 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
         loss: None takes the plan's; a loss of the user's own must be named again, because a plan
             must not run code.
 
+    The ledger of the trace counts it as a look at all of its rows, the sealed ones included.
+
     Raises:
-        TraceError: the trace is of another graph.
+        TraceError: the trace is of another graph, of other networks, preprocessing or unit of cost,
+            or of examples that trained heads of its exits.
         LossError: the plan's loss is the user's own and `loss` does not name it.
+        StorageError: the trace's ledger cannot be written.
     """
-    if trace.graph != plan.graph or trace.classes != plan.classes:
-        raise TraceError("this trace was recorded with another graph than the plan's.")
+    _check_alike(plan, trace)
+    trace.ledger.look(Look("evaluate", _question(plan, loss), 1 - plan.certificate.confidence))
     recorded, trace = trace, plan.answering(trace)
     outcome = replay(trace, plan.running, plan.setting)
     losses = _losses(plan, trace, loss)
@@ -124,7 +132,7 @@ class _Found:
             float(reference.mean(dtype=np.float64)),
             at.excess_loss,
             at.induced_loss,
-            interval(promised, plan.certificate.confidence, plan.certificate.method),
+            interval(promised, plan.certificate.confidence, _method(plan, losses.name)),
         )
 
     def kept(self, budget: float) -> Literal["yes", "no", "unknown"]:
@@ -132,6 +140,28 @@ class _Found:
             return "unknown"
         low, high = self.interval
         return "yes" if high <= budget else "no" if low > budget else "unknown"
+
+
+def _method(plan: Plan, loss: str) -> Method:
+    """The test that fits a loss, whatever the examples that are evaluated say."""
+    promise = plan.certificate
+    return promise.method if loss == promise.loss else method_for(promise.excess, is_binary(loss))
+
+
+def _check_alike(plan: Plan, trace: Trace) -> None:
+    """Raises TraceError where the trace is of another system, or of examples that taught it."""
+    what = "this trace"
+    if trace.graph != plan.graph or trace.classes != plan.classes:
+        raise TraceError("this trace was recorded with another graph than the plan's.")
+    known = {name: plan.info.get(f"recorded_{name}") for name in split.SYSTEM}
+    split.check_same({**known, "unit of cost": plan.costs.unit}, split.system(trace), what)
+    split.fresh(trace)
+
+
+def _question(plan: Plan, loss: str | None) -> str:
+    """What a plan asks of rows, as a hash: the same plan and loss ask the same."""
+    asked = [policy_to_json(plan.policy), plan.tradeoff, plan.certificate.to_json(), loss]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _losses(plan: Plan, trace: Trace, loss: str | None) -> Losses | None:

@@ -15,7 +15,7 @@ from typing import Any
 from offramp.errors import InputError, StorageError
 
 # A folder that holds one of these was written by offramp, and `--force` may replace it.
-MANIFESTS = ("graph.json", "trace.json", "plan.json", "routes.json", "demo.json")
+MANIFESTS = ("graph.json", "trace.json", "plan.json", "plans.json", "routes.json", "demo.json")
 
 
 @contextmanager

@@ -1,31 +1,65 @@
-"""From a trace and a budget to a plan: learn on one part, certify on the other."""
+"""From a trace and budgets to plans: learn on one part, certify on rows that nobody has opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
-from offramp import tasks
-from offramp.certify import Candidate, Certificate, Order, certify, check_promise, safest_first
-from offramp.committees import Committees, answering
-from offramp.errors import TraceError
-from offramp.frontier import Recorded, excess_of, replay
-from offramp.latency import Latency, Settled, settle
+from offramp import split, tasks
+from offramp.certify import Certificate, check_promise
+from offramp.errors import BudgetError, InputError, TraceError
+from offramp.job import Job, Rows, prepare
+from offramp.latency import Latency
+from offramp.ledger import Look
 from offramp.networks import Networks
-from offramp.plan import Plan, Profile
-from offramp.policies import Deployable, Policy, Static, family
-from offramp.policies.learned import SAMPLE, Learned
-from offramp.pool import edges_of, search
-from offramp.refit import Refits, Repair, refitted
-from offramp.refit import learn as learn_refits
-from offramp.tasks import Excess, Losses
-from offramp.teach import AUTO, QUICK, Taught, Ways, teach
-from offramp.trace import Trace, versions
+from offramp.plan import Plan
+from offramp.policies import family
+from offramp.split import FEWEST, Repeats
+from offramp.tasks import Excess
+from offramp.teach import AUTO, Ways
+from offramp.trace import Trace
 
-FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer
-LEARN_SHARE = 1 / 3  # of the examples, to learn from
-LEARN_MOST = 2500  # examples, likewise
+
+@dataclass(frozen=True)
+class Choices:
+    """What `fit` is asked for, besides budgets and examples; see there."""
+
+    confidence: float = 0.95
+    excess: Excess = "net"
+    loss: str | None = None
+    unlabelled: bool = False
+    policy: str = AUTO
+    pool: bool = False
+    committees: bool = True
+    refit: bool = False
+    learn_share: float | None = None
+    repeats: Repeats | None = None
+    looks: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_promise(0.0, self.confidence)
+        if self.policy != AUTO:
+            family(self.policy)  # raises where there is none
+        if not isinstance(self.looks, int) or self.looks < 1:
+            raise BudgetError(f"the number of looks is {self.looks}; it must be at least 1.")
+
+    @property
+    def loss_name(self) -> str | None:
+        return tasks.DISAGREEMENT if self.unlabelled else self.loss
+
+    @property
+    def error(self) -> float:
+        """Chance that the promises of one look fail together, in (0, 1)."""
+        return (1 - self.confidence) / self.looks
+
+    def ways(self, budget: float) -> Ways:
+        levels = (0.0, budget / 2, budget)
+        return Ways(
+            self.loss_name, self.excess, self.unlabelled, self.committees, levels, self.seed
+        )
 
 
 def fit(
@@ -41,6 +75,8 @@ def fit(
     committees: bool = True,
     refit: bool = False,
     learn_share: float | None = None,
+    repeats: Repeats | None = None,
+    looks: int = 1,
     seed: int = 0,
     certify_on: Trace | None = None,
     networks: Networks | None = None,
@@ -63,9 +99,13 @@ def fit(
             loses less.
         refit: stages answer with refitted scores, where that loses less; the reference as well, and
             the promise is then against the refitted one.
-        learn_share: part of `trace` that is learned from, the rest certifies; None: as much as
-            learning is worth (`learning_share`).
-        seed: of the split, the folds and the order of the betting test.
+        learn_share: part of `trace` that is learned from; None: all that is not sealed. Rows that
+            nobody has opened certify.
+        repeats: what rows that repeat others are, where many do: `copies` of examples, each of
+            which counts once, or `real` draws (`offramp.split.distinct`).
+        looks: how many times these rows may be asked with the `confidence` for all answers
+            together; each then has its share of the error.
+        seed: of the folds and the order of the betting test.
         certify_on: certify on these examples instead, and learn from all of `trace`.
         networks: the ONNX files, where the plan is to run.
         latency: costs are the time of requests of its size, with the rows that are expected to come
@@ -76,175 +116,160 @@ def fit(
 
     Raises:
         BudgetError: budget, confidence or share out of range.
-        TraceError: too few examples, no labels, or `certify_on` of another graph.
+        TraceError: too few examples, no labels, many that repeat others, or `certify_on` of another
+            system or with the same examples.
+        LossError: losses that the test, chosen on what teaches, cannot count.
+        StorageError: the trace's ledger cannot be written.
     """
-    check_promise(budget, confidence)
-    if policy != AUTO:
-        family(policy)  # raises where there is none
+    choices = Choices(
+        confidence,
+        excess,
+        loss,
+        unlabelled,
+        policy,
+        pool,
+        committees,
+        refit,
+        learn_share,
+        repeats,
+        looks,
+        seed,
+    )
+    return fit_each(trace, [budget], choices, certify_on, networks, latency)[0]
+
+
+def fit_each(
+    trace: Trace,
+    budgets: Sequence[float],
+    choices: Choices,
+    certify_on: Trace | None = None,
+    networks: Networks | None = None,
+    latency: Latency | None = None,
+) -> list[Plan]:
+    """A plan for each budget, all promises of which hold together at the confidence.
+
+    It is one look at the rows that certify. Each budget's sequence of tests has an equal share of
+    the error; one that passes to its end hands its share on to the others. What keeps a smaller
+    budget keeps a larger one too, so that no plan costs more than one of a smaller budget.
+
+    Args:
+        trace: as in `fit`.
+        budgets: excess losses given up, fractions in [0, 1], at least one.
+        choices: all other options of `fit`.
+        certify_on: as in `fit`.
+        networks: as in `fit`.
+        latency: as in `fit`.
+
+    Raises:
+        As `fit`; InputError: no budgets.
+
+    Source: the error moves on as in Holm 1979 and Bretz et al. 2009, A graphical approach to
+        sequentially rejective multiple test procedures, section 2.
+    """
+    if not budgets:
+        raise InputError("there is no budget; give one, or several: 0.005,0.01.")
+    for budget in budgets:
+        check_promise(budget, choices.confidence)
     if networks:
         _check_networks(trace, networks)
-    name = tasks.DISAGREEMENT if unlabelled else loss
-    ways = Ways(name, excess, unlabelled, committees, (0.0, budget / 2, budget), seed)
-    parts = _parts(trace, certify_on, learn_share, seed)
-    refits: Refits = {}
-    recorded = parts.certifying
-    if refit:
-        refits, parts = parts.refitted(ways)
-    if pool:
-        found = search(parts.learning, ways).graph
-        parts = replace(parts, learning=replace(parts.learning, graph=found))
-    dropped: Mapping[str, str] = {}
-    if latency:
-        settled = _settled(parts.learning, ways, policy, latency)
-        parts, dropped = parts.at(settled, latency), settled.dropped
-    repair = None
-    if refit:
-        priced = replace(recorded, costs=parts.alone.costs)
-        repair = Repair.of(priced, parts.alone, name, excess, budget)
-    taught = teach(parts.learning, ways, policy)
-    parts = parts.answering(taught.lesson.committees)
-    losses = parts.certifying.losses(name, excess)
-    certificate = certify(
-        candidates(parts.certifying, losses, taught.policy),
-        statics(parts.alone, losses),
-        budget,
-        reference=losses.reference,
-        reference_cost=parts.certifying.reference_cost,
-        confidence=confidence,
-        excess=excess,
-        loss=losses.name,
-        binary=tasks.is_binary(losses.name) or losses.binary,
-        order=_order(taught, parts.alone, budget),
-        seed=seed,
-    )
-    return Plan(
-        trace.graph,
-        parts.certifying.costs,
-        trace.kinds,
-        trace.classes,
-        taught.policy,
-        certificate.tradeoff,
-        certificate,
-        profile(parts.certifying, taught.policy, certificate),
-        taught.lesson.committees,
-        networks.files if networks else {},
-        networks.preprocessing if networks else None,
-        {
-            **_info(trace, parts, taught, seed),
-            "pool": edges_of(parts.learning.graph) if pool else None,
-            "latency": latency and latency.to_json(),
-            "dropped": dict(dropped),
-        },
-        refits,
-        repair,
-    )
+    rows = _rows(trace, certify_on, choices)
+    jobs = [_prepared(rows, budget, choices, latency) for budget in budgets]
+    # everything that is tested is fixed from here on; now the sealed rows are looked at
+    asked = Look("fit", _question(rows, budgets, choices, latency), choices.error)
+    number = rows.source.ledger.look(asked)
+    together = rows.source.ledger.together(number)
+    plans = []
+    for job, certificate in zip(jobs, _certificates(jobs, choices.error), strict=True):
+        seen = replace(certificate, look=number, looks=choices.looks, joint_confidence=together)
+        plans.append(job.plan(seen, networks))
+    return _cheapest(plans)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """The examples that teach and those that certify."""
+def draft(trace: Trace, budget: float, choices: Choices, networks: Networks | None = None) -> Plan:
+    """A plan that decides as one of `fit` would, for which nothing is certified.
 
-    learning: Trace
-    certifying: Trace
-    alone: Trace  # those that certify, at the costs of networks that run alone
-
-    def refitted(self, ways: Ways) -> tuple[Refits, _Parts]:
-        """What refits are learned, and the parts as stages then answer them."""
-        refits, learning = learn_refits(
-            self.learning, ways.loss, unlabelled=ways.unlabelled, seed=ways.seed
-        )
-        certifying = refitted(self.certifying, refits)
-        return refits, _Parts(learning, certifying, certifying)
-
-    def at(self, settled: Settled, latency: Latency) -> _Parts:
-        """At the costs of requests of one size, without the stages that do not pay in them."""
-        return _Parts(
-            replace(self.learning, graph=settled.graph, costs=settled.costs),
-            replace(self.certifying, costs=settled.costs),
-            replace(self.alone, costs=latency.costs(self.alone.graph, stops=False)),
-        )
-
-    def answering(self, together: Committees) -> _Parts:
-        """As committees answer those that certify; those that teach have been answered so."""
-        certifying = answering(self.certifying, together)
-        return replace(
-            self, certifying=certifying, alone=replace(certifying, costs=self.alone.costs)
-        )
+    It runs the reference alone, and is there to be timed: no sealed row is looked at.
+    """
+    learning = split.front(split.distinct(trace, choices.repeats), "fit", choices.learn_share)
+    _check_number(learning, "learn from")
+    job = _prepared(Rows(trace, learning, learning, trace), budget, choices, None)
+    return job.plan(job.nothing(), networks)
 
 
-def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency) -> Settled:
-    decides = family(QUICK if policy == AUTO else policy)
-    losses = learning.losses(ways.loss, ways.excess)
-    return settle(learning, losses, decides, latency, ways.levels[-1], ways.seed)
-
-
-def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candidate]:
-    """Each setting of the dial on these examples, safest first, computed when asked for."""
-    recorded = Recorded(policy, trace)
-    for setting in policy.settings:
-        yield _candidate(trace, losses, recorded, float(setting), float(setting))
-
-
-def _order(taught: Taught, alone: Trace, budget: float) -> Order:
-    """What is tested when, from the examples that taught; of `alone` only costs are looked at."""
-    learning, losses = taught.lesson.trace, taught.lesson.losses
-    themselves = replace(learning, graph=alone.graph, costs=alone.costs)
-    path = list(candidates(learning, losses, taught.policy))
-    return safest_first(path, statics(themselves, losses), budget, learning.reference_cost)
-
-
-def statics(trace: Trace, losses: Losses) -> dict[str, Candidate]:
-    """Every single network but the reference."""
-    names = [stage for stage in trace.graph.order if stage != losses.reference]
-    return {stage: _static(trace, losses, stage) for stage in names}
-
-
-def _static(trace: Trace, losses: Losses, stage: str) -> Candidate:
-    return _candidate(trace, losses.single(), Static.of(trace.graph, stage), float("nan"), None)
-
-
-def _candidate(
-    trace: Trace, losses: Losses, policy: Policy, setting: float, tradeoff: float | None
-) -> Candidate:
-    outcome = replay(trace, policy, setting)
-    return Candidate(tradeoff, float(outcome.cost.mean()), excess_of(outcome, losses))
-
-
-def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profile:
-    """What these examples look like to the plan."""
-    static = Static.of(trace.graph, certificate.static_choice)
-    runs: Policy = static if certificate.tradeoff is None else policy
-    setting = float("nan") if certificate.tradeoff is None else certificate.tradeoff
-    exits = replay(trace, runs, setting).exits()
-    return Profile.of(trace.scores[trace.graph.root], trace.kinds[trace.graph.root], exits)
-
-
-def _parts(trace: Trace, certify_on: Trace | None, learn_share: float | None, seed: int) -> _Parts:
+def _rows(trace: Trace, certify_on: Trace | None, choices: Choices) -> Rows:
+    """The rows that teach and those that certify, none of them in both."""
+    whole = split.distinct(trace, choices.repeats)
     if certify_on is None:
-        share = learning_share(trace.examples) if learn_share is None else learn_share
-        learn, rest = trace.split(share, seed)
-        learning, certifying = trace.take(learn), trace.take(rest)
+        if trace.seal == 0:
+            raise TraceError(
+                "nothing of this trace is sealed, so that it certifies nothing of its own. Certify "
+                "on other examples with --certify TRACE, or make it again with another --seal."
+            )
+        learning = split.front(whole, "fit", choices.learn_share)
+        certifying = split.sealed(whole)
     else:
-        learning, certifying = trace, certify_on
-        if certify_on.graph != trace.graph or certify_on.classes != trace.classes:
-            raise TraceError("the trace to certify on was recorded with another graph.")
-        if trace.info.get("data") and certify_on.info.get("data") == trace.info.get("data"):
-            raise TraceError(
-                "the trace to certify on holds the same data as the one to learn from; a promise "
-                "needs examples that taught nothing. Leave --certify out, or record others."
-            )
-    for part, what in ((learning, "learn from"), (certifying, "certify on")):
-        if part.examples < FEWEST:
-            raise TraceError(
-                f"there are {part.examples} examples to {what}; at least {FEWEST} are needed, and "
-                "a budget of one point takes several hundred. Record more examples."
-            )
-    return _Parts(learning, certifying, certifying)
+        split.check_alike(trace, certify_on, "the trace to certify on")
+        others = split.apart(whole, split.distinct(certify_on, choices.repeats), choices.repeats)
+        learning, certifying = split.everything(whole, "fit"), split.sealed(others)
+    certifying = replace(split.fresh(certifying), costs=trace.costs)
+    _check_number(learning, "learn from")
+    _check_number(certifying, "certify on")
+    return Rows(trace, learning, certifying, trace if certify_on is None else certify_on)
 
 
-def learning_share(examples: int) -> float:
-    """The part to learn from: policies soon learn no more, and certificates always gain."""
-    return min(LEARN_SHARE, LEARN_MOST / max(1, examples))
+def _check_number(rows: Trace, what: str) -> None:
+    if rows.examples < FEWEST:
+        raise TraceError(
+            f"there are {rows.examples} examples to {what}; at least {FEWEST} are needed, and "
+            "a budget of one point takes several hundred. Record more examples."
+        )
+
+
+def _prepared(rows: Rows, budget: float, choices: Choices, latency: Latency | None) -> Job:
+    return prepare(
+        rows, choices.ways(budget), budget, policy=choices.policy, pool=choices.pool,
+        refit=choices.refit, confidence=choices.confidence, latency=latency,
+    )  # fmt: skip
+
+
+def _question(
+    rows: Rows, budgets: Sequence[float], choices: Choices, latency: Latency | None
+) -> str:
+    """What sealed rows are asked, as a hash: all that the answer depends on."""
+    asked = {
+        "choices": asdict(choices),
+        "budgets": list(budgets),
+        "rows": [rows.learning.digest, rows.certifying.digest],
+        "graph": rows.trace.graph.to_json(),
+        "costs": rows.trace.costs.to_json(),
+        "latency": latency and latency.to_json(),
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _certificates(jobs: Sequence[Job], error: float) -> list[Certificate]:
+    """One for each job, all of which hold but with chance `error`."""
+    found: dict[int, Certificate] = {}
+    level = error / len(jobs)
+    while len(found) < len(jobs):
+        left = [number for number in range(len(jobs)) if number not in found]
+        tested = {number: jobs[number].certificate(level) for number in left}
+        ended = {number: made for number, made in tested.items() if made.exhausted}
+        found |= ended or tested
+        # those that passed to their end need their share no more
+        level = error / max(1, len(left) - len(ended))
+    return [found[number] for number in range(len(jobs))]
+
+
+def _cheapest(plans: Sequence[Plan]) -> list[Plan]:
+    """For each plan the cheapest one of a budget that is no larger, under its own budget."""
+    chosen = []
+    for plan in plans:
+        promise = plan.certificate
+        safer = [other for other in plans if other.certificate.budget <= promise.budget]
+        best = min(safer, key=lambda other: (-other.certificate.speedup, other is not plan))
+        chosen.append(replace(best, certificate=replace(best.certificate, budget=promise.budget)))
+    return chosen
 
 
 def _check_networks(trace: Trace, networks: Networks) -> None:
@@ -256,18 +281,3 @@ def _check_networks(trace: Trace, networks: Networks) -> None:
             "the trace was recorded with other networks than those of the graph given: their "
             "fingerprints differ. Record again with these networks."
         )
-
-
-def _info(trace: Trace, parts: _Parts, taught: Taught, seed: int) -> dict[str, Any]:
-    learning = parts.learning
-    sampled = isinstance(taught.policy, Learned) and learning.examples > SAMPLE
-    return {
-        "policies_tried": dict(taught.held_out),
-        "learning_examples": SAMPLE if sampled else learning.examples,
-        "learning_sampled_from": learning.examples if sampled else None,
-        "certification_data": parts.certifying.info.get("data"),
-        "learning_data": trace.info.get("data"),
-        "recorded_networks": trace.info.get("networks"),
-        "seed": seed,
-        "versions": versions(),
-    }

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from offramp import tasks
+from offramp import split, tasks
 from offramp.certify import check_promise
 from offramp.errors import BudgetError, TraceError
-from offramp.fit import FEWEST
 from offramp.frontier import Recorded, excess_of, replay
 from offramp.policies import Static, family
 from offramp.policies.protocol import Policy
 from offramp.pvalues import POWER, examples_expected
+from offramp.split import FEWEST
 from offramp.tasks import Excess
 from offramp.trace import Trace
 
@@ -66,10 +66,11 @@ def needs(
 ) -> Needs:
     """How many labelled examples would certify `budget`, along the path of a policy.
 
-    Those that teach come on top: see `offramp.fit.learning_share`.
+    Those that teach come on top: see `offramp.trace.learning_share`.
 
-    The policy learns on one half of `trace` (from labels, or else from agreement with the
-    reference); how often its answers change is seen on the other half.
+    Only rows of `trace` that are not sealed are looked at. The policy learns on one half of them
+    (from labels, or else from agreement with the reference); how often its answers change is seen
+    on the other half.
 
     Args:
         trace: recorded examples; labels are used where there are any.
@@ -82,15 +83,17 @@ def needs(
 
     Raises:
         BudgetError: budget, confidence or power out of range.
-        TraceError: too few examples.
+        TraceError: too few examples that are not sealed.
     """
     check_promise(budget, confidence)
     if not 0 < power < 1:
         raise BudgetError(f"the power is {power}; it must lie between 0 and 1.")
+    everything, trace = trace.examples, split.front(trace, "needs")
     if trace.examples < 2 * FEWEST:
         raise TraceError(
-            f"there are {trace.examples} examples to look at; at least {2 * FEWEST} are needed. "
-            "Record more, without labels if need be."
+            f"{trace.examples} of {everything} examples may be looked at; at least {2 * FEWEST} "
+            "are needed. Record more, without labels if need be, or make the trace again with a "
+            "smaller --seal."
         )
     first, second = trace.split(_LEARN_SHARE, seed)
     learning, seen = trace.take(first), trace.take(second)

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from offramp.arrays import AnyArray
 from offramp.errors import GraphError, InputError, NetworkError
 from offramp.files import fingerprint, new_folder, read_manifest, storage, write_json
 from offramp.graph import Graph, Stage, whole
 from offramp.preprocessing import Preprocessing
 
 VERSION = 1
+TAUGHT = "taught.npy"  # beside graph.json: the hashes of the examples that trained heads
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Networks:
     graph: Graph
     files: Mapping[str, Path]  # part -> ONNX file; a whole network, or bodies and heads
     preprocessing: Preprocessing | None = None  # None: examples are arrays, read as they are
+    taught: AnyArray | None = None  # (n,) uint64, hashes of the examples that trained heads
 
     def fingerprints(self) -> dict[str, str]:
         return {part: fingerprint(file) for part, file in self.files.items()}
@@ -38,6 +43,10 @@ class Networks:
             prints = copy_networks(self.files, folder)
             value = {"version": VERSION, **self.graph.to_json(), "networks": prints}
             value["preprocessing"] = self.preprocessing and self.preprocessing.to_json()
+            if self.taught is not None:
+                with storage(folder / TAUGHT):
+                    np.save(folder / TAUGHT, self.taught)
+                value["taught"] = fingerprint(folder / TAUGHT)
             write_json(folder / "graph.json", value)
 
     @classmethod
@@ -53,7 +62,7 @@ class Networks:
         missing = [stage.name for stage in graph.stages if stage.name not in files]
         if missing:
             raise GraphError(f"{path} has no network for stage '{missing[0]}'; make it again.")
-        return cls(graph, files, read_preprocessing(value))
+        return cls(graph, files, read_preprocessing(value), _read_taught(path, value.get("taught")))
 
 
 def combine(
@@ -81,11 +90,13 @@ def combine(
     files: dict[str, Path] = {}
     stages: list[Stage] = []
     skips: list[tuple[str, str]] = []
+    taught: list[AnyArray] = []
     for name, path in given.items():
         before = stages[-1].name if stages else None
         if path.is_dir():
             found = Networks.read(path)
             preprocessing = _agreed(preprocessing, found.preprocessing, path)
+            taught += [] if found.taught is None else [found.taught]
             names = {s.name: _within(name, s.name, found.graph) for s in found.graph.stages}
             stages += [_renamed(stage, names) for stage in found.graph.stages]
             for part, file in found.files.items():
@@ -99,7 +110,20 @@ def combine(
     graph = Graph.build(stages, edges, reference)
     if edges is None:
         graph = Graph(graph.stages, (*graph.edges, *skips), graph.reference)
-    return Networks(graph, files, preprocessing)
+    return Networks(
+        graph, files, preprocessing, np.unique(np.concatenate(taught)) if taught else None
+    )
+
+
+def _read_taught(path: Path, expected: str | None) -> AnyArray | None:
+    """The hashes of the examples that trained heads. Raises GraphError where they are damaged."""
+    if expected is None:
+        return None
+    file = path / TAUGHT
+    if not file.is_file() or fingerprint(file) != expected:
+        raise GraphError(f"{file} is missing or does not match its fingerprint; make it again.")
+    hashes: AnyArray = np.load(file, allow_pickle=False)
+    return hashes
 
 
 def _within(network: str, stage: str, graph: Graph) -> str:

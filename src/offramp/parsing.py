@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from offramp import tasks
-from offramp.errors import CostError, GraphError, InputError, LossError
+from offramp.errors import BudgetError, CostError, GraphError, InputError, LossError
 from offramp.graph import Costs, Stage
 from offramp.preprocessing import Preprocessing
 
@@ -127,6 +127,17 @@ def batches(text: str) -> list[int]:
     if not sizes or min(sizes) < 1:
         raise InputError(f"--batch is '{text}'; it must be sizes of at least 1, such as 1,64.")
     return sizes
+
+
+def budgets(text: str) -> list[float]:
+    """ "0.005,0.01" as budgets."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise BudgetError(
+            f"--budget is '{text}'; it is the accuracy given up, such as 0.005, or several: "
+            "0.005,0.01."
+        ) from None
 
 
 def loss(name: str | None, unlabelled: bool) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -159,8 +159,9 @@ class Plan:
 
     @property
     def fitted_on(self) -> frozenset[str]:
-        """The fingerprints of the data that taught or certified it."""
-        found = (self.info.get("learning_data"), self.info.get("certification_data"))
+        """The fingerprints of the data and of the rows that taught or certified it."""
+        kinds = ("learning_data", "certification_data", "learning_rows", "certification_rows")
+        found = [self.info.get(kind) for kind in kinds]
         return frozenset(fingerprint for fingerprint in found if fingerprint)
 
     def runnable(self) -> Mapping[str, Path]:
@@ -329,3 +330,20 @@ class Plan:
             raise ValueError(f"the verdict is {verdict!r} and the tradeoff {self.tradeoff!r}")
         if self.repair and not stages <= set(self.repair.before) & set(self.repair.after):
             raise ValueError("the repair lacks stages")
+
+
+def write_plans(plans: Sequence[Plan], path: Path, *, force: bool = False) -> None:
+    """Writes one plan as a folder, or several as folders in it, called by their budgets.
+
+    Raises:
+        InputError: `path` is taken.
+        StorageError: it cannot be written.
+    """
+    if len(plans) == 1:
+        plans[0].write(path, force=force)
+        return
+    with new_folder(path, force=force) as folder:
+        for plan in plans:
+            plan.write(folder / f"{plan.certificate.budget:g}")
+        names = [f"{plan.certificate.budget:g}" for plan in plans]
+        write_json(folder / "plans.json", {"version": VERSION, "plans": names})

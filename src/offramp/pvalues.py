@@ -14,6 +14,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.errors import LossError
 from offramp.tasks import Excess
 
 Method = Literal["binomial", "trinomial", "betting"]
@@ -49,13 +50,29 @@ def p_value(
 
     Returns:
         In [0, 1]; at most u with probability at most u, whatever u, where the hypothesis is true.
+
+    Raises:
+        LossError: values that the test cannot count.
     """
-    losses, gains = int((excess > 0).sum()), int((excess < 0).sum())
+    if method == "betting":
+        return betting(excess, budget, seed=seed)
+    losses, gains = _counts(excess, method)
     if method == "binomial":
         return binomial(losses, len(excess), budget)
-    if method == "trinomial":
-        return trinomial(losses, gains, len(excess), budget, level=level)
-    return betting(excess, budget, seed=seed)
+    return trinomial(losses, gains, len(excess), budget, level=level)
+
+
+def _counts(excess: FloatArray, method: Method) -> tuple[int, int]:
+    """How many values are 1 and how many -1, where all others are 0."""
+    losses, gains = int((excess == 1).sum()), int((excess == -1).sum())
+    others = len(excess) - losses - gains - int((excess == 0).sum())
+    if others or (gains and method == "binomial"):
+        raise LossError(
+            f"the {method} test counts losses, but {others or gains} of {len(excess)} excess "
+            f"losses are none of {'0 and 1' if method == 'binomial' else '-1, 0 and 1'}: the "
+            "examples that taught had no such. Let more of them teach, or scale the loss."
+        )
+    return losses, gains
 
 
 def binomial(losses: int, examples: int, budget: float) -> float:

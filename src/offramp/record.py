@@ -20,6 +20,8 @@ from offramp.data import Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
 from offramp.graph import Costs
+from offramp.hashing import hash_rows
+from offramp.ledger import Ledger
 from offramp.measure import source, stage_costs
 from offramp.networks import Networks
 from offramp.runtime.driver import Runtime
@@ -27,6 +29,7 @@ from offramp.trace import (
     VERSION,
     Trace,
     assemble,
+    check_seal,
     part_path,
     read_parts,
     table,
@@ -44,6 +47,7 @@ class Settings:
 
     batch: int = 64  # rows per call, also where costs are measured
     threads: int = 1
+    seal: float | None = None  # share of the rows that only certificates may see; see `assemble`
 
     @property
     def batches_per_part(self) -> int:
@@ -118,6 +122,7 @@ def _identity(
         "given": examples.examples,
         "batch": settings.batch,
         "threads": settings.threads,
+        "seal": check_seal(settings.seal),
     }
 
 
@@ -164,18 +169,20 @@ def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
             scores[stage].append(found)
     free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
     labelled = all(batch.labels is not None for batch in kept)
-    return table(
-        assemble(
-            graph,
-            free,
-            {stage: np.concatenate(found) for stage, found in scores.items()},
-            labels=np.concatenate([b.labels for b in kept if b.labels is not None])
-            if labelled
-            else None,
-            kind="logits",
-            ids=np.concatenate([batch.ids for batch in kept]),
-        )
+    hashes = np.concatenate([hash_rows(batch.x) for batch in kept])
+    part = assemble(
+        graph,
+        free,
+        {stage: np.concatenate(found) for stage, found in scores.items()},
+        labels=np.concatenate([b.labels for b in kept if b.labels is not None])
+        if labelled
+        else None,
+        kind="logits",
+        ids=np.concatenate([batch.ids for batch in kept]),
+        hashes=hashes,
     )
+    taught = networks.taught
+    return table(part if taught is None else replace(part, taught=np.isin(hashes, taught)))
 
 
 def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
@@ -204,7 +211,7 @@ def _finish(
     graph = networks.graph
     costs = stage_costs(runtime, graph, x, settings.batch, source(settings.batch, settings.threads))
     columns = read_parts(out)
-    info = {key: value for key, value in identity.items() if key != "graph"}
+    info = {key: value for key, value in identity.items() if key not in ("graph", "seal")}
     trace = assemble(
         graph,
         costs,
@@ -217,9 +224,12 @@ def _finish(
             "versions": versions(),
             "created": _now(),
         },
+        hashes=columns["hash"],
+        seal=settings.seal,
     )
+    trace = replace(trace, taught=columns.get("taught"))
     write_json(out / "trace.json", trace.manifest())
-    return replace(trace, ids=columns["id"])
+    return replace(trace, ledger=Ledger.read(out))
 
 
 def _now() -> str:

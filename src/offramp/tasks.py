@@ -21,6 +21,7 @@ DISAGREEMENT = "disagreement"  # the loss without labels: another answer than th
 RECORDED = "recorded"  # the loss that the trace's own columns hold
 FEW_CLASSES = 64  # with more, each has too few examples to learn something of it
 _SMALLEST = 1e-12  # probabilities below are treated as this; float32 scores carry no more
+_TOP_K = re.compile(r"top([1-9][0-9]*)")
 _SUM_TOLERANCE = 1e-3
 _CHANCE = 0.01  # share of rows of two logits that may look like probabilities by chance
 
@@ -56,7 +57,8 @@ class Losses:
     @property
     def binary(self) -> bool:
         """Whether every loss is 0 or 1, so that counts say everything."""
-        return all(bool(np.isin(loss, (0.0, 1.0)).all()) for loss in self.values.values())
+        each = (*self.values.values(), *self.alone.values())
+        return all(bool(np.isin(loss, (0.0, 1.0)).all()) for loss in each)
 
 
 def excess(loss: FloatArray, reference: FloatArray, kind: Excess) -> FloatArray:
@@ -179,7 +181,7 @@ def loss_function(name: str) -> LossFunction:
     Raises:
         LossError: no such loss.
     """
-    if match := re.fullmatch(r"top([1-9][0-9]*)", name):
+    if match := _TOP_K.fullmatch(name):
         return _TopK(int(match[1]))
     module, _, function = name.partition(":")
     if not (module and function):
@@ -198,7 +200,7 @@ def is_own(name: str) -> bool:
 
 def is_binary(name: str) -> bool:
     """Whether loss `name` is known to be 0 or 1, whatever the data."""
-    return name == DISAGREEMENT or name.startswith("top")
+    return name == DISAGREEMENT or _TOP_K.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

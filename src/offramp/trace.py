@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offramp import tasks
-from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp import hashing, tasks
+from offramp.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from offramp.errors import BudgetError, InputError, LossError, ScoresError, TraceError
 from offramp.files import (
     fingerprint,
@@ -26,14 +26,19 @@ from offramp.files import (
     write_json,
 )
 from offramp.graph import Costs, Graph, Stage
+from offramp.ledger import Ledger
 from offramp.tasks import Excess, Kind, Losses
 
 VERSION = 1
+LEARN_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
+LEARN_MOST = 2500  # examples, likewise
+HashOf = Literal["inputs", "scores"]
 PART_NUMBERS = 16_000_000  # scores in a part, so that reading one at a time takes little memory
 _KEYS = frozenset(
     (
         *("version", "complete", "examples", "classes", "labelled"),
         *("graph", "cost", "cost_unit", "cost_source", "cost_whole", "scores"),
+        *("seal", "hash_of"),
     )
 )
 
@@ -52,6 +57,38 @@ class Trace:
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, versions, batch, ...
     alone: Mapping[str, FloatArray] = field(default_factory=dict)  # of committees: their own scores
     alone_kinds: Mapping[str, Kind] = field(default_factory=dict)  # and what those are
+    hashes: AnyArray | None = None  # (examples,) uint64, what tells examples apart; see `identity`
+    hash_of: HashOf = "scores"  # of what: inputs, where they were at hand, or scores and labels
+    taught: BoolArray | None = None  # (examples,) whether one trained heads; None: none did
+    seal: float | None = None  # share that only certificates may see; None: by `learning_share`
+    ledger: Ledger = field(default_factory=Ledger, compare=False)  # what was seen of the rows
+
+    @cached_property
+    def identity(self) -> AnyArray:
+        """What tells examples apart, uint64 (examples,): equal numbers are equal examples."""
+        return self.score_hashes if self.hashes is None else self.hashes
+
+    @cached_property
+    def score_hashes(self) -> AnyArray:
+        """One hash per row of its own scores and label, uint64 (examples,)."""
+        labels = [] if self.labels is None else [self.labels]
+        return hashing.hash_rows(*(self.own(stage) for stage in self.graph.order), *labels)
+
+    @cached_property
+    def turns(self) -> AnyArray:
+        """When each row is opened, uint64 (examples,): a permutation that the examples fix."""
+        return hashing.turns(self.identity)
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells these examples from others, in whatever order they are."""
+        return f"rows:{int(self.identity.sum(dtype=np.uint64)):016x}"
+
+    @property
+    def unsealed(self) -> int:
+        """How many rows may be learned from and shown, those with the first turns."""
+        share = learning_share(self.examples) if self.seal is None else 1 - self.seal
+        return round(share * self.examples)
 
     @property
     def examples(self) -> int:
@@ -70,7 +107,7 @@ class Trace:
         return tasks.log_probabilities(self.scores[stage], self.kinds[stage])
 
     def take(self, rows: AnyArray | slice) -> Trace:
-        """The trace of some examples: `rows` are indices or a mask."""
+        """The trace of some examples, of which nothing is sealed or seen: indices or a mask."""
         return replace(
             self,
             scores={stage: scores[rows] for stage, scores in self.scores.items()},
@@ -78,6 +115,10 @@ class Trace:
             ids=np.arange(self.examples)[rows] if self.ids is None else self.ids[rows],
             loss=self.loss and {stage: loss[rows] for stage, loss in self.loss.items()},
             alone={stage: scores[rows] for stage, scores in self.alone.items()},
+            hashes=self.identity[rows],
+            taught=None if self.taught is None else self.taught[rows],
+            seal=None,
+            ledger=Ledger(),
         )
 
     def speaking(self, scores: Mapping[str, FloatArray]) -> Trace:
@@ -181,6 +222,8 @@ class Trace:
             "graph": self.graph.to_json(),
             **self.costs.to_json(),
             "scores": dict(self.kinds),
+            "seal": self.seal,
+            "hash_of": self.hash_of,
             **self.info,
         }
 
@@ -206,9 +249,24 @@ class Trace:
             )
         try:
             graph = Graph.from_json(manifest["graph"])
-            return _assemble(graph, manifest, columns)
+            return replace(_assemble(graph, manifest, columns), ledger=Ledger.read(path))
         except (KeyError, TypeError, AttributeError) as problem:
             raise TraceError(f"{path} lacks {problem}; record or import it again.") from None
+
+
+def learning_share(examples: int) -> float:
+    """The part to learn from: policies soon learn no more, and certificates always gain."""
+    return min(LEARN_SHARE, LEARN_MOST / max(1, examples))
+
+
+def check_seal(seal: float | None) -> float | None:
+    """`seal`. Raises BudgetError where it is no share in [0, 1)."""
+    if seal is not None and not 0 <= seal < 1:
+        raise BudgetError(
+            f"the seal is {seal}; it is the share of the examples that only certificates may see, "
+            "at least 0 and below 1."
+        )
+    return seal
 
 
 def assemble(
@@ -221,6 +279,8 @@ def assemble(
     ids: AnyArray | None = None,
     loss: Mapping[str, AnyArray] | None = None,
     info: Mapping[str, Any] | None = None,
+    hashes: AnyArray | None = None,
+    seal: float | None = None,
 ) -> Trace:
     """A trace from arrays, with everything checked.
 
@@ -233,8 +293,13 @@ def assemble(
         ids: (examples,) names of the examples; None numbers them.
         loss: stage -> (examples,), a loss of the user's own in [0, 1].
         info: what else trace.json says.
+        hashes: (examples,) uint64 of what networks read (`hashing.hash_rows`), which tells examples
+            apart; None takes scores and labels instead.
+        seal: share of the examples that only certificates may see, in [0, 1); 0: the trace
+            certifies nothing of its own; None: all but a third and at most 2,500 examples.
 
     Raises:
+        BudgetError: a seal out of range.
         ScoresError: a stage without scores, wrong numbers of rows or classes, NaN, or no
             probabilities where `kind` says so.
         DataError: labels that do not fit.
@@ -248,7 +313,7 @@ def assemble(
     if kind == "probabilities":
         for stage, values in checked.items():
             tasks.check_probabilities(values, stage)
-    return Trace(
+    found = Trace(
         graph,
         costs,
         checked,
@@ -257,7 +322,10 @@ def assemble(
         ids,
         loss and {s: tasks.check_loss(_given(loss, s), examples, f"{s}.loss") for s in graph.order},
         {**(info or {})},
+        hash_of="scores" if hashes is None else "inputs",
+        seal=check_seal(seal),
     )
+    return replace(found, hashes=found.identity if hashes is None else hashes)
 
 
 def _given(arrays: Mapping[str, AnyArray], stage: str) -> AnyArray:
@@ -290,6 +358,7 @@ def import_scores(
     edges: str | None = None,
     reference: str | None = None,
     kind: Kind | None = None,
+    seal: float | None = None,
 ) -> Trace:
     """The trace of scores that were recorded elsewhere.
 
@@ -301,6 +370,7 @@ def import_scores(
         edges: "a>b,b>c"; None makes a chain.
         reference: None takes the last stage.
         kind: logits or probabilities; None finds out.
+        seal: as in `assemble`.
 
     Raises:
         TraceError: the archive cannot be read.
@@ -330,6 +400,7 @@ def import_scores(
         kind=kind,
         loss=loss or None,
         info={"data": fingerprint(path), "versions": versions()},
+        seal=seal,
     )
 
 
@@ -357,7 +428,7 @@ def read_npz(path: Path) -> dict[str, AnyArray]:
 
 
 def table(trace: Trace, start: int = 0) -> pa.Table:
-    """The rows of a part: id, label, and per stage its scores and loss."""
+    """The rows of a part: id, label, hash, and per stage its scores and loss."""
     ids = np.arange(start, start + trace.examples) if trace.ids is None else trace.ids
     columns: dict[str, Any] = {"id": pa.array(ids)}
     if trace.labels is not None:
@@ -367,6 +438,9 @@ def table(trace: Trace, start: int = 0) -> pa.Table:
         columns[f"{stage}.scores"] = pa.FixedSizeListArray.from_arrays(flat, trace.classes)
         if trace.loss:
             columns[f"{stage}.loss"] = pa.array(trace.loss[stage])
+    columns["hash"] = pa.array(trace.identity)
+    if trace.taught is not None:
+        columns["taught"] = pa.array(trace.taught)
     return pa.table(columns)
 
 
@@ -442,8 +516,15 @@ def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, A
         ids=columns.get("id"),
         loss=loss or None,
         info={key: value for key, value in manifest.items() if key not in _KEYS},
+        hashes=columns.get("hash"),
+        seal=manifest.get("seal"),
     )
-    return replace(trace, kinds={name: kinds[name] for name in graph.order})
+    return replace(
+        trace,
+        kinds={name: kinds[name] for name in graph.order},
+        hash_of=manifest.get("hash_of", "scores"),
+        taught=columns.get("taught"),
+    )
 
 
 def versions(packages: Sequence[str] = ("offramp", "numpy", "onnxruntime")) -> dict[str, str]:

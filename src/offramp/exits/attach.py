@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from offramp.arrays import FloatArray
+from offramp.arrays import AnyArray, FloatArray
 from offramp.data import Examples
 from offramp.errors import DataError, InputError, NetworkError
 from offramp.exits.cutting import Point, point, points
@@ -85,8 +85,8 @@ def add_exits(
 
     Args:
         path: an ONNX file with one input (batch, ...) and scores (batch, classes).
-        examples: labelled; more than 50,000 are not read. They should not be those that a plan
-            learns from or is certified on.
+        examples: labelled; more than 50,000 are not read. The graph remembers them, and no plan is
+            certified on them.
         settings: where and which exits.
         folder: where the parts are written.
         preprocessing: what the graph says of how examples are read.
@@ -120,7 +120,7 @@ def add_exits(
     share = round(_HELD_OUT * len(shuffled))
     training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
     heads = _train(poolings, training, held_out, settings, progress)
-    found = _Trained(network, places, heads, held_out, preprocessing)
+    found = _Trained(network, places, heads, held_out, preprocessing, seen.hashes)
     if settings.at is not None:
         return found.exits(folder)
     placement = found.placement()
@@ -223,6 +223,7 @@ class _Trained:
     heads: Mapping[str, Head]
     held_out: Features
     preprocessing: Preprocessing | None
+    taught: AnyArray  # (n,) hashes of all examples that had a part in it
 
     def renamed(self, names: Mapping[str, str]) -> _Trained:
         """With some of the stages, under new names."""
@@ -243,6 +244,7 @@ class _Trained:
         labels = self.held_out.labels
         loss = {s: float((x.argmax(axis=1) != labels).mean()) for s, x in self._scores().items()}
         networks, costs = self._cut(folder)
+        networks = replace(networks, taught=np.unique(self.taught))
         return Exits(networks, costs, self.places, self.heads, loss)
 
     def _scores(self) -> dict[str, FloatArray]:

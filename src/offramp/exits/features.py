@@ -13,6 +13,7 @@ from offramp.data import Examples
 from offramp.errors import DataError, NetworkError
 from offramp.exits.network import Network, open_session
 from offramp.exits.pooling import Pooling, pooled
+from offramp.hashing import hash_rows
 from offramp.tasks import check_labels
 
 Progress = Callable[[str, int, int], None]
@@ -28,6 +29,7 @@ class Features:
     scores: FloatArray  # (n, classes) of the network itself
     labels: IntArray  # (n,)
     some: AnyArray  # a few examples, as the network reads them
+    hashes: AnyArray  # (n,) uint64 of the examples: they must not certify what they taught
 
     @property
     def each(self) -> IntArray:
@@ -36,7 +38,8 @@ class Features:
 
     def take(self, rows: AnyArray) -> Features:
         x = {stage: values[rows] for stage, values in self.x.items()}
-        return Features(x, self.scores[rows], self.labels[rows], self.some)
+        hashes = self.hashes[rows]
+        return Features(x, self.scores[rows], self.labels[rows], self.some, hashes)
 
     def renamed(self, names: Mapping[str, str]) -> Features:
         """With some of the stages, under new names."""
@@ -54,6 +57,7 @@ def stream(
     total = min(examples.examples, MOST_EXAMPLES)
     found: list[list[FloatArray]] = []
     labels: list[IntArray] = []
+    hashes: list[AnyArray] = []
     some: AnyArray | None = None
     for batch in examples.batches(BATCH):
         if batch.labels is None:
@@ -61,6 +65,7 @@ def stream(
         if len(batch.x):
             found.append(_run(session, names, network, batch.x.astype(dtype)))
             labels.append(batch.labels)
+            hashes.append(hash_rows(batch.x))
             some = batch.x if some is None else some
         progress("features", min(len(found) * BATCH, total), total)
         if len(found) * BATCH >= total:
@@ -75,7 +80,8 @@ def stream(
             f"no example is of class {absent[0]}, so heads cannot learn it; the network scores "
             f"{scores.shape[1]} classes. Give examples of every class."
         )
-    return Features(dict(zip(poolings, features, strict=True)), scores, checked, some)
+    x = dict(zip(poolings, features, strict=True))
+    return Features(x, scores, checked, some, np.concatenate(hashes))
 
 
 def _run(

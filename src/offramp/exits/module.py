@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
 
+from offramp.arrays import AnyArray
 from offramp.data import Batch
 from offramp.errors import MissingExtra, NetworkError
 from offramp.exits.attach import Exits, Settings, add_exits
@@ -144,6 +145,7 @@ def export(
     folder: Path,
     *,
     preprocessing: Preprocessing | None = None,
+    taught: AnyArray | None = None,
 ) -> Exits:
     """A module that returns the scores of its exits, its own last, as a graph of stages.
 
@@ -152,6 +154,8 @@ def export(
         x: a few inputs, at least two.
         folder: where the parts are written; `networks.write` makes a graph of them.
         preprocessing: of the graph.
+        taught: `offramp.hashing.hash_rows` of the inputs that trained its exits, so that no plan is
+            certified on them; None: nobody says.
 
     Raises:
         NetworkError: torch.export cannot follow it (Python control flow that depends on data), it
@@ -160,7 +164,10 @@ def export(
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.onnx"
         to_onnx(model, x, path)
-        return add_exits(path, _Some(x), Settings(["outputs"]), folder, preprocessing=preprocessing)
+        found = add_exits(
+            path, _Some(x), Settings(["outputs"]), folder, preprocessing=preprocessing
+        )
+        return replace(found, networks=replace(found.networks, taught=taught))
 
 
 def to_onnx(model: nn.Module, x: Tensor, path: Path) -> None:

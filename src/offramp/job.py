@@ -1,0 +1,214 @@
+"""What is learned for one budget, and what sealed rows then say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from offramp import tasks
+from offramp.certify import Candidate, Certificate, Order, certify, safest_first
+from offramp.committees import answering
+from offramp.frontier import Recorded, excess_of, replay
+from offramp.latency import Latency, Settled, settle
+from offramp.networks import Networks
+from offramp.plan import Plan, Profile
+from offramp.policies import Deployable, Policy, Static, family
+from offramp.policies.learned import SAMPLE, Learned
+from offramp.pool import edges_of, search
+from offramp.refit import Refits, Repair, refitted
+from offramp.refit import learn as learn_refits
+from offramp.tasks import Losses
+from offramp.teach import AUTO, QUICK, Taught, Ways, teach
+from offramp.trace import Trace, versions
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The examples of a trace, as far as they may be used."""
+
+    trace: Trace  # all of them, for what it says of itself
+    learning: Trace
+    certifying: Trace  # at the costs of `trace`
+    source: Trace  # those that certify are rows of
+
+
+@dataclass(frozen=True)
+class Job:
+    """A policy, how stages answer, and what is tested in which order; nothing is certified yet."""
+
+    rows: Rows
+    ways: Ways
+    budget: float
+    confidence: float
+    taught: Taught
+    certifying: Trace  # as the stages answer, and at the costs that count
+    alone: Trace  # the same examples, at the costs of networks that run alone
+    order: Order
+    refits: Refits
+    refit: bool  # whether refits were asked for
+    pool: str | None  # the edges that were found, where the graph was searched for
+    latency: Latency | None
+    dropped: Mapping[str, str] = field(default_factory=dict)  # stage -> why
+
+    def certificate(self, level: float) -> Certificate:
+        """What the rows that certify say, at an error of `level`."""
+        path = candidates(self.certifying, self._losses, self.taught.policy)
+        return self._certify(path, statics(self.alone, self._losses), level)
+
+    def nothing(self) -> Certificate:
+        """What can be said without looking: the reference runs."""
+        return self._certify((), {}, 1 - self.confidence)
+
+    @property
+    def _losses(self) -> Losses:
+        return self.certifying.losses(self.ways.loss, self.ways.excess)
+
+    def _certify(
+        self, path: Iterable[Candidate], singles: Mapping[str, Candidate], level: float
+    ) -> Certificate:
+        losses, learned = self._losses, self.taught.lesson.losses
+        return certify(
+            path,
+            singles,
+            self.budget,
+            reference=losses.reference,
+            reference_cost=self.certifying.reference_cost,
+            confidence=self.confidence,
+            excess=self.ways.excess,
+            loss=losses.name,
+            binary=tasks.is_binary(losses.name) or learned.binary,
+            order=self.order,
+            level=level,
+            seed=self.ways.seed,
+        )
+
+    def plan(self, certificate: Certificate, networks: Networks | None) -> Plan:
+        """What is deployed under a certificate."""
+        trace = self.rows.trace
+        return Plan(
+            trace.graph,
+            self.certifying.costs,
+            trace.kinds,
+            trace.classes,
+            self.taught.policy,
+            certificate.tradeoff,
+            certificate,
+            profile(self.certifying, self.taught.policy, certificate),
+            self.taught.lesson.committees,
+            networks.files if networks else {},
+            networks.preprocessing if networks else None,
+            self._info(),
+            self.refits,
+            self._repair() if self.refit else None,
+        )
+
+    def _repair(self) -> Repair:
+        """What refits do by themselves, on the examples that certify."""
+        recorded = replace(self.rows.certifying, costs=self.alone.costs)
+        after = replace(refitted(self.rows.certifying, self.refits), costs=self.alone.costs)
+        return Repair.of(recorded, after, self.ways.loss, self.ways.excess, self.budget)
+
+    def _info(self) -> dict[str, Any]:
+        trace, learning = self.rows.trace, self.rows.learning
+        sampled = isinstance(self.taught.policy, Learned) and learning.examples > SAMPLE
+        return {
+            "policies_tried": dict(self.taught.held_out),
+            "learning_examples": SAMPLE if sampled else learning.examples,
+            "learning_sampled_from": learning.examples if sampled else None,
+            "certification_data": self.rows.certifying.info.get("data"),
+            "learning_data": trace.info.get("data"),
+            "learning_rows": trace.digest,
+            "certification_rows": self.rows.source.digest,
+            "recorded_networks": trace.info.get("networks"),
+            "recorded_preprocessing": trace.info.get("preprocessing"),
+            "seed": self.ways.seed,
+            "versions": versions(),
+            "pool": self.pool,
+            "latency": self.latency and self.latency.to_json(),
+            "dropped": dict(self.dropped),
+        }
+
+
+def prepare(
+    rows: Rows,
+    ways: Ways,
+    budget: float,
+    *,
+    policy: str = AUTO,
+    pool: bool = False,
+    refit: bool = False,
+    confidence: float = 0.95,
+    latency: Latency | None = None,
+) -> Job:
+    """Everything that is learned for a budget, from the rows that teach alone; see `fit`."""
+    learning, certifying = rows.learning, rows.certifying
+    refits: Refits = {}
+    if refit:
+        refits, learning = learn_refits(
+            learning, ways.loss, unlabelled=ways.unlabelled, seed=ways.seed
+        )
+        certifying = refitted(certifying, refits)
+    if pool:
+        learning = replace(learning, graph=search(learning, ways).graph)
+    edges = edges_of(learning.graph) if pool else None
+    alone, dropped = certifying.costs, dict[str, str]()
+    if latency:
+        settled = _settled(learning, ways, policy, latency)
+        learning = replace(learning, graph=settled.graph, costs=settled.costs)
+        certifying = replace(certifying, costs=settled.costs)
+        alone, dropped = latency.costs(certifying.graph, stops=False), dict(settled.dropped)
+    taught = teach(learning, ways, policy)
+    certifying = answering(certifying, taught.lesson.committees)
+    priced = replace(certifying, costs=alone)
+    return Job(
+        rows, ways, budget, confidence, taught, certifying, priced,
+        _order(taught, priced, budget), refits, refit, edges, latency, dropped,
+    )  # fmt: skip
+
+
+def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency) -> Settled:
+    decides = family(QUICK if policy == AUTO else policy)
+    losses = learning.losses(ways.loss, ways.excess)
+    return settle(learning, losses, decides, latency, ways.levels[-1], ways.seed)
+
+
+def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candidate]:
+    """Each setting of the dial on these examples, safest first, computed when asked for."""
+    recorded = Recorded(policy, trace)
+    for setting in policy.settings:
+        yield _candidate(trace, losses, recorded, float(setting), float(setting))
+
+
+def _order(taught: Taught, alone: Trace, budget: float) -> Order:
+    """What is tested when, from the examples that taught; of `alone` only costs are looked at."""
+    learning, losses = taught.lesson.trace, taught.lesson.losses
+    themselves = replace(learning, graph=alone.graph, costs=alone.costs)
+    path = list(candidates(learning, losses, taught.policy))
+    return safest_first(path, statics(themselves, losses), budget, learning.reference_cost)
+
+
+def statics(trace: Trace, losses: Losses) -> dict[str, Candidate]:
+    """Every single network but the reference."""
+    names = [stage for stage in trace.graph.order if stage != losses.reference]
+    return {stage: _static(trace, losses, stage) for stage in names}
+
+
+def _static(trace: Trace, losses: Losses, stage: str) -> Candidate:
+    return _candidate(trace, losses.single(), Static.of(trace.graph, stage), float("nan"), None)
+
+
+def _candidate(
+    trace: Trace, losses: Losses, policy: Policy, setting: float, tradeoff: float | None
+) -> Candidate:
+    outcome = replay(trace, policy, setting)
+    return Candidate(tradeoff, float(outcome.cost.mean()), excess_of(outcome, losses))
+
+
+def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profile:
+    """What these examples look like to the plan."""
+    static = Static.of(trace.graph, certificate.static_choice)
+    runs: Policy = static if certificate.tradeoff is None else policy
+    setting = float("nan") if certificate.tradeoff is None else certificate.tradeoff
+    exits = replay(trace, runs, setting).exits()
+    return Profile.of(trace.scores[trace.graph.root], trace.kinds[trace.graph.root], exits)

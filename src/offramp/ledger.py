@@ -1,0 +1,124 @@
+"""How far the rows of a trace have been opened, and how often its sealed rows were looked at.
+
+A trace keeps its ledger in a file beside it, to which lines are added and nothing else. It is a
+memory for those who want to keep their own promises, and no defence against those who do not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from offramp.errors import StorageError, TraceError
+
+LEDGER = "ledger.jsonl"  # beside trace.json
+
+
+@dataclass(frozen=True)
+class Look:
+    """One question that sealed rows have answered."""
+
+    by: str  # fit or evaluate
+    question: str  # what was asked, as a hash: the same question again is the same look
+    error: float  # chance that this look's promises fail together, in (0, 1]
+
+
+def _end_line(file: IO[bytes]) -> None:
+    """Removes what is left of a line that was cut short."""
+    file.seek(0)
+    found = file.read()
+    if found and not found.endswith(b"\n"):
+        file.truncate(found.rfind(b"\n") + 1)
+
+
+@dataclass
+class Ledger:
+    """What has been seen of the rows of one trace, kept in a file where there is one."""
+
+    path: Path | None = None  # None: in memory
+    mark: int = -1  # rows whose turn is at most this were opened to learn from or to be shown
+    looks: list[Look] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> Ledger:
+        """The ledger of a trace's folder; an empty one where nothing was opened yet.
+
+        Raises:
+            TraceError: a line that is none of a ledger's.
+        """
+        found = cls(folder / LEDGER)
+        try:
+            text = (folder / LEDGER).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return found
+        except (OSError, ValueError) as problem:
+            raise TraceError(f"{folder / LEDGER} cannot be read: {problem}.") from None
+        whole, _, _ = text.rpartition("\n")  # a line cut short was never answered
+        for number, line in enumerate(filter(None, whole.splitlines()), start=1):
+            try:
+                found._take(json.loads(line))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise TraceError(
+                    f"line {number} of {folder / LEDGER} is damaged, so that nobody knows what has "
+                    "been seen of these rows. Record or import the trace again."
+                ) from None
+        return found
+
+    def _take(self, line: Mapping[str, Any]) -> None:
+        if "opened" in line:
+            self.mark = max(self.mark, int(line["opened"], 16))
+        else:
+            look = Look(str(line["by"]), str(line["question"]), float(line["error"]))
+            if not 0 < look.error <= 1:
+                raise ValueError(look.error)
+            self.looks.append(look)
+
+    def open(self, by: str, mark: int) -> None:
+        """Remembers that rows up to a turn were opened.
+
+        Raises:
+            StorageError: the ledger cannot be written.
+        """
+        if mark > self.mark:
+            self._add({"by": by, "opened": f"{mark:016x}"})
+            self.mark = mark
+
+    def look(self, look: Look) -> int:
+        """The number of a look at the sealed rows, from 1; the same question keeps its number.
+
+        Raises:
+            StorageError: the ledger cannot be written.
+        """
+        for number, earlier in enumerate(self.looks, start=1):
+            if (earlier.by, earlier.question, earlier.error) == (
+                look.by,
+                look.question,
+                look.error,
+            ):
+                return number
+        self._add(asdict(look))
+        self.looks.append(look)
+        return len(self.looks)
+
+    def together(self, number: int) -> float:
+        """The confidence with which all promises of the first looks hold together, at least 0."""
+        return max(0.0, 1 - sum(look.error for look in self.looks[:number]))
+
+    def _add(self, line: Mapping[str, Any]) -> None:
+        if self.path is None:
+            return
+        text = json.dumps(line, allow_nan=False) + "\n"
+        try:  # one short write at the end of the file: two at once do not mix
+            with self.path.open("a+b", buffering=0) as file:
+                _end_line(file)
+                file.write(text.encode())
+                os.fsync(file.fileno())
+        except OSError as problem:
+            raise StorageError(
+                f"cannot write {self.path}, which counts what has been seen of these rows: "
+                f"{problem.strerror or problem}. Copy the trace to where it can be written."
+            ) from None

@@ -1,0 +1,196 @@
+"""Who may see which rows of a trace: some teach and are shown, others are sealed and certify.
+
+Rows open in an order that the examples fix (`offramp.hashing`). Everything but certificates and
+evaluations opens them from the front, up to the seal; what was never opened certifies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from offramp import hashing
+from offramp.arrays import BoolArray
+from offramp.errors import BudgetError, TraceError
+from offramp.trace import Trace
+
+Repeats = Literal["copies", "real"]
+FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer
+SYSTEM = ("networks", "preprocessing")  # what a recording says of the system besides its graph
+_MANY = 0.01  # share of rows that repeat others, above which somebody must say what they are
+
+
+def front(trace: Trace, by: str, share: float | None = None) -> Trace:
+    """The rows that may be learned from and shown, in their order; the ledger remembers them.
+
+    Args:
+        trace: with all its rows.
+        by: who opens them, for the ledger.
+        share: of the rows, in (0, 1); None: all that are not sealed.
+
+    Raises:
+        BudgetError: a share out of range, or larger than what the seal leaves.
+        StorageError: the ledger cannot be written.
+    """
+    count = trace.unsealed
+    if share is not None:
+        if not 0 < share < 1:
+            raise BudgetError(f"the learning share is {share}; it must lie between 0 and 1.")
+        if trace.seal is not None and round(share * trace.examples) > count:
+            raise BudgetError(
+                f"the learning share is {share}, but {trace.seal:.4g} of this trace is sealed. Ask "
+                f"for at most {1 - trace.seal:.4g}, or make the trace again with another --seal."
+            )
+        count = round(share * trace.examples)
+    rows = np.argsort(trace.turns, kind="stable")[:count]
+    if count:
+        trace.ledger.open(by, int(trace.turns[rows[-1]]))
+    return trace.take(rows)
+
+
+def everything(trace: Trace, by: str) -> Trace:
+    """All rows, in their order, opened; nothing of them certifies any more.
+
+    Raises:
+        StorageError: the ledger cannot be written.
+    """
+    rows = np.argsort(trace.turns, kind="stable")
+    trace.ledger.open(by, int(trace.turns[rows[-1]]))
+    return trace.take(rows)
+
+
+def sealed(trace: Trace) -> Trace:
+    """The rows that nobody has opened, in their order: those that certify.
+
+    Raises:
+        TraceError: there are none.
+    """
+    rows = np.argsort(trace.turns, kind="stable")
+    if trace.ledger.mark >= 0:
+        rows = rows[trace.turns[rows] > np.uint64(trace.ledger.mark)]
+    if not len(rows):
+        raise TraceError(
+            "every row of this trace has been opened to learn from or to be shown, so that none "
+            "can certify. Certify on others: --certify TRACE."
+        )
+    return trace.take(rows)
+
+
+def distinct(trace: Trace, repeats: Repeats | None) -> Trace:
+    """The trace with each example as often as it counts.
+
+    Copies of one example are no further draws from a population; equal rows of a table with few
+    values are. Nothing in the rows tells which: somebody must say.
+
+    Args:
+        trace: with all its rows.
+        repeats: `copies` keeps the first of equal rows, `real` keeps all; None asks where more than
+            1 % repeat others.
+
+    Raises:
+        TraceError: many rows repeat others and `repeats` is None.
+    """
+    again = hashing.repeats(trace.identity) > 0
+    if repeats == "real" or not again.any():
+        return trace
+    if repeats is None:
+        if again.mean() > _MANY:
+            raise TraceError(
+                f"{again.sum()} of {trace.examples} examples repeat others (the same "
+                f"{trace.hash_of}). Copies are no further evidence: say --repeats copies to count "
+                "each once, or --repeats real if examples come with few different values and "
+                "these were drawn one by one."
+            )
+        return trace
+    kept = trace.take(~again)
+    return replace(kept, seal=trace.seal, ledger=trace.ledger)
+
+
+def apart(learning: Trace, certifying: Trace, repeats: Repeats | None) -> Trace:
+    """The examples of `certifying` that are not among those of `learning`.
+
+    Raises:
+        TraceError: they are the same examples, in whatever order; or more than 1 % are shared and
+            nobody says by `repeats` what that means.
+    """
+    if learning.hash_of == certifying.hash_of:
+        taught, found = learning.identity, certifying.identity
+    else:
+        taught, found = learning.score_hashes, certifying.score_hashes
+    shared = np.isin(found, taught)
+    if len(found) == len(taught) and bool((np.sort(found) == np.sort(taught)).all()):
+        raise TraceError(
+            "the trace to certify on holds the same examples as the one to learn from; a promise "
+            "needs examples that taught nothing. Leave --certify out, or record others."
+        )
+    if repeats == "real" or not shared.any():
+        return certifying
+    if repeats is None and shared.mean() > _MANY:
+        raise TraceError(
+            f"{shared.sum()} of the {len(found)} examples to certify on are among those to learn "
+            "from. Record others; or say --repeats copies to leave these out, or --repeats real "
+            "if examples come with few different values and were drawn one by one."
+        )
+    return _kept(certifying, ~shared)
+
+
+def fresh(trace: Trace) -> Trace:
+    """The examples that did not train the heads of exits.
+
+    Raises:
+        TraceError: more than 1 % of them did.
+    """
+    if trace.taught is None or not trace.taught.any():
+        return trace
+    if trace.taught.mean() > _MANY:
+        raise TraceError(
+            f"{trace.taught.sum()} of {trace.examples} examples trained heads of these exits, "
+            "which answer them better than any others: they certify nothing. Record examples "
+            "that `offramp exits` has not seen."
+        )
+    return _kept(trace, ~trace.taught)
+
+
+def _kept(trace: Trace, rows: BoolArray) -> Trace:
+    """Some rows of a trace, with its ledger and seal."""
+    return replace(trace.take(rows), seal=trace.seal, ledger=trace.ledger)
+
+
+def check_alike(trace: Trace, other: Trace, what: str) -> None:
+    """Raises TraceError where two traces are not of the same system, as far as both say.
+
+    Args:
+        trace: the one that is learned from, or what a plan says of it.
+        other: the one that certifies, or is evaluated.
+        what: how to call the other one.
+    """
+    if other.graph != trace.graph or other.classes != trace.classes:
+        raise TraceError(f"{what} was recorded with another graph.")
+    check_same(system(trace), system(other), what)
+
+
+def system(trace: Trace) -> dict[str, Any]:
+    """What a trace says of the system that it was recorded with."""
+    return {name: trace.info[name] for name in SYSTEM if name in trace.info} | {
+        "unit of cost": trace.costs.unit,
+        "kinds of scores": {stage: trace.kinds[stage] for stage in trace.graph.order},
+    }
+
+
+def check_same(one: Mapping[str, Any], other: Mapping[str, Any], what: str) -> None:
+    """Raises TraceError where something that both name differs."""
+    for name, value in one.items():
+        if other.get(name, value) != value:
+            raise TraceError(
+                f"{what} was recorded with other {name}: {_short(other[name])}, not "
+                f"{_short(value)}. A promise holds for what it was certified with; record "
+                "the same system again."
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else "others"

@@ -1,0 +1,361 @@
+"""Which rows teach and which certify: order, seal, copies, ledger; several looks and budgets."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offramp import hashing, split
+from offramp.certify import Certificate
+from offramp.compare import compare
+from offramp.errors import BudgetError, InputError, LossError, StorageError, TraceError
+from offramp.evaluate import evaluate
+from offramp.fit import Choices, draft, fit, fit_each
+from offramp.graph import Costs
+from offramp.ledger import LEDGER, Ledger, Look
+from offramp.needs import needs
+from offramp.plan import Plan
+from offramp.policies import policy_to_json
+from offramp.testing import synthetic
+from offramp.trace import Trace, assemble
+from tests.made import unseen
+
+TRACE = synthetic(1500, seed=1)
+OTHER = synthetic(1500, seed=2)
+
+
+def shuffled(trace: Trace, seed: int = 0) -> Trace:
+    return trace.take(np.random.default_rng(seed).permutation(trace.examples))
+
+
+@given(st.lists(st.integers(0, 5), max_size=40))
+def test_copies_are_counted_as_in_a_loop(values: list[int]) -> None:
+    found = hashing.repeats(np.array(values, dtype=np.uint64))
+    assert found.tolist() == [values[:place].count(v) for place, v in enumerate(values)]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.randoms())
+def test_the_order_of_rows_does_not_depend_on_their_places(
+    values: list[int], random: object
+) -> None:
+    """The same rows elsewhere have the same turns, whichever of equal rows has which."""
+    hashes = hashing.hash_rows(np.array(values))
+    there = np.random.default_rng(len(values)).permutation(len(values))
+    assert sorted(hashing.turns(hashes)) == sorted(hashing.turns(hashes[there]))
+    assert len(set(hashing.turns(hashes).tolist())) == len(values)
+
+
+def test_hashes_see_every_value_and_only_values() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 3, 2)).astype(np.float32)
+    y = np.arange(50)
+    found = hashing.hash_rows(x, y)
+    assert len(set(found.tolist())) == 50
+    assert (hashing.hash_rows(np.asfortranarray(x), y) == found).all()
+    for changed in (x.copy(), y.copy()):
+        changed[7] += 1
+        given = (changed, y) if changed.ndim > 1 else (x, changed)
+        assert np.flatnonzero(hashing.hash_rows(*given) != found).tolist() == [7]
+
+
+def test_few_turns_come_early_by_chance_alone() -> None:
+    """The order knows nothing of losses: the front is as good a sample as any."""
+    trace = synthetic(40_000, seed=3)
+    wrong = trace.losses().values["small"][np.argsort(trace.turns)]
+    front, back = wrong[:10_000], wrong[10_000:]
+    noise = np.sqrt(wrong.var() * (1 / len(front) + 1 / len(back)))
+    assert abs(front.mean() - back.mean()) < 4 * noise
+
+
+def test_a_trace_keeps_its_order_through_files_and_rows_elsewhere(tmp_path: Path) -> None:
+    TRACE.write(tmp_path / "trace")
+    read = Trace.read(tmp_path / "trace")
+    assert (read.turns == TRACE.turns).all()
+    assert read.seal is None
+    other = shuffled(TRACE)
+    assert other.digest == TRACE.digest
+    one, two = split.front(unseen(TRACE), "fit"), split.front(other, "fit")
+    assert (one.identity == two.identity).all()
+    moved = replace(TRACE, scores={s: v + 1 for s, v in TRACE.scores.items()})
+    assert (moved.turns == TRACE.turns).all()  # fixed when the trace was made
+
+
+def test_a_fit_does_not_know_the_order_of_rows() -> None:
+    one, two = (fit(t, 0.05, policy="learned") for t in (unseen(TRACE), shuffled(TRACE)))
+    assert policy_to_json(one.policy) == policy_to_json(two.policy)
+    assert one.certificate == two.certificate
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_what_is_sealed_is_seen_by_certificates_alone(share: float) -> None:
+    trace = replace(unseen(TRACE), seal=share)
+    first = split.front(trace, "compare")
+    assert first.examples == round((1 - share) * trace.examples)
+    if share == 0:
+        with pytest.raises(TraceError, match="nothing of this trace is sealed"):
+            fit(trace, 0.05)
+        assert fit(unseen(TRACE), 0.05, certify_on=replace(OTHER, seal=0.0, ledger=Ledger()))
+        return
+    plan = fit(trace, 0.05, policy="margin")
+    assert plan.certificate.examples == trace.examples - first.examples
+    assert plan.info["learning_examples"] == first.examples
+    with pytest.raises(BudgetError, match="is sealed"):
+        fit(trace, 0.05, learn_share=1.1 - share if share > 0.2 else 0.9)
+
+
+def replaced(trace: Trace, rows: np.ndarray, seed: int = 5) -> Trace:  # type: ignore[type-arg]
+    """Some rows replaced by noise: scores, labels and losses; where they open stays."""
+    random = np.random.default_rng(seed)
+    assert trace.labels is not None
+    labels = trace.labels.copy()
+    labels[rows] = random.integers(0, trace.classes, len(rows))
+    scores = {stage: values.copy() for stage, values in trace.scores.items()}
+    for values in scores.values():
+        values[rows] = random.normal(size=(len(rows), trace.classes)) * 3
+    return replace(trace, scores=scores, labels=labels, ledger=Ledger())
+
+
+OPTIONS: dict[str, Choices] = {
+    "default": Choices(),
+    "pool": Choices(pool=True),
+    "refit": Choices(refit=True),
+    "alone": Choices(committees=False, policy="margin"),
+    "induced": Choices(excess="induced", policy="learned"),
+    "unlabelled": Choices(unlabelled=True, policy="margin"),
+    "share": Choices(learn_share=0.2, seed=3),
+    "looks": Choices(looks=4, confidence=0.9, policy="thresholds"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_nothing_that_is_learned_knows_the_sealed_rows(name: str) -> None:
+    choices, budget = OPTIONS[name], 0.05
+    trace = replace(unseen(TRACE), ledger=Ledger())
+    count = trace.unsealed
+    if choices.learn_share:
+        count = round(choices.learn_share * trace.examples)
+    noisy = replaced(trace, np.argsort(trace.turns)[count:])
+    one, two = (fit_each(t, [budget], choices)[0] for t in (trace, noisy))
+    assert policy_to_json(one.policy) == policy_to_json(two.policy)
+    assert one.committees == two.committees
+    assert [r.to_json() for r in one.refits.values()] == [r.to_json() for r in two.refits.values()]
+    assert one.certificate.method == two.certificate.method
+    assert sequence(one)[0] == sequence(two)[0]
+    assert one.certificate != two.certificate  # and what is certified does
+
+
+def sequence(plan: Plan) -> list[tuple[float | None, str | None]]:
+    found = plan.certificate
+    return [(p.tradeoff, p.stage) for p in (*found.points, *found.statics)]
+
+
+def test_what_is_shown_knows_no_sealed_row() -> None:
+    noisy = replaced(TRACE, np.argsort(TRACE.turns)[TRACE.unsealed :])
+    for shows in (
+        lambda t: needs(t, 0.05).to_json(),
+        lambda t: [p.to_json() for p in compare(t, bands=False, policies=["margin"]).exact_oracle],
+    ):
+        assert shows(unseen(TRACE)) == shows(noisy)
+
+
+def test_copies_are_no_examples() -> None:
+    few = synthetic(300, seed=4)
+    many = few.take(np.tile(np.arange(300), 20))
+    with pytest.raises(TraceError, match="--repeats copies"):
+        fit(many, 0.05)
+    once = fit(unseen(many), 0.05, repeats="copies", policy="margin")
+    assert once.certificate.examples == fit(few, 0.05, policy="margin").certificate.examples == 200
+    drawn = fit(unseen(many), 0.05, repeats="real", policy="margin")
+    assert drawn.certificate.examples > 3000
+    wrong = few.take(np.arange(300))
+    assert wrong.labels is not None
+    other = replace(wrong, labels=(wrong.labels + 1) % 10, hashes=None)  # other examples
+    both = assemble(
+        few.graph,
+        few.costs,
+        {s: np.concatenate([few.scores[s], other.scores[s]]) for s in few.graph.order},
+        labels=np.concatenate([few.labels, other.labels]),
+    )
+    assert fit(both, 0.05, policy="margin").certificate.examples == 400
+
+
+def test_examples_that_teach_do_not_certify_wherever_they_lie(tmp_path: Path) -> None:
+    TRACE.write(tmp_path / "trace")
+    shared = np.arange(1000, 1500)
+    mixed = assemble(
+        TRACE.graph,
+        TRACE.costs,
+        {s: np.concatenate([TRACE.scores[s][shared], OTHER.scores[s]]) for s in TRACE.scores},
+        labels=np.concatenate([TRACE.labels[shared], OTHER.labels]),
+    )
+    for same in (TRACE, shuffled(TRACE), Trace.read(tmp_path / "trace")):
+        with pytest.raises(TraceError, match="the same examples"):
+            fit(unseen(TRACE), 0.05, certify_on=unseen(same))
+        with pytest.raises(TraceError, match="the same examples"):
+            fit(unseen(TRACE), 0.05, certify_on=unseen(same), repeats="real")
+    with pytest.raises(TraceError, match="500 of the 2000"):
+        fit(unseen(TRACE), 0.05, certify_on=mixed)
+    left = fit(unseen(TRACE), 0.05, certify_on=mixed, repeats="copies", policy="margin")
+    assert left.certificate.examples == 1500
+
+
+def test_recordings_are_compared_by_what_networks_read() -> None:
+    inputs = hashing.hash_rows(np.arange(1500))
+    recorded = replace(TRACE, hashes=inputs, hash_of="inputs", ledger=Ledger())
+    again = replace(OTHER, hashes=inputs[::-1].copy(), hash_of="inputs", ledger=Ledger())
+    with pytest.raises(TraceError, match="the same examples"):
+        fit(recorded, 0.05, certify_on=again)
+    with pytest.raises(TraceError, match="the same examples"):  # only their scores are at hand
+        fit(recorded, 0.05, certify_on=unseen(TRACE))
+
+
+def test_examples_that_trained_heads_certify_nothing() -> None:
+    taught = np.zeros(1500, dtype=bool)
+    taught[:5] = True
+    few = replace(TRACE, taught=taught, ledger=Ledger())
+    assert fit(few, 0.05, policy="margin").certificate.examples >= 995
+    for share in (0.3, 1.0):
+        many = replace(TRACE, taught=np.arange(1500) < share * 1500, ledger=Ledger())
+        with pytest.raises(TraceError, match="trained heads"):
+            fit(many, 0.05)
+        with pytest.raises(TraceError, match="trained heads"):
+            evaluate(fit(unseen(TRACE), 0.05, policy="margin"), many)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("networks", {"info": {"networks": {"small": "b"}}}),
+        ("preprocessing", {"info": {"preprocessing": {"size": [8, 8]}}}),
+        ("unit of cost", {"costs": replace(OTHER.costs, unit="J")}),
+    ],
+)
+def test_another_system_certifies_nothing(name: str, change: dict[str, object]) -> None:
+    info = {"networks": {"small": "a"}, "preprocessing": None}
+    trace = replace(TRACE, info=info, ledger=Ledger())
+    same = replace(OTHER, info=info, ledger=Ledger())
+    other = replace(same, **change, ledger=Ledger())  # type: ignore[arg-type]
+    with pytest.raises(TraceError, match=f"other {name}"):
+        fit(trace, 0.05, certify_on=other)
+    plan = fit(unseen(trace), 0.05, certify_on=same, policy="margin")
+    assert evaluate(plan, same)
+    with pytest.raises(TraceError, match=f"other {name}"):
+        evaluate(plan, other)
+
+
+def test_costs_that_count_are_those_that_were_learned_with() -> None:
+    dear = Costs({s: 3 * c for s, c in OTHER.costs.body.items()}, OTHER.costs.head)
+    other = replace(OTHER, costs=replace(dear, unit=TRACE.costs.unit), ledger=Ledger())
+    plan = fit(unseen(TRACE), 0.05, certify_on=other, policy="margin")
+    assert plan.certificate.reference_cost == TRACE.reference_cost
+
+
+def test_a_second_look_is_counted_and_the_same_one_is_not(tmp_path: Path) -> None:
+    TRACE.write(tmp_path / "trace")
+
+    def look(**choices: object) -> Certificate:
+        return fit(Trace.read(tmp_path / "trace"), 0.05, **choices).certificate  # type: ignore[arg-type]
+
+    first = look(policy="margin")
+    assert (first.look, first.confidence, first.joint_confidence) == (1, 0.95, 0.95)
+    assert look(policy="margin") == first
+    second = look(policy="margin", seed=1)
+    assert (second.look, second.confidence) == (2, 0.95)
+    assert second.joint_confidence == pytest.approx(0.9)
+    third = look(policy="margin", looks=5, seed=2)
+    assert third.level == pytest.approx(0.01)
+    assert third.joint_confidence == pytest.approx(0.89)
+    plan = fit(Trace.read(tmp_path / "trace"), 0.05, policy="margin")
+    assert plan.certificate == first
+    evaluate(plan, Trace.read(tmp_path / "trace"))
+    evaluate(plan, Trace.read(tmp_path / "trace"))
+    assert len(Ledger.read(tmp_path / "trace").looks) == 4
+
+
+def test_what_was_shown_certifies_no_more() -> None:
+    trace = unseen(TRACE)
+    assert fit(trace, 0.05, learn_share=0.1, policy="margin").certificate.examples == 1350
+    compare(trace, policies=["margin"], bands=False)
+    assert fit(trace, 0.05, learn_share=0.1, policy="margin").certificate.examples == 1000
+    split.everything(trace, "report")
+    with pytest.raises(TraceError, match="has been opened"):
+        fit(trace, 0.05)
+
+
+def test_a_draft_looks_at_no_sealed_row() -> None:
+    trace = unseen(TRACE)
+    plan = draft(trace, 0.05, Choices(policy="margin"))
+    assert trace.ledger.looks == []
+    assert not plan.routes
+    noisy = replaced(trace, np.argsort(trace.turns)[trace.unsealed :])
+    other = draft(noisy, 0.05, Choices(policy="margin"))
+    assert policy_to_json(plan.policy) == policy_to_json(other.policy)
+
+
+def test_a_ledger_survives_a_line_cut_short_and_refuses_a_damaged_one(tmp_path: Path) -> None:
+    ledger = Ledger.read(tmp_path)
+    ledger.open("fit", 77)
+    ledger.look(Look("fit", "a", 0.05))
+    file = tmp_path / LEDGER
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"by": "fit", "que')
+    again = Ledger.read(tmp_path)
+    assert (again.mark, len(again.looks)) == (77, 1)
+    assert again.look(Look("fit", "b", 0.05)) == 2
+    assert Ledger.read(tmp_path).looks == again.looks
+    endless = b'{"by": "fit", "question": "a", "error": NaN}'
+    nonsense = (b"[1]", b"nothing", b'{"by": "x"}', b'{"opened": 7}', b"\xff", b"[" * 90_000)
+    for damaged in (endless, *nonsense):
+        file.write_bytes(whole + damaged + b"\n")
+        with pytest.raises(TraceError, match="ledger"):
+            Ledger.read(tmp_path)
+
+
+def test_a_ledger_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    trace = replace(TRACE, ledger=Ledger(tmp_path / "gone" / LEDGER))
+    with pytest.raises(StorageError, match="what has been seen"):
+        fit(trace, 0.05)
+
+
+def test_several_budgets_are_one_look_at_a_shared_error() -> None:
+    budgets, choices = [0.02, 0.05, 0.1], Choices(policy="margin")
+    trace = unseen(TRACE)
+    plans = fit_each(trace, budgets, choices)
+    assert len(trace.ledger.looks) == 1
+    assert [plan.certificate.budget for plan in plans] == budgets
+    for plan in plans:
+        assert plan.certificate.level >= 0.05 / 3 - 1e-12
+        assert plan.certificate.joint_confidence == pytest.approx(0.95)
+    costs = [plan.certificate.cost for plan in plans]
+    assert all(b <= a for a, b in itertools.pairwise(costs))
+    with pytest.raises(InputError, match="no budget"):
+        fit_each(trace, [], choices)
+
+
+def test_a_budget_that_needs_no_more_error_hands_it_on() -> None:
+    """Where everything passes, the other budget is tested at all of the error."""
+    trace = unseen(TRACE)
+    plans = fit_each(trace, [0.05, 1.0], Choices(policy="margin"))
+    alone = fit(unseen(TRACE), 0.05, policy="margin")
+    assert plans[0].certificate.level == pytest.approx(0.05)
+    assert plans[0].certificate.points == alone.certificate.points
+
+
+def graded(trace: Trace, step: float) -> Trace:
+    """The trace with a loss of its own that is 0 or 1 on the front, and in steps on sealed rows."""
+    sealed = np.zeros(trace.examples, dtype=bool)
+    sealed[np.argsort(trace.turns)[trace.unsealed :]] = True
+    values = trace.losses().values
+    loss = {s: np.where(sealed, v * step, v).astype(np.float32) for s, v in values.items()}
+    return replace(trace, loss=loss, ledger=Ledger())
+
+
+def test_the_test_is_chosen_on_what_teaches() -> None:
+    assert fit(graded(TRACE, 1.0), 0.05).certificate.method == "trinomial"
+    with pytest.raises(LossError, match="trinomial test counts"):
+        fit(graded(TRACE, 0.5), 0.05)
