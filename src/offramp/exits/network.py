@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
+from offramp import weights
 from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
 from offramp.exits.work import multiply_adds
@@ -67,15 +68,7 @@ class Network:
             NetworkError: it does not load, has several inputs or no symbolic batch, or does not
                 run on `x`.
         """
-        try:
-            model = onnx.load(str(path))
-        except FileNotFoundError:
-            raise NetworkError(f"{path} does not exist.") from None
-        except Exception as problem:  # protobuf's errors share no public base class
-            raise NetworkError(
-                f"{path} does not load as ONNX ({type(problem).__name__}). Export it again."
-            ) from None
-        return cls.of(model, x, path)
+        return cls.of(weights.load(path), x, path)
 
     @classmethod
     def of(

@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import onnx
 
+from offramp import weights
 from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
 from offramp.exits.cutting import Cut, extract
@@ -49,11 +49,11 @@ def cut_into_stages(
     files = {}
     for part in cut.parts():
         files[part.name] = folder / f"{part.name}.onnx"
-        onnx.save(part.model, files[part.name])
+        weights.write(part.model, files[part.name])
     last = list(outputs)[-1]
     files[whole(last)] = folder / f"{whole(last)}.onnx"
     alone = extract(network, network.ancestors(outputs[last]), [outputs[last]])
-    onnx.save(alone if original is None else original.model, files[whole(last)])
+    weights.write(alone if original is None else original.model, files[whole(last)])
     names = list(outputs)
     stages = tuple(
         Stage(name, names[i - 1] if i else None, cut.hears(name)) for i, name in enumerate(names)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
+from offramp import weights
 from offramp.errors import NetworkError, PlanError
 from offramp.export.deciding import (
     TAINT,
@@ -296,13 +297,7 @@ def preprocess(scope: Scope, images: str, pixels: Preprocessing) -> str:
 
 
 def _load(part: str, file: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(file))
-    except Exception as problem:  # protobuf's errors share no public base class
-        raise NetworkError(
-            f"the network of stage '{part}', {file}, does not load ({type(problem).__name__}). "
-            "Export it again, or check it with onnx.checker."
-        ) from None
+    model = weights.load(file, f"the network of stage '{part}', {file},")
     return inliner.inline_local_functions(model) if model.functions else model
 
 

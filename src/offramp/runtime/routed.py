@@ -14,9 +14,10 @@ import numpy as np
 from offramp.arrays import AnyArray, IntArray
 from offramp.errors import PlanError
 from offramp.export.folder import PATH, SCORES, VERSION
-from offramp.files import fingerprint, read_manifest
+from offramp.files import read_manifest
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session
+from offramp.weights import fingerprint_of_copy
 
 Run = Callable[[Mapping[str, AnyArray]], Mapping[str, AnyArray]]
 Engine = Callable[[Path, int], Run]
@@ -49,7 +50,7 @@ class Routed:
 
     def _open(self, folder: Path, file: Mapping[str, str], engine: Engine, threads: int) -> Run:
         path = folder / f"{file['stage']}.onnx"
-        if not path.is_file() or fingerprint(path) != file["fingerprint"]:
+        if not path.is_file() or fingerprint_of_copy(path) != file["fingerprint"]:
             raise PlanError(
                 f"{path} does not match its fingerprint: it is cut short or altered, and a "
                 "certificate holds for the original alone. Export the plan again."

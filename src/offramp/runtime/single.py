@@ -12,7 +12,7 @@ import numpy as np
 
 from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
-from offramp.export.seal import ABOUT, check_seal
+from offramp.export.seal import ABOUT, WEIGHTS, check_seal, check_weights
 from offramp.export.single import OUTPUTS, TRADEOFF
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session
@@ -37,6 +37,7 @@ class SingleFile:
                 self.session = Session(str(path), path, threads, device=device, spins=True)
             finally:
                 checking.result()  # what it says comes first
+        check_weights(path, self.session.metadata.get(WEIGHTS))
         self.about: Mapping[str, Any] = json.loads(self.session.metadata[ABOUT])
         self.stages = np.array(self.about["stages"])
         self.session.wanted = list(OUTPUTS)
