@@ -35,6 +35,7 @@ ORDER = [
         "runtime.torch",
         "runtime.single",
         "runtime",
+        "independence",
         "measure",
         "record",
     ),

@@ -6,6 +6,7 @@ the part in hand.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from offramp.data import Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
 from offramp.graph import Costs
+from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
 from offramp.measure import source, stage_costs
 from offramp.networks import Networks
 from offramp.runtime.driver import Runtime
@@ -36,6 +38,10 @@ from offramp.trace import (
 
 Progress = Callable[[int, int], None]
 _PART = 2048  # examples per part, about
+_TOGETHER = 64  # examples, at least, that are compared with the same run alone
+_COUNTED = 256  # likewise, where scores are found to differ
+_NONE = Difference(0.0, 0, 0)
+_AGAIN = 8  # examples of each part that run once more, together and alone
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ def record(
     """
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")
+    judge = Judge.of(networks)
+    notes = _compared(judge, networks, runtime, examples, settings)
     identity = _identity(networks, examples, settings, graph_folder)
     done = _begin(out, identity, force)
     first: AnyArray | None = None
@@ -96,13 +104,35 @@ def record(
     batches = examples.batches(settings.batch, done * settings.part)
     seen = done * settings.part
     while group := list(islice(batches, settings.batches_per_part)):
-        write_part(out, done, _part(networks, runtime, group))
+        rows, differing = _part(networks, runtime, group, judge)
+        write_part(out, done, rows)
+        notes = notes or _warned(differing)
         first = group[0].x if first is None else first
         done, seen = done + 1, min(seen + settings.part, examples.examples)
         progress(seen, examples.examples)
     if first is None or not len(first):
         first = next(b.x for b in examples.batches(settings.batch) if len(b.x))
-    return _finish(networks, runtime, out, identity, settings, first)
+    return _finish(networks, runtime, out, {**identity, "notes": notes}, settings, first)
+
+
+def _compared(
+    judge: Judge, networks: Networks, runtime: Runtime, examples: Examples, settings: Settings
+) -> list[str]:
+    """What to say of stages whose rows hardly depend on each other, on the first examples."""
+    size = max(settings.batch, _TOGETHER)
+    found: dict[str, Difference] = {}
+    for batch in islice(examples.batches(size), max(1, _COUNTED // size)):
+        more = compare(runs(runtime, networks.graph), batch.x, judge.tolerances)
+        found = {stage: found.get(stage, _NONE) + change for stage, change in more.items()}
+        if not judge.depends(found):
+            break
+    return _warned(judge(found))
+
+
+def _warned(sentences: list[str]) -> list[str]:
+    for sentence in sentences:
+        warnings.warn(sentence, RowsDepend, stacklevel=4)
+    return sentences
 
 
 def _identity(
@@ -150,8 +180,10 @@ def _continue(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) 
     return done
 
 
-def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
-    """The rows of one part."""
+def _part(
+    networks: Networks, runtime: Runtime, group: list[Batch], judge: Judge
+) -> tuple[Any, list[str]]:
+    """The rows of one part, and what to say of stages whose rows depend on each other."""
     graph = networks.graph
     scores: dict[str, list[FloatArray]] = {stage: [] for stage in graph.order}
     kept = [batch for batch in group if len(batch.x)]
@@ -163,12 +195,15 @@ def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
             _check_rows(stage, found, batch)
             scores[stage].append(found)
     free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
+    said = {stage: np.concatenate(found) for stage, found in scores.items()}
+    x = np.concatenate([batch.x for batch in kept])
+    differing = _check_some(judge, runs(runtime, graph), x, said)
     labelled = all(batch.labels is not None for batch in kept)
-    return table(
+    rows = table(
         assemble(
             graph,
             free,
-            {stage: np.concatenate(found) for stage, found in scores.items()},
+            said,
             labels=np.concatenate([b.labels for b in kept if b.labels is not None])
             if labelled
             else None,
@@ -176,6 +211,13 @@ def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
             ids=np.concatenate([batch.ids for batch in kept]),
         )
     )
+    return rows, differing
+
+
+def _check_some(judge: Judge, run: Run, x: AnyArray, said: Mapping[str, FloatArray]) -> list[str]:
+    """Refuses stages that answer some rows of a part otherwise together, or alone."""
+    rows = np.unique(np.linspace(0, len(x) - 1, _AGAIN).astype(np.int64))
+    return judge(apart(run, x, said, [rows, rows[:1], rows[-1:]], judge.tolerances))
 
 
 def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:

@@ -34,7 +34,7 @@ def load(path: Path, what: str | None = None) -> onnx.ModelProto:
         NetworkError: it does not exist or does not load; a file of weights is missing, cut short,
             or lies outside the folder of the network.
     """
-    model = _parsed(path, what or str(path))
+    model = parsed(path, what)
     for tensor in _external(model):
         tensor.raw_data = _read(path, tensor)
         tensor.ClearField("data_location")
@@ -48,7 +48,7 @@ def beside(path: Path) -> tuple[Path, ...]:
     Raises:
         NetworkError: as `load`.
     """
-    model = _parsed(path, str(path))
+    model = parsed(path)
     return tuple(dict.fromkeys(_file(path, tensor) for tensor in _external(model)))
 
 
@@ -100,7 +100,9 @@ def _together(files: list[Path]) -> str:
     return "sha256:" + hashlib.sha256(" ".join(prints).encode()).hexdigest()
 
 
-def _parsed(path: Path, what: str) -> onnx.ModelProto:
+def parsed(path: Path, what: str | None = None) -> onnx.ModelProto:
+    """The model in an ONNX file, without what lies beside it. Raises NoModel."""
+    what = what or str(path)
     try:
         return onnx.load(str(path), load_external_data=False)
     except FileNotFoundError:

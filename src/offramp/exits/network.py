@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from offramp import weights
+from offramp import independence, weights
 from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
 from offramp.exits.work import multiply_adds
@@ -194,14 +194,12 @@ def made_up(network: Network) -> AnyArray:
 
 
 def _made_up(value: onnx.ValueInfoProto, path: Path | None) -> AnyArray:
-    dims = value.type.tensor_type.shape.dim[1:]
-    if not all(dim.HasField("dim_value") for dim in dims):
+    found = independence.made_up(value, _ROWS[1])
+    if found is None:
         raise NetworkError(
             f"{path or 'the network'} reads inputs of no fixed shape; give some with --data."
         )
-    shape = (_ROWS[1], *(dim.dim_value for dim in dims))
-    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    return np.random.default_rng(0).random(shape).astype(dtype)
+    return found
 
 
 def _look(
