@@ -18,6 +18,7 @@ ORDER = [
     *(
         "latency",
         "preprocessing",
+        "inputs",
         "weights",
         "networks",
         "plan",

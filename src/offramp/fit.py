@@ -268,6 +268,8 @@ def _info(trace: Trace, parts: _Parts, taught: Taught, seed: int) -> dict[str, A
         "certification_data": parts.certifying.info.get("data"),
         "learning_data": trace.info.get("data"),
         "recorded_networks": trace.info.get("networks"),
+        "input": trace.info.get("input"),
+        "notes": list(trace.info.get("notes") or []),
         "seed": seed,
         "versions": versions(),
     }

@@ -6,15 +6,17 @@ the part in hand.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from offramp.arrays import AnyArray, FloatArray
 from offramp.data import Batch, Examples
@@ -22,14 +24,17 @@ from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
 from offramp.graph import Costs
 from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
+from offramp.inputs import Inputs, Range
 from offramp.measure import source, stage_costs
 from offramp.networks import Networks
+from offramp.records import record as record_of
 from offramp.runtime.driver import Runtime
 from offramp.trace import (
     VERSION,
     Trace,
     assemble,
     part_path,
+    parts,
     read_parts,
     table,
     versions,
@@ -37,6 +42,7 @@ from offramp.trace import (
 )
 
 Progress = Callable[[int, int], None]
+_RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
 _PART = 2048  # examples per part, about
 _TOGETHER = 64  # examples, at least, that are compared with the same run alone
 _COUNTED = 256  # likewise, where scores are found to differ
@@ -211,7 +217,15 @@ def _part(
             ids=np.concatenate([batch.ids for batch in kept]),
         )
     )
-    return rows, differing
+    seen = Range.together(Range.of(batch.x) for batch in kept)
+    return rows.replace_schema_metadata({_RANGE: json.dumps(seen and asdict(seen))}), differing
+
+
+def _range(out: Path) -> Range | None:
+    """What the inputs of all parts were like, those recorded before an interruption as well."""
+    metadata = [pq.read_schema(part).metadata or {} for part in parts(out)]
+    found = [json.loads(entry.get(_RANGE, b"null")) for entry in metadata]
+    return Range.together(value and record_of(Range, value) for value in found)
 
 
 def _check_some(judge: Judge, run: Run, x: AnyArray, said: Mapping[str, FloatArray]) -> list[str]:
@@ -255,7 +269,7 @@ def _finish(
         ids=columns["id"],
         info={
             **info,
-            "input": {"shape": list(x.shape[1:]), "dtype": str(x.dtype)},
+            "input": Inputs(x.shape[1:], str(x.dtype), _range(out)).to_json(),
             "versions": versions(),
             "created": _now(),
         },

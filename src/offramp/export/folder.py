@@ -19,7 +19,7 @@ from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, value
 from offramp.export.seal import described, facts, write_sealed
 from offramp.export.single import TRADEOFF
-from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of
+from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
 from offramp.files import new_folder, write_json
 from offramp.graph import BATCH
 from offramp.plan import Plan
@@ -46,7 +46,7 @@ def write_folder(
         PlanError, NetworkError: as `one_file`.
         InputError: `path` is taken.
     """
-    stages = Stages(plan)
+    stages = Stages(unwatched(plan) if images else plan)
     pixels = preprocessing_of(plan) if images else None
     blocks = stages.itinerary.root.all()
     known: dict[str, Tensor | Recipe] = {}

@@ -35,6 +35,7 @@ def facts(stages: Stages) -> dict[str, Any]:
         "tradeoff": plan.tradeoff,
         "tradeoffs": [float(policy.settings.min()), float(policy.settings.max())],
         "certificate": plan.certificate.to_json(),
+        "input": plan.info.get("input"),
         "networks": {part: fingerprint_of(file) for part, file in stages.files.items()},
     }
 

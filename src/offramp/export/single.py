@@ -18,7 +18,7 @@ from offramp.export.deciding import Decider, Dial, Recipe, spoken
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, Shape, value
 from offramp.export.seal import described, facts, write_sealed
-from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of
+from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
 from offramp.files import replacing, storage
 from offramp.graph import BATCH
 from offramp.plan import Plan
@@ -217,7 +217,7 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
             that one file cannot walk.
         NetworkError: networks that cannot be brought together.
     """
-    stages = Stages(plan)
+    stages = Stages(unwatched(plan) if images else plan)
     pixels = preprocessing_of(plan) if images else None
     outside, example = Scope(), stages.example(pixels)
     scope, none = outside.branch(), outside.branch()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -274,6 +274,11 @@ def refitted(plan: Plan, stage: str, file: Path) -> onnx.ModelProto:
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
     )
+
+
+def unwatched(plan: Plan) -> Plan:
+    """The plan, knowing nothing of inputs: for files that read others than were recorded."""
+    return replace(plan, info={**plan.info, "input": None})
 
 
 def preprocessing_of(plan: Plan) -> Preprocessing:
