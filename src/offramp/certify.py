@@ -78,6 +78,8 @@ class Certificate:
     verdict: str  # "route" or "do not route"
     points: tuple[Tested, ...] = field(default=())  # of the path, as far as it was tested
     statics: tuple[Tested, ...] = field(default=())  # single networks, likewise
+    reference_loss: float | None = None  # its own, on the same examples; None: without labels
+    chance_loss: float | None = None  # of always the commonest label; None: or of another loss
 
     @property
     def changes(self) -> str:

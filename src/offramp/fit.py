@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from offramp import tasks
 from offramp.certify import Candidate, Certificate, Order, certify, check_promise, safest_first
 from offramp.committees import Committees, answering
 from offramp.errors import TraceError
 from offramp.frontier import Recorded, excess_of, replay
 from offramp.latency import Latency, Settled, settle
+from offramp.meaning import chance_loss, doubts
 from offramp.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
@@ -86,6 +89,7 @@ def fit(
     name = tasks.DISAGREEMENT if unlabelled else loss
     ways = Ways(name, excess, unlabelled, committees, (0.0, budget / 2, budget), seed)
     parts = _parts(trace, certify_on, learn_share, seed)
+    recorded_parts = parts
     refits: Refits = {}
     recorded = parts.certifying
     if refit:
@@ -117,6 +121,12 @@ def fit(
         order=_order(taught, parts.alone, budget),
         seed=seed,
     )
+    if name != tasks.DISAGREEMENT and parts.certifying.labels is not None:
+        certificate = replace(
+            certificate,
+            reference_loss=float(losses.of_reference.mean(dtype=np.float64)),
+            chance_loss=chance_loss(losses.name, parts.certifying.labels, trace.classes),
+        )
     return Plan(
         trace.graph,
         parts.certifying.costs,
@@ -134,6 +144,7 @@ def fit(
             "pool": edges_of(parts.learning.graph) if pool else None,
             "latency": latency and latency.to_json(),
             "dropped": dict(dropped),
+            "notes": [*(trace.info.get("notes") or []), *_doubts(recorded_parts.learning, losses)],
         },
         refits,
         repair,
@@ -170,6 +181,13 @@ class _Parts:
         return replace(
             self, certifying=certifying, alone=replace(certifying, costs=self.alone.costs)
         )
+
+
+def _doubts(learning: Trace, losses: Losses) -> list[str]:
+    """Whether labels mean the classes of the scores, from the examples that taught."""
+    if not losses.name.startswith("top"):
+        return []
+    return doubts(learning.scores, learning.labels, learning.graph.reference)
 
 
 def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency) -> Settled:
@@ -269,7 +287,6 @@ def _info(trace: Trace, parts: _Parts, taught: Taught, seed: int) -> dict[str, A
         "learning_data": trace.info.get("data"),
         "recorded_networks": trace.info.get("networks"),
         "input": trace.info.get("input"),
-        "notes": list(trace.info.get("notes") or []),
         "seed": seed,
         "versions": versions(),
     }

@@ -18,17 +18,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from offramp.arrays import AnyArray, FloatArray
-from offramp.data import Batch, Examples
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.data import NOTHING, Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
-from offramp.graph import Costs
+from offramp.graph import Costs, head, whole
 from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
 from offramp.inputs import Inputs, Range
+from offramp.meaning import FEWEST, DoubtfulLabels, doubts, judge
 from offramp.measure import source, stage_costs
 from offramp.networks import Networks
 from offramp.records import record as record_of
 from offramp.runtime.driver import Runtime
+from offramp.runtime.onnxruntime import Session
 from offramp.trace import (
     VERSION,
     Trace,
@@ -96,8 +98,14 @@ def record(
 
     Raises:
         InputError: `out` is taken, or holds an interrupted recording of something else.
-        ScoresError, DataError, NetworkError: a stage or the examples cannot be used.
+        ScoresError, DataError, NetworkError: a stage or the examples cannot be used; or rows of a
+            stage depend on each other.
         StorageError: it cannot be written; what was recorded before is kept.
+
+    Warns:
+        RowsDepend: scores hardly depend on the other rows of a batch.
+        DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
+            better than chance.
     """
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")
@@ -118,7 +126,10 @@ def record(
         progress(seen, examples.examples)
     if first is None or not len(first):
         first = next(b.x for b in examples.batches(settings.batch) if len(b.x))
-    return _finish(networks, runtime, out, {**identity, "notes": notes}, settings, first)
+    trace = _finish(networks, runtime, out, {**identity, "notes": notes}, settings, first)
+    for sentence in _doubts(networks, trace, examples):
+        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
+    return trace
 
 
 def _compared(
@@ -276,6 +287,37 @@ def _finish(
     )
     write_json(out / "trace.json", trace.manifest())
     return replace(trace, ids=columns["id"])
+
+
+def _doubts(networks: Networks, trace: Trace, examples: Examples) -> list[str]:
+    """Why labels do not seem to mean the classes that scores are of."""
+    reference = networks.graph.reference
+    found = doubts(trace.scores, trace.labels, reference)
+    if any(sentence.startswith(f"stage '{reference}'") for sentence in found):
+        first = next(examples.batches(_TOGETHER), NOTHING)
+        if first.labels is not None and len(first.labels) >= FEWEST:
+            found += _better_outputs(networks, first.x, first.labels)
+    return found
+
+
+def _better_outputs(networks: Networks, x: AnyArray, labels: IntArray) -> list[str]:
+    """Says so where another output of the reference fits the labels."""
+    reference = networks.graph.reference
+    part = whole(reference) if whole(reference) in networks.files else reference
+    session = Session(part, networks.files[part], 1)
+    if len(session.inputs) != 1 or (part == reference and head(reference) in networks.files):
+        return []
+    session.wanted = list(session.made)
+    for name, scores in zip(session.made[1:], session.run([x])[1:], strict=True):
+        if scores.ndim != 2 or len(scores) != len(labels) or scores.shape[1] <= labels.max():
+            continue
+        if scores.dtype.kind == "f" and judge(scores, labels) is None:
+            error = float((scores.argmax(axis=1) != labels).mean())
+            return [
+                f"another output of '{reference}', '{name}', is wrong about {error:.1%} of the "
+                f"first {len(labels)} examples: export the network with its scores as first output."
+            ]
+    return []
 
 
 def _now() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,6 +27,7 @@ from offramp.files import (
     write_json,
 )
 from offramp.graph import Costs, Graph, Stage
+from offramp.meaning import DoubtfulLabels, doubts
 from offramp.tasks import Excess, Kind, Losses
 
 VERSION = 1
@@ -305,6 +307,10 @@ def import_scores(
     Raises:
         TraceError: the archive cannot be read.
         ScoresError, DataError, CostError, GraphError: what it holds does not fit.
+
+    Warns:
+        DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
+            better than chance.
     """
     arrays = read_npz(path)
     scored = [n for n, a in arrays.items() if a.ndim >= 2]
@@ -322,7 +328,7 @@ def import_scores(
             f"--cost {','.join(f'{name}=1' for name in [*costs.body, *missing])}."
         )
     loss = {n.removesuffix(".loss"): a for n, a in arrays.items() if n.endswith(".loss")}
-    return assemble(
+    trace = assemble(
         graph,
         costs,
         arrays,
@@ -331,6 +337,9 @@ def import_scores(
         loss=loss or None,
         info={"data": fingerprint(path), "versions": versions()},
     )
+    for sentence in [] if loss else doubts(trace.scores, trace.labels, trace.graph.reference):
+        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
+    return trace
 
 
 def read_npz(path: Path) -> dict[str, AnyArray]:
