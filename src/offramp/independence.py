@@ -28,6 +28,7 @@ SMALL = 0.05  # of the range of scores: what changes more is refused, whatever i
 _EXACT = 1e-3  # likewise: what float32 leaves open between batch sizes, with room for deep networks
 _HALF = 2e-2  # what 16 bits leave open
 _ROUNDED = 5e-2  # what one step more or less in fixed quantisation leaves open
+_FLOOR = 0.1  # of the largest score: what counts as the range, at least
 _ALONE = 16  # rows of a batch that run alone, where nothing else is found
 _MADE_UP = 8  # rows, where there is no data
 
@@ -62,7 +63,8 @@ def difference(expected: FloatArray, found: FloatArray, tolerance: float) -> Dif
         return Difference(np.inf, len(expected), len(expected))
     if not expected.size:
         return Difference(0.0, 0, 0)
-    size = float(np.ptp(expected)) or float(np.abs(expected).max()) or 1.0
+    # scores far from zero that hardly differ carry the noise of their size
+    size = max(float(np.ptp(expected)), _FLOOR * float(np.abs(expected).max())) or 1.0
     apart = np.abs(found.astype(np.float64) - expected).max(axis=1) / size
     apart = np.where(np.isnan(apart), np.inf, apart)
     changed = (tasks.answers(found) != tasks.answers(expected)) & (apart > tolerance)

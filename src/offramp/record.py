@@ -213,8 +213,7 @@ def _part(
             scores[stage].append(found)
     free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
     said = {stage: np.concatenate(found) for stage, found in scores.items()}
-    x = np.concatenate([batch.x for batch in kept])
-    differing = _check_some(judge, runs(runtime, graph), x, said)
+    differing = _again(judge, runs(runtime, graph), kept, said)
     labelled = all(batch.labels is not None for batch in kept)
     rows = table(
         assemble(
@@ -239,10 +238,17 @@ def _range(out: Path) -> Range | None:
     return Range.together(value and record_of(Range, value) for value in found)
 
 
-def _check_some(judge: Judge, run: Run, x: AnyArray, said: Mapping[str, FloatArray]) -> list[str]:
-    """Refuses stages that answer some rows of a part otherwise together, or alone."""
-    rows = np.unique(np.linspace(0, len(x) - 1, _AGAIN).astype(np.int64))
-    return judge(apart(run, x, said, [rows, rows[:1], rows[-1:]], judge.tolerances))
+def _again(judge: Judge, run: Run, kept: list[Batch], said: Mapping[str, FloatArray]) -> list[str]:
+    """Compares the last rows of some batches with the same rows together, and alone.
+
+    Returns sentences for stages whose scores hardly depend on other rows; raises as `Judge`.
+    """
+    ends = np.cumsum([len(batch.x) for batch in kept]) - 1
+    chosen = np.unique(np.linspace(0, len(kept) - 1, _AGAIN).astype(np.int64))
+    x = np.concatenate([kept[i].x[-1:] for i in chosen])
+    expected = {stage: scores[ends[chosen]] for stage, scores in said.items()}
+    groups = [np.arange(len(x)), np.array([0]), np.array([len(x) - 1])]
+    return judge(apart(run, x, expected, groups, judge.tolerances))
 
 
 def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
