@@ -227,7 +227,7 @@ def test_noise_of_less_than_the_precision_changes_no_answer() -> None:
     assert found.scores < 1e-5
     assert difference(scores, np.roll(scores, 1, axis=1), 1e-3).answers == 2
     undecided = np.full((1, 2), 0.5, np.float32)
-    assert difference(undecided, undecided + np.float32([[0, 1e-7]]), 1e-3).scores < 1e-5
+    assert difference(undecided, undecided + np.array([[0, 1e-7]], np.float32), 1e-3).scores < 1e-5
     assert difference(scores, scores * np.nan, 1e-3).scores == np.inf
 
 
