@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 
+from offramp import weights
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.errors import DataError, MissingExtra
 from offramp.export import one_file, write_file, write_folder
@@ -242,7 +243,7 @@ def alone(plan: Plan, stage: str, folder: Path) -> Path:
         return _mended(plan, stage, uncut, folder)
     path = folder / f"{stage}.alone.onnx"
     certificate = replace(plan.certificate, static_choice=stage)
-    onnx.save(one_file(replace(plan, tradeoff=None, certificate=certificate)), path)
+    weights.write(one_file(replace(plan, tradeoff=None, certificate=certificate)), path)
     return path
 
 
@@ -261,7 +262,7 @@ def _mended(plan: Plan, stage: str, file: Path, folder: Path) -> Path:
     if stage not in plan.refits:
         return file
     path = folder / f"{file.stem}.{stage}.refitted.onnx"
-    onnx.save(refitted(plan, stage, file), path)
+    weights.write(refitted(plan, stage, file), path)
     return path
 
 

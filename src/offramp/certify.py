@@ -82,6 +82,8 @@ class Certificate:
     look: int = 1  # how many questions its examples have answered, this one included
     looks: int = 1  # that the error allowed was shared by beforehand
     joint_confidence: float | None = None  # that the promises of all looks so far hold together
+    reference_loss: float | None = None  # its own, on the same examples; None: without labels
+    chance_loss: float | None = None  # of always the commonest label; None: or of another loss
 
     @property
     def exhausted(self) -> bool:

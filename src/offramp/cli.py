@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +22,14 @@ from offramp.bench import bench as bench_plan
 from offramp.certify import DO_NOT_ROUTE
 from offramp.compare import compare as compare_policies
 from offramp.data import NOTHING, open_examples
-from offramp.errors import InputError, OfframpError
+from offramp.errors import InputError, OfframpError, OfframpWarning
 from offramp.evaluate import evaluate as evaluate_plan
 from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
 from offramp.export import write_file, write_folder
 from offramp.files import check_output
 from offramp.fit import Choices, draft, fit_each
+from offramp.independence import check_made_up
 from offramp.measure import latency as measure_latency
 from offramp.needs import needs as examples_needs
 from offramp.networks import Networks, combine, recorded_networks
@@ -146,7 +148,8 @@ def graph(
     files = parsing.files(networks)
     pixels = parsing.preprocessing(size, mean, std, layout)
     described = combine(files, edges, reference, pixels)
-    OnnxRuntime(described.files, described.graph)  # finds out here whether they load
+    runtime = OnnxRuntime(described.files, described.graph)  # finds out here whether they load
+    check_made_up(described, runtime)
     described.write(out, force=force)
     messages.print(
         f"{out}: {' '.join(described.graph.order)}, reference {described.graph.reference}"
@@ -512,6 +515,25 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         )
 
 
+@contextmanager
+def _spoken_warnings() -> Iterator[None]:
+    """Says our own warnings on standard error, each once, and leaves others as they are."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", OfframpWarning)
+        others = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, OfframpWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                _say(str(message))
+
+        warnings.showwarning = show
+        yield
+
+
 def main() -> None:
     """Runs the command line.
 
@@ -520,7 +542,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(args=arguments or ["--help"], prog_name="offramp", standalone_mode=False)
+        with _spoken_warnings():
+            code = app(args=arguments or ["--help"], prog_name="offramp", standalone_mode=False)
     except (OfframpError, OSError) as error:
         if debug:
             raise

@@ -15,6 +15,8 @@
         ├── MissingExtra        an optional dependency; the message names the install line
         └── StorageError        a full disk, a folder that cannot be written
 
+    OfframpWarning              what its user should know, though it goes on; shown once
+
 A message says what was asked, what came, and what to do.
 """
 
@@ -23,6 +25,10 @@ from __future__ import annotations
 
 class OfframpError(Exception):
     """Every error that offramp raises on purpose."""
+
+
+class OfframpWarning(UserWarning):
+    """What the user should know, though it goes on."""
 
 
 class InputError(OfframpError):

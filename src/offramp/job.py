@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from offramp import tasks
 from offramp.certify import Candidate, Certificate, Order, certify, safest_first
 from offramp.committees import answering
 from offramp.frontier import Recorded, excess_of, replay
 from offramp.latency import Latency, Settled, settle
+from offramp.meaning import chance_loss, doubts
 from offramp.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
@@ -68,7 +71,7 @@ class Job:
         self, path: Iterable[Candidate], singles: Mapping[str, Candidate], level: float
     ) -> Certificate:
         losses, learned = self._losses, self.taught.lesson.losses
-        return certify(
+        found = certify(
             path,
             singles,
             self.budget,
@@ -81,6 +84,14 @@ class Job:
             order=self.order,
             level=level,
             seed=self.ways.seed,
+        )
+        labels = self.certifying.labels
+        if self.ways.loss == tasks.DISAGREEMENT or labels is None:
+            return found
+        return replace(
+            found,
+            reference_loss=float(losses.of_reference.mean(dtype=np.float64)),
+            chance_loss=chance_loss(losses.name, labels, self.certifying.classes),
         )
 
     def plan(self, certificate: Certificate, networks: Networks | None) -> Plan:
@@ -127,7 +138,16 @@ class Job:
             "pool": self.pool,
             "latency": self.latency and self.latency.to_json(),
             "dropped": dict(self.dropped),
+            "input": trace.info.get("input"),
+            "notes": [*(trace.info.get("notes") or []), *self._doubts()],
         }
+
+    def _doubts(self) -> list[str]:
+        """Whether labels mean the classes of the scores, from the examples that taught."""
+        learning = self.rows.learning
+        if not tasks.is_top(self._losses.name):
+            return []
+        return doubts(learning.scores, learning.labels, learning.graph.reference)
 
 
 def prepare(

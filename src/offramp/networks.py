@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from offramp import weights
 from offramp.arrays import AnyArray
 from offramp.errors import GraphError, InputError, NetworkError
 from offramp.files import fingerprint, new_folder, read_manifest, storage, write_json
@@ -30,7 +30,7 @@ class Networks:
     taught: AnyArray | None = None  # (n,) uint64, hashes of the examples that trained heads
 
     def fingerprints(self) -> dict[str, str]:
-        return {part: fingerprint(file) for part, file in self.files.items()}
+        return {part: weights.fingerprint_of(file) for part, file in self.files.items()}
 
     def write(self, path: Path, *, force: bool = False) -> None:
         """Writes the graph and copies of its networks, whole or not at all.
@@ -105,6 +105,7 @@ def combine(
             if before is not None and len(names) > 1:
                 skips.append((before, name))
         else:
+            weights.beside(path)  # finds out here whether all of it is there
             stages.append(Stage(name))
             files[name] = path
     graph = Graph.build(stages, edges, reference)
@@ -184,7 +185,7 @@ def read_preprocessing(value: Mapping[str, Any]) -> Preprocessing | None:
 
 
 def copy_networks(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
-    """Copies ONNX files to folder/stages and returns their fingerprints by part."""
+    """Copies networks with their weights to folder/stages; their fingerprints by part."""
     prints = {}
     for part, network in files.items():
         if not network.is_file():
@@ -192,8 +193,8 @@ def copy_networks(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
         target = folder / "stages" / f"{part}.onnx"
         with storage(target):
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(network, target)
-        prints[part] = fingerprint(target)
+            weights.copy(network, target)
+        prints[part] = weights.fingerprint_of_copy(target)
     return prints
 
 
@@ -209,7 +210,7 @@ def find_networks(
         file = path / "stages" / f"{part}.onnx"
         if not file.is_file():
             raise error(f"{file} is missing; copy the whole folder, or make it again.")
-        if fingerprint(file) != expected:
+        if weights.fingerprint_of_copy(file) != expected:
             raise error(
                 f"{file} does not match its fingerprint: it is cut short or altered, and a "
                 "certificate holds for the original alone. Make the folder again."

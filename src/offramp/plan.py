@@ -18,6 +18,7 @@ from offramp.committees import Committees, answering
 from offramp.errors import InputError, PlanError
 from offramp.files import new_folder, read_manifest, write_json
 from offramp.graph import Costs, Graph
+from offramp.inputs import Watch
 from offramp.networks import copy_networks, find_networks, read_preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.baselines import Static
@@ -164,6 +165,11 @@ class Plan:
         found = [self.info.get(kind) for kind in kinds]
         return frozenset(fingerprint for fingerprint in found if fingerprint)
 
+    @cached_property
+    def watch(self) -> Watch:
+        """Says where inputs are unlike those that were recorded."""
+        return Watch.of(self.info.get("input"))
+
     def runnable(self) -> Mapping[str, Path]:
         """The networks of every stage. Raises PlanError where the plan has none."""
         if not self.networks:
@@ -187,6 +193,7 @@ class Plan:
             found.append(f"without stage '{stage}': {why}")
         if self.repair:
             found += self._repair_notes(self.repair)
+        found += self.info.get("notes") or []
         if not self.networks:
             found.append("the plan has no networks and cannot run; add --graph GRAPH for that")
         return found
@@ -328,6 +335,7 @@ class Plan:
         if self.routes == (self.certificate.verdict == DO_NOT_ROUTE):
             verdict = self.certificate.verdict
             raise ValueError(f"the verdict is {verdict!r} and the tradeoff {self.tradeoff!r}")
+        self.watch  # noqa: B018 - raises where what was recorded of inputs is damaged
         if self.repair and not stages <= set(self.repair.before) & set(self.repair.after):
             raise ValueError("the repair lacks stages")
 

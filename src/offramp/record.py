@@ -6,31 +6,40 @@ the part in hand.
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from offramp.arrays import AnyArray, FloatArray
-from offramp.data import Batch, Examples
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.data import NOTHING, Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
-from offramp.graph import Costs
+from offramp.graph import Costs, head, whole
 from offramp.hashing import hash_rows
+from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
+from offramp.inputs import Inputs, Range
 from offramp.ledger import Ledger
+from offramp.meaning import FEWEST, DoubtfulLabels, doubts, judge
 from offramp.measure import source, stage_costs
 from offramp.networks import Networks
+from offramp.records import record as record_of
 from offramp.runtime.driver import Runtime
+from offramp.runtime.onnxruntime import Session
 from offramp.trace import (
     VERSION,
     Trace,
     assemble,
     check_seal,
     part_path,
+    parts,
     read_parts,
     table,
     versions,
@@ -38,7 +47,12 @@ from offramp.trace import (
 )
 
 Progress = Callable[[int, int], None]
+_RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
 _PART = 2048  # examples per part, about
+_TOGETHER = 64  # examples, at least, that are compared with the same run alone
+_COUNTED = 256  # likewise, where scores are found to differ
+_NONE = Difference(0.0, 0, 0)
+_AGAIN = 8  # examples of each part that run once more, together and alone
 
 
 @dataclass(frozen=True)
@@ -88,11 +102,19 @@ def record(
 
     Raises:
         InputError: `out` is taken, or holds an interrupted recording of something else.
-        ScoresError, DataError, NetworkError: a stage or the examples cannot be used.
+        ScoresError, DataError, NetworkError: a stage or the examples cannot be used; or rows of a
+            stage depend on each other.
         StorageError: it cannot be written; what was recorded before is kept.
+
+    Warns:
+        RowsDepend: scores hardly depend on the other rows of a batch.
+        DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
+            better than chance.
     """
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")
+    judge = Judge.of(networks)
+    notes = _compared(judge, networks, runtime, examples, settings)
     identity = _identity(networks, examples, settings, graph_folder)
     done = _begin(out, identity, force)
     first: AnyArray | None = None
@@ -100,13 +122,38 @@ def record(
     batches = examples.batches(settings.batch, done * settings.part)
     seen = done * settings.part
     while group := list(islice(batches, settings.batches_per_part)):
-        write_part(out, done, _part(networks, runtime, group))
+        rows, differing = _part(networks, runtime, group, judge)
+        write_part(out, done, rows)
+        notes = notes or _warned(differing)
         first = group[0].x if first is None else first
         done, seen = done + 1, min(seen + settings.part, examples.examples)
         progress(seen, examples.examples)
     if first is None or not len(first):
         first = next(b.x for b in examples.batches(settings.batch) if len(b.x))
-    return _finish(networks, runtime, out, identity, settings, first)
+    trace = _finish(networks, runtime, out, {**identity, "notes": notes}, settings, first)
+    for sentence in _doubts(networks, trace, examples):
+        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
+    return trace
+
+
+def _compared(
+    judge: Judge, networks: Networks, runtime: Runtime, examples: Examples, settings: Settings
+) -> list[str]:
+    """What to say of stages whose rows hardly depend on each other, on the first examples."""
+    size = max(settings.batch, _TOGETHER)
+    found: dict[str, Difference] = {}
+    for batch in islice(examples.batches(size), max(1, _COUNTED // size)):
+        more = compare(runs(runtime, networks.graph), batch.x, judge.tolerances)
+        found = {stage: found.get(stage, _NONE) + change for stage, change in more.items()}
+        if not judge.depends(found):
+            break
+    return _warned(judge(found))
+
+
+def _warned(sentences: list[str]) -> list[str]:
+    for sentence in sentences:
+        warnings.warn(sentence, RowsDepend, stacklevel=4)
+    return sentences
 
 
 def _identity(
@@ -155,8 +202,10 @@ def _continue(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) 
     return done
 
 
-def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
-    """The rows of one part."""
+def _part(
+    networks: Networks, runtime: Runtime, group: list[Batch], judge: Judge
+) -> tuple[Any, list[str]]:
+    """The rows of one part, and what to say of stages whose rows depend on each other."""
     graph = networks.graph
     scores: dict[str, list[FloatArray]] = {stage: [] for stage in graph.order}
     kept = [batch for batch in group if len(batch.x)]
@@ -168,12 +217,14 @@ def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
             _check_rows(stage, found, batch)
             scores[stage].append(found)
     free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
+    said = {stage: np.concatenate(found) for stage, found in scores.items()}
+    differing = _again(judge, runs(runtime, graph), kept, said)
     labelled = all(batch.labels is not None for batch in kept)
     hashes = np.concatenate([hash_rows(batch.x) for batch in kept])
     part = assemble(
         graph,
         free,
-        {stage: np.concatenate(found) for stage, found in scores.items()},
+        said,
         labels=np.concatenate([b.labels for b in kept if b.labels is not None])
         if labelled
         else None,
@@ -181,8 +232,31 @@ def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
         ids=np.concatenate([batch.ids for batch in kept]),
         hashes=hashes,
     )
-    taught = networks.taught
-    return table(part if taught is None else replace(part, taught=np.isin(hashes, taught)))
+    if networks.taught is not None:
+        part = replace(part, taught=np.isin(hashes, networks.taught))
+    rows = table(part)
+    seen = Range.together(Range.of(batch.x) for batch in kept)
+    return rows.replace_schema_metadata({_RANGE: json.dumps(seen and asdict(seen))}), differing
+
+
+def _range(out: Path) -> Range | None:
+    """What the inputs of all parts were like, those recorded before an interruption as well."""
+    metadata = [pq.read_schema(part).metadata or {} for part in parts(out)]
+    found = [json.loads(entry.get(_RANGE, b"null")) for entry in metadata]
+    return Range.together(value and record_of(Range, value) for value in found)
+
+
+def _again(judge: Judge, run: Run, kept: list[Batch], said: Mapping[str, FloatArray]) -> list[str]:
+    """Compares the last rows of some batches with the same rows together, and alone.
+
+    Returns sentences for stages whose scores hardly depend on other rows; raises as `Judge`.
+    """
+    ends = np.cumsum([len(batch.x) for batch in kept]) - 1
+    chosen = np.unique(np.linspace(0, len(kept) - 1, _AGAIN).astype(np.int64))
+    x = np.concatenate([kept[i].x[-1:] for i in chosen])
+    expected = {stage: scores[ends[chosen]] for stage, scores in said.items()}
+    groups = [np.arange(len(x)), np.array([0]), np.array([len(x) - 1])]
+    return judge(apart(run, x, expected, groups, judge.tolerances))
 
 
 def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
@@ -220,7 +294,7 @@ def _finish(
         ids=columns["id"],
         info={
             **info,
-            "input": {"shape": list(x.shape[1:]), "dtype": str(x.dtype)},
+            "input": Inputs(x.shape[1:], str(x.dtype), _range(out)).to_json(),
             "versions": versions(),
             "created": _now(),
         },
@@ -230,6 +304,38 @@ def _finish(
     trace = replace(trace, taught=columns.get("taught"))
     write_json(out / "trace.json", trace.manifest())
     return replace(trace, ledger=Ledger.read(out))
+
+
+def _doubts(networks: Networks, trace: Trace, examples: Examples) -> list[str]:
+    """Why labels do not seem to mean the classes that scores are of."""
+    reference = networks.graph.reference
+    unsealed = trace.take(trace.opening[: trace.unsealed])
+    found = doubts(unsealed.scores, unsealed.labels, reference)
+    if any(sentence.startswith(f"stage '{reference}'") for sentence in found):
+        first = next(examples.batches(_TOGETHER), NOTHING)
+        if first.labels is not None and len(first.labels) >= FEWEST:
+            found += _better_outputs(networks, first.x, first.labels)
+    return found
+
+
+def _better_outputs(networks: Networks, x: AnyArray, labels: IntArray) -> list[str]:
+    """Says so where another output of the reference fits the labels."""
+    reference = networks.graph.reference
+    part = whole(reference) if whole(reference) in networks.files else reference
+    session = Session(part, networks.files[part], 1)
+    if len(session.inputs) != 1 or (part == reference and head(reference) in networks.files):
+        return []
+    session.wanted = list(session.made)
+    for name, scores in zip(session.made[1:], session.run([x])[1:], strict=True):
+        if scores.ndim != 2 or len(scores) != len(labels) or scores.shape[1] <= labels.max():
+            continue
+        if scores.dtype.kind == "f" and judge(scores, labels) is None:
+            error = float((scores.argmax(axis=1) != labels).mean())
+            return [
+                f"another output of '{reference}', '{name}', is wrong about {error:.1%} of the "
+                f"first {len(labels)} examples: export the network with its scores as first output."
+            ]
+    return []
 
 
 def _now() -> str:

@@ -45,7 +45,7 @@ def front(trace: Trace, by: str, share: float | None = None) -> Trace:
                 f"for at most {1 - trace.seal:.4g}, or make the trace again with another --seal."
             )
         count = round(share * trace.examples)
-    rows = np.argsort(trace.turns, kind="stable")[:count]
+    rows = trace.opening[:count]
     if count:
         trace.ledger.open(by, int(trace.turns[rows[-1]]))
     return trace.take(rows)
@@ -57,7 +57,7 @@ def everything(trace: Trace, by: str) -> Trace:
     Raises:
         StorageError: the ledger cannot be written.
     """
-    rows = np.argsort(trace.turns, kind="stable")
+    rows = trace.opening
     trace.ledger.open(by, int(trace.turns[rows[-1]]))
     return trace.take(rows)
 
@@ -68,7 +68,7 @@ def sealed(trace: Trace) -> Trace:
     Raises:
         TraceError: there are none.
     """
-    rows = np.argsort(trace.turns, kind="stable")
+    rows = trace.opening
     if trace.ledger.mark >= 0:
         rows = rows[trace.turns[rows] > np.uint64(trace.ledger.mark)]
     if not len(rows):

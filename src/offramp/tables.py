@@ -32,6 +32,7 @@ def certificate(plan: Plan) -> Table:
             ("promise", f"{found.excess} excess loss ({found.loss}) of at most {found.budget:.2%}"),
             ("confidence", f"{found.confidence:.1%}, {found.method} test"),
             ("certified on", f"{found.examples} examples"),
+            *_reference(found),
             (found.changes, f"{found.losses} for the worse, {found.gains} for the better"),
             ("runs", _runs(found)),
             ("upper bound of its excess loss", f"{found.bound:.2%}"),
@@ -42,6 +43,14 @@ def certificate(plan: Plan) -> Table:
             *([("examples needed", _needed(found))] if nothing else []),
         ],
     )
+
+
+def _reference(found: Certificate) -> list[tuple[str, str]]:
+    """The reference's own loss beside chance, where there are labels."""
+    if found.reference_loss is None:
+        return []
+    chance = "" if found.chance_loss is None else f"; by chance {found.chance_loss:.2%}"
+    return [("loss of the reference itself", f"{found.reference_loss:.2%}{chance}")]
 
 
 def _runs(found: Certificate) -> str:

@@ -200,7 +200,12 @@ def is_own(name: str) -> bool:
 
 def is_binary(name: str) -> bool:
     """Whether loss `name` is known to be 0 or 1, whatever the data."""
-    return name == DISAGREEMENT or _TOP_K.fullmatch(name) is not None
+    return name == DISAGREEMENT or is_top(name)
+
+
+def is_top(name: str) -> bool:
+    """Whether loss `name` is top-k error."""
+    return _TOP_K.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,6 +28,7 @@ from offramp.files import (
 )
 from offramp.graph import Costs, Graph, Stage
 from offramp.ledger import Ledger
+from offramp.meaning import DoubtfulLabels, doubts
 from offramp.tasks import Excess, Kind, Losses
 
 VERSION = 1
@@ -84,9 +86,14 @@ class Trace:
         """What tells these examples from others, in whatever order they are."""
         return f"rows:{int(self.identity.sum(dtype=np.uint64)):016x}"
 
+    @cached_property
+    def opening(self) -> IntArray:
+        """The numbers of the rows in the order in which they are opened, (examples,)."""
+        return np.argsort(self.turns, kind="stable")
+
     @property
     def unsealed(self) -> int:
-        """How many rows may be learned from and shown, those with the first turns."""
+        """How many rows may be learned from and shown: the first ones of `opening`."""
         share = learning_share(self.examples) if self.seal is None else 1 - self.seal
         return round(share * self.examples)
 
@@ -375,6 +382,10 @@ def import_scores(
     Raises:
         TraceError: the archive cannot be read.
         ScoresError, DataError, CostError, GraphError: what it holds does not fit.
+
+    Warns:
+        DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
+            better than chance.
     """
     arrays = read_npz(path)
     scored = [n for n, a in arrays.items() if a.ndim >= 2]
@@ -392,7 +403,7 @@ def import_scores(
             f"--cost {','.join(f'{name}=1' for name in [*costs.body, *missing])}."
         )
     loss = {n.removesuffix(".loss"): a for n, a in arrays.items() if n.endswith(".loss")}
-    return assemble(
+    trace = assemble(
         graph,
         costs,
         arrays,
@@ -402,6 +413,10 @@ def import_scores(
         info={"data": fingerprint(path), "versions": versions()},
         seal=seal,
     )
+    shown = trace.take(trace.opening[: trace.unsealed])
+    for sentence in [] if loss else doubts(shown.scores, shown.labels, trace.graph.reference):
+        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
+    return trace
 
 
 def read_npz(path: Path) -> dict[str, AnyArray]:

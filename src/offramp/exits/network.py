@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
+from offramp import independence, weights
 from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
 from offramp.exits.work import multiply_adds
@@ -67,15 +68,7 @@ class Network:
             NetworkError: it does not load, has several inputs or no symbolic batch, or does not
                 run on `x`.
         """
-        try:
-            model = onnx.load(str(path))
-        except FileNotFoundError:
-            raise NetworkError(f"{path} does not exist.") from None
-        except Exception as problem:  # protobuf's errors share no public base class
-            raise NetworkError(
-                f"{path} does not load as ONNX ({type(problem).__name__}). Export it again."
-            ) from None
-        return cls.of(model, x, path)
+        return cls.of(weights.load(path), x, path)
 
     @classmethod
     def of(
@@ -201,14 +194,12 @@ def made_up(network: Network) -> AnyArray:
 
 
 def _made_up(value: onnx.ValueInfoProto, path: Path | None) -> AnyArray:
-    dims = value.type.tensor_type.shape.dim[1:]
-    if not all(dim.HasField("dim_value") for dim in dims):
+    found = independence.made_up(value, _ROWS[1])
+    if found is None:
         raise NetworkError(
             f"{path or 'the network'} reads inputs of no fixed shape; give some with --data."
         )
-    shape = (_ROWS[1], *(dim.dim_value for dim in dims))
-    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    return np.random.default_rng(0).random(shape).astype(dtype)
+    return found
 
 
 def _look(

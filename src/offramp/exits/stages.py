@@ -7,18 +7,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import onnx
 
+from offramp import weights
 from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
 from offramp.exits.cutting import Cut, extract
 from offramp.exits.network import Network
 from offramp.graph import Costs, Graph, Stage, whole
+from offramp.independence import Traits, difference
 from offramp.networks import Networks
 from offramp.preprocessing import Preprocessing
 from offramp.runtime import OnnxRuntime
-
-_TOLERANCE = 1e-4  # of scores, relative: cut against uncut
 
 
 def cut_into_stages(
@@ -49,11 +48,11 @@ def cut_into_stages(
     files = {}
     for part in cut.parts():
         files[part.name] = folder / f"{part.name}.onnx"
-        onnx.save(part.model, files[part.name])
+        weights.write(part.model, files[part.name])
     last = list(outputs)[-1]
     files[whole(last)] = folder / f"{whole(last)}.onnx"
     alone = extract(network, network.ancestors(outputs[last]), [outputs[last]])
-    onnx.save(alone if original is None else original.model, files[whole(last)])
+    weights.write(alone if original is None else original.model, files[whole(last)])
     names = list(outputs)
     stages = tuple(
         Stage(name, names[i - 1] if i else None, cut.hears(name)) for i, name in enumerate(names)
@@ -70,15 +69,16 @@ def check_parts(networks: Networks, x: AnyArray) -> None:
     reference = networks.graph.reference
     x = np.resize(x, (5, *x.shape[1:])).astype(x.dtype)
     expected = runtime.run(reference, x)
-    size = max(1.0, float(np.abs(expected).max()))
+    traits = Traits.of(networks.files.values())
     for rows in (None, np.array([0, 2, 3]), np.array([4])):
         batch = runtime.begin(x)
         for stage in networks.graph.order:
             batch.advance(stage, rows if stage != networks.graph.root else None)
         found = batch.answer(reference, rows)
         wanted = expected if rows is None else expected[rows]
-        if found.shape != wanted.shape or np.abs(found - wanted).max() > _TOLERANCE * size:
+        if difference(wanted, found, traits.tolerance).scores > traits.tolerance:
+            why = f" ({traits.reason})" if traits.reason else ""
             raise NetworkError(
                 "the network answers differently when it is cut and rows are dropped: its rows "
-                "depend on each other. Choose other points, or export it in evaluation mode."
+                f"depend on each other{why}. {traits.advice}, or choose other points."
             )

@@ -17,13 +17,14 @@ from onnx import TensorProto
 from offramp.export.deciding import TAINT, Decider, Dial, Recipe
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, value
-from offramp.export.seal import described, facts, sealed
+from offramp.export.seal import described, facts, write_sealed
 from offramp.export.single import TRADEOFF
-from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of
-from offramp.files import fingerprint, new_folder, write_json
+from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
+from offramp.files import new_folder, write_json
 from offramp.graph import BATCH
 from offramp.plan import Plan
 from offramp.preprocessing import Preprocessing
+from offramp.weights import fingerprint_of_copy
 
 MANIFEST, VERSION = "routes.json", 1
 PATH, SCORES = "path", "scores"  # names of tensors; keys of what is handed on contain a / or a :
@@ -45,7 +46,7 @@ def write_folder(
         PlanError, NetworkError: as `one_file`.
         InputError: `path` is taken.
     """
-    stages = Stages(plan)
+    stages = Stages(unwatched(plan) if images else plan)
     pixels = preprocessing_of(plan) if images else None
     blocks = stages.itinerary.root.all()
     known: dict[str, Tensor | Recipe] = {}
@@ -58,12 +59,11 @@ def write_folder(
             makes = {key: found.makes[key] for key in found.makes if key in asked}
             file = folder / f"{found.block.stage}.onnx"
             model = found.model(makes)
-            onnx.checker.check_model(model, full_check=True)
-            file.write_bytes(sealed(model))
+            write_sealed(model, file, file)
             routes.append(
                 {
                     "stage": found.block.stage,
-                    "fingerprint": fingerprint(file),
+                    "fingerprint": fingerprint_of_copy(file),
                     "entering": found.block.entering,
                     "reads": {key: 0 if key == X else axes[key] for key in found.reads},
                     "makes": {key: tensor.axis for key, tensor in makes.items()},

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import helper
 
+from offramp import weights
 from offramp.errors import NetworkError
 from offramp.export.stages import Stages
-from offramp.files import fingerprint
+from offramp.files import fingerprint, replacing
+from offramp.weights import fingerprint_of
 
-ABOUT, FINGERPRINT = "offramp", "fingerprint"
+ABOUT, FINGERPRINT, WEIGHTS = "offramp", "fingerprint", "weights"
 
 
 def facts(stages: Stages) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def facts(stages: Stages) -> dict[str, Any]:
         "tradeoff": plan.tradeoff,
         "tradeoffs": [float(policy.settings.min()), float(policy.settings.max())],
         "certificate": plan.certificate.to_json(),
-        "networks": {part: fingerprint(file) for part, file in stages.files.items()},
+        "input": plan.info.get("input"),
+        "networks": {part: fingerprint_of(file) for part, file in stages.files.items()},
     }
 
 
@@ -46,6 +50,34 @@ def sealed(model: onnx.ModelProto) -> bytes:
     """The file of a model: its fingerprint, of all bytes before, is metadata at the end."""
     content: bytes = model.SerializeToString()
     return content + _seal(content)
+
+
+def write_sealed(model: onnx.ModelProto, file: Path, called: Path) -> None:
+    """Writes a model, checked, to a file that will be `called` otherwise, with its seal.
+
+    The weights of one that is too large for one file lie beside it.
+    """
+    if model.ByteSize() <= weights.LARGEST:
+        onnx.checker.check_model(model, full_check=True)
+        file.write_bytes(sealed(model))
+        return
+    data = weights.data_of(called)
+    with replacing(data) as temporary:
+        weights.put_beside(model, temporary, data.name)
+        entry = model.metadata_props.add()
+        entry.key, entry.value = WEIGHTS, fingerprint(temporary)
+    file.write_bytes(sealed(model))
+    onnx.checker.check_model(str(file), full_check=True)
+
+
+def check_weights(path: Path, expected: str | None) -> None:
+    """Raises NetworkError: the file of weights beside an exported one is missing or altered."""
+    data = weights.data_of(path)
+    if expected is not None and (not data.is_file() or fingerprint(data) != expected):
+        raise NetworkError(
+            f"{data}, which holds the weights of {path.name}, is missing or altered. Copy both "
+            "files together, or export the plan again."
+        )
 
 
 def check_seal(content: bytes, name: str) -> None:

@@ -17,15 +17,14 @@ from offramp.errors import PlanError
 from offramp.export.deciding import Decider, Dial, Recipe, spoken
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, Shape, value
-from offramp.export.seal import described, facts, sealed
-from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of
+from offramp.export.seal import described, facts, write_sealed
+from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
 from offramp.files import replacing, storage
 from offramp.graph import BATCH
 from offramp.plan import Plan
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TRADEOFF = "tradeoff"
-_LARGEST = 2**31 - 2**20  # bytes that fit into one protocol buffer
 OUTPUTS = {"scores": np.float32, "answer": np.int64, "stage": np.int64, "cost": np.float32}
 
 
@@ -218,7 +217,7 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
             that one file cannot walk.
         NetworkError: networks that cannot be brought together.
     """
-    stages = Stages(plan)
+    stages = Stages(unwatched(plan) if images else plan)
     pixels = preprocessing_of(plan) if images else None
     outside, example = Scope(), stages.example(pixels)
     scope, none = outside.branch(), outside.branch()
@@ -243,21 +242,15 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
 
 
 def write_file(plan: Plan, path: Path, *, dial: bool = False, images: bool = False) -> None:
-    """Writes `one_file`, checked, whole or not at all.
+    """Writes `one_file`, checked, whole or not at all; with weights beside it where above 2 GB.
 
     Raises:
-        PlanError, NetworkError: as `one_file`, or it is too large for one file.
+        PlanError, NetworkError: as `one_file`.
         StorageError: it cannot be written.
     """
     model = one_file(plan, dial=dial, images=images)
-    if model.ByteSize() > _LARGEST:
-        raise PlanError(
-            f"the plan takes {model.ByteSize() / 2**30:.1f} GiB, and one ONNX file holds at most "
-            "2. Write a file per stage: --stages."
-        )
-    onnx.checker.check_model(model, full_check=True)
     with replacing(path) as temporary, storage(path):
-        temporary.write_bytes(sealed(model))
+        write_sealed(model, temporary, path)
 
 
 def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
+from offramp import weights
 from offramp.errors import NetworkError, PlanError
 from offramp.export.deciding import (
     TAINT,
@@ -275,6 +276,11 @@ def refitted(plan: Plan, stage: str, file: Path) -> onnx.ModelProto:
     )
 
 
+def unwatched(plan: Plan) -> Plan:
+    """The plan, knowing nothing of inputs: for files that read others than were recorded."""
+    return replace(plan, info={**plan.info, "input": None})
+
+
 def preprocessing_of(plan: Plan) -> Preprocessing:
     if plan.preprocessing is None:
         raise PlanError(
@@ -296,13 +302,7 @@ def preprocess(scope: Scope, images: str, pixels: Preprocessing) -> str:
 
 
 def _load(part: str, file: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(file))
-    except Exception as problem:  # protobuf's errors share no public base class
-        raise NetworkError(
-            f"the network of stage '{part}', {file}, does not load ({type(problem).__name__}). "
-            "Export it again, or check it with onnx.checker."
-        ) from None
+    model = weights.load(file, f"the network of stage '{part}', {file},")
     return inliner.inline_local_functions(model) if model.functions else model
 
 

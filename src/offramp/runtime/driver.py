@@ -137,7 +137,11 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
 
     Raises:
         NetworkError: a stage cannot run on these inputs.
+
+    Warns:
+        UnlikeInputs: they are of another type or range than those recorded; once for a plan.
     """
+    plan.watch(x)
     policy = plan.running
     walking = walk(policy, plan.setting, plan.costs, plan.answered, len(x))
     scores = np.empty((0, plan.classes), dtype=np.float32)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import onnxruntime as ort
 
+from offramp import weights
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.errors import InputError, NetworkError
 from offramp.graph import BATCH, Graph, head, whole
@@ -214,13 +215,7 @@ class Session:
         options.graph_optimization_level = LEVELS[level]
         options.log_severity_level = 4  # what goes wrong is raised, in our words
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
-        try:
-            self.session = ort.InferenceSession(file, options, providers=providers)
-        except Exception as problem:  # ONNX Runtime's errors share no public base class
-            raise NetworkError(
-                f"the network of stage '{stage}', {file}, does not load: {_first_line(problem)}. "
-                "Export it again, or check it with onnx.checker."
-            ) from None
+        self.session = _opened(stage, file, options, providers)
         self.stage = stage
         self.inputs = {value.name: value.type for value in self.session.get_inputs()}
         self.made = tuple(value.name for value in self.session.get_outputs())
@@ -303,6 +298,32 @@ class Session:
                 f"{x.dtype}. Convert them."
             )
         return x.astype(dtype)
+
+
+def _opened(
+    stage: str, file: Path, options: ort.SessionOptions, providers: list[str]
+) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(file, options, providers=providers)
+    except Exception as problem:  # ONNX Runtime's errors share no public base class
+        failed = NetworkError(
+            f"the network of stage '{stage}', {file}, does not load: {_first_line(problem)}. "
+            "Export it again, or check it with onnx.checker."
+        )
+    if not _keeps_weights_beside(file):
+        raise failed
+    model = weights.load(file)  # says what is wrong with them, or finds them behind a link
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+    except Exception:  # see above
+        raise failed from None
+
+
+def _keeps_weights_beside(file: Path) -> bool:
+    try:
+        return bool(weights.beside(file))
+    except weights.NoModel:
+        return False
 
 
 def _first_line(problem: Exception) -> str:

@@ -14,9 +14,11 @@ import numpy as np
 from offramp.arrays import AnyArray, IntArray
 from offramp.errors import PlanError
 from offramp.export.folder import PATH, SCORES, VERSION
-from offramp.files import fingerprint, read_manifest
+from offramp.files import read_manifest
+from offramp.inputs import Watch
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session
+from offramp.weights import fingerprint_of_copy
 
 Run = Callable[[Mapping[str, AnyArray]], Mapping[str, AnyArray]]
 Engine = Callable[[Path, int], Run]
@@ -39,6 +41,7 @@ class Routed:
     def __init__(self, folder: Path, engine: Engine | None = None, *, threads: int = 1) -> None:
         found = read_manifest(folder, "routes", VERSION, PlanError)
         self.about, self.files = found["about"], found["files"]
+        self.watch = Watch.of(self.about.get("input"))
         self.stages = np.array(self.about["stages"])
         self.stage_of_path = np.array(found["stage_of_path"])
         self.cost_of_path = np.array(found["cost_of_path"])
@@ -49,7 +52,7 @@ class Routed:
 
     def _open(self, folder: Path, file: Mapping[str, str], engine: Engine, threads: int) -> Run:
         path = folder / f"{file['stage']}.onnx"
-        if not path.is_file() or fingerprint(path) != file["fingerprint"]:
+        if not path.is_file() or fingerprint_of_copy(path) != file["fingerprint"]:
             raise PlanError(
                 f"{path} does not match its fingerprint: it is cut short or altered, and a "
                 "certificate holds for the original alone. Export the plan again."
@@ -57,6 +60,7 @@ class Routed:
         return engine(path, threads)
 
     def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
+        self.watch(x)
         turned = check_tradeoff(tradeoff, self.about, self.dial)
         path = np.zeros(len(x), dtype=np.int64)
         scores = np.zeros((len(x), self.about["classes"]), dtype=np.float32)

@@ -12,8 +12,9 @@ import numpy as np
 
 from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
-from offramp.export.seal import ABOUT, check_seal
+from offramp.export.seal import ABOUT, WEIGHTS, check_seal, check_weights
 from offramp.export.single import OUTPUTS, TRADEOFF
+from offramp.inputs import Watch
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session
 
@@ -37,12 +38,15 @@ class SingleFile:
                 self.session = Session(str(path), path, threads, device=device, spins=True)
             finally:
                 checking.result()  # what it says comes first
+        check_weights(path, self.session.metadata.get(WEIGHTS))
         self.about: Mapping[str, Any] = json.loads(self.session.metadata[ABOUT])
+        self.watch = Watch.of(self.about.get("input"))
         self.stages = np.array(self.about["stages"])
         self.session.wanted = list(OUTPUTS)
         self.dial = TRADEOFF if TRADEOFF in self.session.inputs else None
 
     def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
+        self.watch(x)
         turned = check_tradeoff(tradeoff, self.about, self.dial)
         scores, answer, stage, cost = self.session.run([x, *turned.values()])
         return Answers(answer, stage, self.stages, cost, scores)

@@ -1,0 +1,143 @@
+"""What inputs were recorded, and whether others are like them: type and range, not content."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from offramp.arrays import AnyArray
+from offramp.errors import OfframpWarning
+from offramp.records import record
+
+FIRST, EVERY = 64, 256  # calls that are looked at: the first, then every so many
+_NUMBERS = "fiub"  # kinds of arrays that have a range
+
+
+class UnlikeInputs(OfframpWarning):
+    """Inputs are of another type or range than those that a plan was certified on."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers of some inputs."""
+
+    low: float
+    high: float
+    mean: float
+    whole: float  # share of whole numbers
+    numbers: int
+    rows: int  # examples in the largest batch
+    narrowest: float  # the smallest difference of high and low within one batch of so many
+
+    @classmethod
+    def of(cls, x: AnyArray) -> Range | None:
+        """Of one batch, (n, ...); None: it holds no finite numbers."""
+        values = x[np.isfinite(x)] if x.dtype.kind == "f" else x
+        if x.dtype.kind not in _NUMBERS or not values.size:
+            return None
+        low, high, mean = float(values.min()), float(values.max()), values.mean(dtype=np.float64)
+        whole = float((values == np.floor(values)).mean()) if x.dtype.kind == "f" else 1.0
+        return cls(low, high, float(mean), whole, values.size, len(x), high - low)
+
+    @classmethod
+    def together(cls, found: Iterable[Range | None]) -> Range | None:
+        """Of several batches; None: of none."""
+        ranges = [one for one in found if one is not None]
+        if not ranges:
+            return None
+        numbers, rows = [one.numbers for one in ranges], max(one.rows for one in ranges)
+        return cls(
+            min(one.low for one in ranges),
+            max(one.high for one in ranges),
+            float(np.average([one.mean for one in ranges], weights=numbers)),
+            float(np.average([one.whole for one in ranges], weights=numbers)),
+            sum(numbers),
+            rows,
+            min(one.narrowest for one in ranges if one.rows == rows),
+        )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the inputs of a recording were."""
+
+    shape: tuple[int, ...]  # of one example
+    dtype: str
+    range: Range | None = None  # None: not known
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Inputs:
+        """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
+        if not isinstance(value, dict):
+            raise ValueError(f"the inputs are {value!r}")
+        known = value.get("range")
+        found = record(cls, {key: item for key, item in value.items() if key != "range"})
+        np.dtype(found.dtype)
+        return cls(found.shape, found.dtype, None if known is None else record(Range, known))
+
+
+class Watch:
+    """Looks at inputs on their way, and says once where they are unlike those recorded.
+
+    Args:
+        recorded: None: nothing is known, and nothing said.
+    """
+
+    def __init__(self, recorded: Inputs | None) -> None:
+        self.recorded = recorded
+        self.done = recorded is None
+        self.dtype = np.dtype(recorded.dtype) if recorded else None
+        self.calls = self.rows = 0
+        self.low, self.high = math.inf, -math.inf
+
+    @classmethod
+    def of(cls, value: Any) -> Watch:
+        """For what a plan or an exported file says of its inputs; None: nothing."""
+        return cls(None if value is None else Inputs.from_json(value))
+
+    def __call__(self, x: AnyArray) -> None:
+        """Warns with `UnlikeInputs` where inputs (n, ...) are of another type or range."""
+        if self.done:
+            return
+        self.calls += 1
+        if self.calls <= FIRST or not self.calls % EVERY or x.dtype != self.dtype:
+            self._look(x)
+
+    def _look(self, x: AnyArray) -> None:
+        if not x.size or x.dtype.kind not in _NUMBERS:
+            return
+        low, high = float(x.min()), float(x.max())
+        if math.isfinite(low) and math.isfinite(high):
+            self.low, self.high = min(self.low, low), max(self.high, high)
+            self.rows += len(x)
+        if x.dtype != self.dtype or self._elsewhere():
+            self.done = True
+            warnings.warn(self._sentence(x), UnlikeInputs, stacklevel=4)
+
+    def _elsewhere(self) -> bool:
+        """Whether numbers lie far outside what was recorded, or within far less of it."""
+        known = self.recorded and self.recorded.range
+        if not known or self.low > self.high:
+            return False
+        size = known.high - known.low or abs(known.high) or 1.0
+        outside = self.low < known.low - size or self.high > known.high + size
+        return outside or (self.rows >= known.rows and self.high - self.low < known.narrowest / 2)
+
+    def _sentence(self, x: AnyArray) -> str:
+        assert self.recorded is not None
+        known = self.recorded.range
+        before = f" in the range from {known.low:.4g} to {known.high:.4g}" if known else ""
+        now = f" from {self.low:.4g} to {self.high:.4g}" if self.low <= self.high else ""
+        return (
+            f"inputs of {x.dtype}{now} are unlike the certified ones, which were of type "
+            f"{self.recorded.dtype}{before}: the certificate does not cover them. "
+            "Convert and scale them as they were when recorded."
+        )
