@@ -335,16 +335,28 @@ def test_zero_rows_give_zero_answers(offramp: Offramp, made: Path, tmp_path: Pat
     assert pq.read_table(out).num_rows == 0
 
 
-def test_do_not_route_is_exit_code_1_and_a_plan_all_the_same(
+def test_keep_the_reference_is_exit_code_1_and_a_plan_all_the_same(
     offramp: Offramp, made: Path, tmp_path: Path
 ) -> None:
     said = offramp("fit", made / "recorded", "--budget", 0.0001, "--json", "--out", tmp_path / "p")
     assert said.code == 1
-    assert said.json["verdict"] == "do not route"
+    assert said.json["verdict"] == "keep the reference"
     assert said.json["tradeoff"] is None
     out = tmp_path / "answers.parquet"
     assert offramp("run", tmp_path / "p", "--data", made / "data.npz", "--out", out).code == 0
     assert set(pq.read_table(out)["stage"].to_pylist()) == {said.json["static_choice"]}
+
+
+def test_one_network_is_a_saving_and_no_refusal(
+    offramp: Offramp, made: Path, tmp_path: Path
+) -> None:
+    said = offramp("fit", made / "trace", "--budget", 0.9, "--json", "--out", tmp_path / "p")
+    assert (said.code, said.json["verdict"]) == (0, "one network")
+    assert said.json["speedup"] > 1
+    said = offramp("fit", made / "trace", "--budget", 0, "--out", tmp_path / "q")
+    assert said.code == 1
+    assert "keep the reference" in said.out
+    assert "more or cheaper stages." in said.out
 
 
 def test_a_plan_gets_networks_that_were_recorded_or_are_given(
@@ -570,7 +582,7 @@ def test_a_seed_below_zero_is_refused(offramp: Offramp, made: Path, command: str
     assert_refused(said, "--seed")
 
 
-def test_what_nobody_expected_never_reads_as_do_not_route(
+def test_what_nobody_expected_never_reads_as_a_verdict(
     offramp: Offramp, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:

@@ -19,7 +19,7 @@ from offramp import parsing, tables
 from offramp.answers import AnswerFile, stream
 from offramp.bench import EXAMPLES, REQUESTS
 from offramp.bench import bench as bench_plan
-from offramp.certify import DO_NOT_ROUTE
+from offramp.certify import KEEP
 from offramp.compare import compare as compare_policies
 from offramp.data import NOTHING, open_examples
 from offramp.errors import InputError, OfframpError
@@ -280,7 +280,7 @@ def fit(
     json_: Json = False,
     force: Force = False,
 ) -> None:
-    """Learn a policy, certify the budget, and write the plan. Exit code 1: do not route."""
+    """Learn a policy, certify the budget, and write the plan. Exit code 1: keep the reference."""
     check_output(out, force)
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
@@ -311,7 +311,7 @@ def fit(
     if plan.repair:
         found |= {"repair": plan.repair.to_json()}
     _print(json_, found, lambda: tables.certificate(plan))
-    if plan.certificate.verdict == DO_NOT_ROUTE:
+    if plan.certificate.verdict == KEEP:
         raise typer.Exit(1)
 
 
@@ -493,7 +493,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 def main() -> None:
     """Runs the command line.
 
-    Exit codes: 0 done, 1 `fit` says do not route, 2 bad input, 3 an error of offramp's own.
+    Exit codes: 0 done, 1 `fit` says keep the reference, 2 bad input, 3 an error of offramp's own.
     """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -507,7 +507,7 @@ def main() -> None:
         code = _say(error.format_message())  # type: ignore[attr-defined]
     except (typer.Abort, KeyboardInterrupt):
         code = 130
-    except Exception as error:  # Python would exit with 1, which reads as "do not route"
+    except Exception as error:  # Python would exit with 1, which reads as "keep the reference"
         if debug:
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())

@@ -13,7 +13,7 @@ import numpy as np
 
 from offramp import committees, refit, tasks
 from offramp.arrays import FloatArray
-from offramp.certify import DO_NOT_ROUTE, Certificate
+from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.committees import Committees, answering
 from offramp.errors import InputError, PlanError
 from offramp.files import new_folder, read_manifest, write_json
@@ -324,8 +324,10 @@ class Plan:
             raise ValueError(f"the kinds of scores are {self.kinds!r}")
         if not fits(float | None, self.tradeoff):
             raise ValueError(f"the tradeoff is {self.tradeoff!r}")
-        if self.routes == (self.certificate.verdict == DO_NOT_ROUTE):
-            verdict = self.certificate.verdict
+        verdict, alone = self.certificate.verdict, self.certificate.static_choice
+        if self.routes != (verdict == ROUTE):
             raise ValueError(f"the verdict is {verdict!r} and the tradeoff {self.tradeoff!r}")
+        if not self.routes and (alone == self.graph.reference) != (verdict == KEEP):
+            raise ValueError(f"the verdict is {verdict!r} and '{alone}' runs alone")
         if self.repair and not stages <= set(self.repair.before) & set(self.repair.after):
             raise ValueError("the repair lacks stages")

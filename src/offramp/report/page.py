@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp.bands import CONFIDENCE, Band
+from offramp.certify import KEEP
 from offramp.compare import OWN, Comparison, Row
 from offramp.errors import MissingExtra
 from offramp.evaluate import Evaluation
@@ -75,7 +76,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
     return {
         "verdict": sentences.verdict(found),
         "promise": sentences.promise(found, plan.graph.reference),
-        "routes": plan.routes,
+        "saves": found.verdict != KEEP,
         "path": draw_frontier(figures.certified_path(found)),
         "facts": [
             ("test", f"{found.method}, fixed sequence, {len(found.points)} points tested"),
