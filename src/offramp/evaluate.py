@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy import stats
 
 from offramp import tasks
 from offramp.arrays import FloatArray
-from offramp.errors import LossError, TraceError
+from offramp.errors import CostError, LossError, TraceError
 from offramp.frontier import excess_of, loss_of, point, replay
 from offramp.plan import Plan, Profile
 from offramp.pvalues import interval
@@ -45,6 +45,7 @@ class Evaluation:
     cost: float
     reference_cost: float
     cost_unit: str
+    cost_source: str  # how and where the plan's costs were measured; they are what counts here
     speedup: float
     exits: Mapping[str, float]
     budget: float
@@ -71,10 +72,12 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
 
     Raises:
         TraceError: the trace is of another graph.
+        CostError: the trace's costs are of another unit than the plan's, which count here.
         LossError: the plan's loss is the user's own and `loss` does not name it.
     """
     if trace.graph != plan.graph or trace.classes != plan.classes:
         raise TraceError("this trace was recorded with another graph than the plan's.")
+    trace = priced(plan, trace)
     recorded, trace = trace, plan.answering(trace)
     outcome = replay(trace, plan.running, plan.setting)
     losses = _losses(plan, trace, loss)
@@ -93,6 +96,7 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
         cost,
         trace.reference_cost,
         trace.costs.unit,
+        trace.costs.source,
         trace.reference_cost / cost,
         {**dict.fromkeys(trace.graph.order, 0.0), **outcome.exits()},
         promise.budget,
@@ -102,6 +106,20 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
         found.interval,
         shape,
     )
+
+
+def priced(plan: Plan, trace: Trace) -> Trace:
+    """A trace at the costs of a plan, which are those that the plan states wherever it runs.
+
+    Raises:
+        CostError: the trace's costs are of another unit.
+    """
+    if trace.costs.unit != plan.costs.unit:
+        raise CostError(
+            f"the plan's costs are in {plan.costs.unit}, the trace's in {trace.costs.unit}, and "
+            "they do not compare. Give the trace costs of the plan's unit with `offramp reprice`."
+        )
+    return replace(trace, costs=plan.costs)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -48,7 +48,8 @@ class Costs:
     head: Mapping[str, float]  # what runs only where the stage's answer is asked for
     unit: str = "s"  # "s" (seconds), "MFLOP", "J", ...
     source: str = "given"  # how and where they were measured
-    whole: float | None = None  # the reference run alone and uncut; None: the sum of its parts
+    # networks that run alone, uncut, by stage; one that is not here costs the sum of its parts
+    whole: Mapping[str, float] = field(default_factory=dict)
 
     def part(self, name: str) -> float:
         """The cost of a part: a body, called as its stage, or a head."""
@@ -59,18 +60,23 @@ class Costs:
         """The entries of a manifest that describe costs."""
         each = {name: {"body": self.body[name], "head": self.head[name]} for name in self.body}
         found = {"cost": each, "cost_unit": self.unit, "cost_source": self.source}
-        return found if self.whole is None else {**found, "cost_whole": self.whole}
+        return {**found, "cost_whole": dict(self.whole)} if self.whole else found
 
     @classmethod
     def from_json(cls, manifest: Mapping[str, Any]) -> Costs:
-        """The inverse of `to_json`. Raises CostError where an entry is missing."""
+        """The inverse of `to_json`. Raises CostError where an entry is missing.
+
+        Earlier versions kept the uncut reference alone, as a single number.
+        """
         try:
-            each = manifest["cost"]
+            each, uncut = manifest["cost"], manifest.get("cost_whole")
             body = {name: part["body"] for name, part in each.items()}
             head = {name: part["head"] for name, part in each.items()}
             unit, source = manifest["cost_unit"], manifest["cost_source"]
-            return cls(body, head, unit, source, manifest.get("cost_whole"))
-        except (KeyError, TypeError, AttributeError) as problem:
+            if isinstance(uncut, int | float):
+                uncut = {manifest["graph"]["reference"]: uncut}
+            return cls(body, head, unit, source, dict(uncut or {}))
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise CostError(f"this is not a record of costs: {problem!r}.") from None
 
 
@@ -253,9 +259,22 @@ class Graph:
         """The cost of reaching and answering at `target`, given the parts already `run`."""
         return math.fsum(costs.part(name) for name in self.parts(target) if name not in run)
 
+    def alone(self, costs: Costs, name: str) -> float:
+        """The cost of running the network of one stage alone: uncut, where it can run so.
+
+        It is the one price of a network that nothing is routed to, wherever that is counted.
+        """
+        return costs.whole[name] if name in costs.whole else self.step_cost(costs, name)
+
     def reference_cost(self, costs: Costs) -> float:
         """The cost of running the reference alone."""
-        return self.step_cost(costs, self.reference) if costs.whole is None else costs.whole
+        return self.alone(costs, self.reference)
+
+    @cached_property
+    def ends(self) -> tuple[str, ...]:
+        """The last stage of every network that was cut: alone, it runs as it was before."""
+        continued = {stage.after for stage in self.stages}
+        return tuple(s.name for s in self.stages if s.after and s.name not in continued)
 
     def check_costs(self, costs: Costs) -> Costs:
         """`costs`, with the stages in the order of the graph.
@@ -265,26 +284,23 @@ class Graph:
                 or a stage that costs nothing at all.
         """
         names = [stage.name for stage in self.stages]
-        for part, values in (("body", costs.body), ("head", costs.head)):
+        for part, values in (("body", costs.body), ("head", costs.head), ("whole", costs.whole)):
             unknown = sorted(set(values) - set(names))
             if unknown:
                 raise CostError(
                     f"costs are given for unknown stage '{unknown[0]}'; "
                     f"the stages are {', '.join(names)}."
                 )
-            for name in names:
+            for name in values if part == "whole" else names:
                 _check_cost(name, part, values.get(name))
         for name in names:
-            if self.step_cost(costs, name) <= 0:
+            if min(self.step_cost(costs, name), self.alone(costs, name)) <= 0:
                 raise CostError(f"stage '{name}' costs nothing; every stage must cost something.")
-        if costs.whole is not None:
-            _check_cost(self.reference, "whole", costs.whole or None)
-        return Costs(
-            {name: float(costs.body[name]) for name in names},
-            {name: float(costs.head[name]) for name in names},
-            costs.unit,
-            costs.source,
-            costs.whole,
+        return replace(
+            costs,
+            body={name: float(costs.body[name]) for name in names},
+            head={name: float(costs.head[name]) for name in names},
+            whole={name: float(costs.whole[name]) for name in names if name in costs.whole},
         )
 
     def to_json(self) -> dict[str, Any]:

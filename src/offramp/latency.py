@@ -24,7 +24,7 @@ class Latency:
     """Seconds of requests, by the number of rows in them."""
 
     batch: int  # rows of a request
-    parts: Mapping[str, Mapping[int, float]]  # of bodies, heads and the uncut reference
+    parts: Mapping[str, Mapping[int, float]]  # of bodies, heads and uncut networks
     stop: Mapping[int, float]  # of deciding at one stage and bringing together the rows that go on
     source: str = "given"  # how and where they were measured
 
@@ -53,9 +53,14 @@ class Latency:
             heads[name] = self._expected(own, share)
             if stops and stage.answers and graph.successors[name]:
                 heads[name] += self._expected(self.stop, share)
-        reference = graph.reference
-        uncut = self.parts.get(whole(reference), self.parts.get(reference, {}))
-        return Costs(body, heads, "s", self.source, self._expected(uncut, 1.0))
+        alone = {stage.name: self._alone(graph, stage.name) for stage in graph.stages}
+        return Costs(body, heads, "s", self.source, alone)
+
+    def _alone(self, graph: Graph, stage: str) -> float:
+        """Seconds per example of one network by itself, which decides nothing."""
+        parts = [whole(stage)] if whole(stage) in self.parts else graph.parts(stage)
+        own = [p for p in parts if p in self.parts]  # a network that was not cut has no head
+        return sum(self._expected(self.parts[part], 1.0) for part in own)
 
     def _times(self, part: str) -> Mapping[int, float]:
         if part not in self.parts:
@@ -148,7 +153,7 @@ def settle(
         present, costs = without[least]
     alone = latency.costs(trace.graph, stops=False)  # of what was dropped as well
     body, heads = {**alone.body, **costs.body}, {**alone.head, **costs.head}
-    return Settled(graph, replace(costs, body=body, head=heads), dropped)
+    return Settled(graph, replace(costs, body=body, head=heads, whole=alone.whole), dropped)
 
 
 def _less(graph: Graph) -> dict[str, Graph]:

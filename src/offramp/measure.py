@@ -77,12 +77,12 @@ def stage_costs(
         {name: spent.get(head(name), 0.0) for name in names},
         "s",
         source,
-        spent.get(whole(graph.reference)),
+        {stage: spent[whole(stage)] for stage in graph.ends},
     )
 
 
 def laps(runtime: Runtime, graph: Graph, x: AnyArray) -> Iterator[tuple[str, float]]:
-    """Seconds that each body and head takes once on inputs (n, ...), and the uncut reference."""
+    """Seconds that each body and head takes once on inputs (n, ...), and each uncut network."""
     for stages in _networks(graph):
         yield from _lap(runtime, graph, stages, x)
 
@@ -151,8 +151,9 @@ def _lap(
         answering = seconds(partial(running.answer, stage, None))
         if len(stages) > 1:  # a network that was not cut has no head
             yield head(stage), answering
-    if len(stages) > 1 and graph.reference in stages:
-        yield whole(graph.reference), seconds(partial(runtime.run, graph.reference, x))
+    for stage in stages:
+        if stage in graph.ends:
+            yield whole(stage), seconds(partial(runtime.run, stage, x))
 
 
 def seconds(task: Task) -> float:

@@ -90,6 +90,7 @@ def evaluation(found: Evaluation) -> Table:
         ]
     lines += [
         ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {found.cost_unit}"),
+        ("costs", f"the plan's, {found.cost_source}"),
         ("speed-up", f"{found.speedup:.2f} by these costs"),
         ("stops", ", ".join(f"{stage} {share:.1%}" for stage, share in found.exits.items())),
         ("like the certified ones", "yes" if found.shift.alike else "no"),
