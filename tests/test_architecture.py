@@ -9,6 +9,7 @@ import offramp
 
 ORDER = [
     *("errors", "arrays", "files", "records", "graph", "tasks", "hulls", "trace"),
+    "reprice",
     *("committees", "refit"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
     *("policies.thresholds", "policies.statistics", "policies.gates", "policies.routing"),

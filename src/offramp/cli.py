@@ -36,6 +36,7 @@ from offramp.plan import Plan
 from offramp.pvalues import POWER
 from offramp.record import Settings, blank
 from offramp.record import record as record_trace
+from offramp.reprice import reprice as reprice_trace
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.onnxruntime import Device
 from offramp.tasks import Excess, Kind, is_own
@@ -78,10 +79,8 @@ Std = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Defa
 ScoresFile = Annotated[
     Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
 ]
-StageCosts = Annotated[
-    str,
-    typer.Option(help="small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head."),
-]
+PRICES = "small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head; e2.whole=80 is their network uncut."
+StageCosts = Annotated[str, typer.Option(help=PRICES)]
 ScoresKind = Annotated[
     Kind | None, typer.Option("--scores", help="What the scores are. Default: finds out.")
 ]
@@ -194,6 +193,8 @@ def record(
     out: Out,
     batch: BatchSize = 64,
     threads: Threads = 1,
+    cost: Annotated[str | None, typer.Option(help=f"{PRICES} Default: measured seconds.")] = None,
+    cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
     skip_broken: SkipBroken = False,
     force: Force = False,
 ) -> None:
@@ -209,6 +210,7 @@ def record(
             out,
             Settings(batch, threads),
             graph_folder=graph,
+            costs=parsing.costs(cost, cost_unit) if cost else None,
             force=force,
             progress=lambda done, total: step("recording", done, total),
         )
@@ -244,6 +246,22 @@ def import_(
     )
     trace.write(out, force=force)
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
+
+
+@app.command(
+    epilog="Example: offramp reprice trace --cost small=1,big=4 --cost-unit USD --out priced"
+)
+def reprice(
+    trace: Annotated[Path, typer.Argument(help="Folder made by `record` or `import`.")],
+    cost: StageCosts,
+    out: Out,
+    cost_unit: Annotated[str, typer.Option(help="USD, J, s of another machine, ...")] = "unit",
+    force: Force = False,
+) -> None:
+    """Give a trace costs of another kind; everything else in it stays as it is."""
+    check_output(out, force)
+    costs = reprice_trace(trace, parsing.costs(cost, cost_unit), out, force=force)
+    messages.print(f"{out}: the costs of {' '.join(costs.body)} in {costs.unit}, {costs.source}")
 
 
 @app.command(epilog="Example: offramp fit trace --budget 0.005 --out plan")

@@ -17,6 +17,7 @@ from offramp.arrays import AnyArray
 from offramp.errors import CostError, GraphError
 
 BATCH = "batch"  # the name of the batch dimension in every part of a network
+COST_KEYS = ("cost", "cost_unit", "cost_source", "cost_whole")  # of a manifest
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 

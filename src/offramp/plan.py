@@ -17,7 +17,7 @@ from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.committees import Committees, answering
 from offramp.errors import InputError, PlanError
 from offramp.files import new_folder, read_manifest, write_json
-from offramp.graph import Costs, Graph
+from offramp.graph import COST_KEYS, Costs, Graph
 from offramp.networks import copy_networks, find_networks, read_preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.baselines import Static
@@ -33,9 +33,9 @@ from offramp.trace import Trace
 VERSION = 1
 _KEYS = frozenset(
     (
-        *("version", "graph", "cost", "cost_unit", "cost_source", "scores", "classes", "policy"),
+        *("version", "graph", *COST_KEYS, "scores", "classes", "policy"),
         *("tradeoff", "path", "certificate", "profile", "networks", "preprocessing"),
-        *("cost_whole", "committees", "refits", "repair"),
+        *("committees", "refits", "repair"),
     )
 )
 

@@ -19,7 +19,7 @@ from offramp.arrays import AnyArray, FloatArray
 from offramp.data import Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
-from offramp.graph import Costs
+from offramp.graph import Costs, Graph
 from offramp.measure import source, stage_costs
 from offramp.networks import Networks
 from offramp.runtime.driver import Runtime
@@ -63,6 +63,7 @@ def record(
     settings: Settings,
     *,
     graph_folder: Path | None = None,
+    costs: Costs | None = None,
     force: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Trace:
@@ -76,6 +77,7 @@ def record(
             examples is continued.
         settings: batch size and threads.
         graph_folder: where the networks were read from, for `fit` to find them again.
+        costs: what every stage costs, in any unit; None: they are measured.
         force: start again where `out` holds another recording.
         progress: called with examples done and examples in all.
 
@@ -90,6 +92,8 @@ def record(
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")
     identity = _identity(networks, examples, settings, graph_folder)
+    if costs is not None:
+        costs = networks.graph.check_costs(costs)
     done = _begin(out, identity, force)
     first: AnyArray | None = None
     progress(min(done * settings.part, examples.examples), examples.examples)
@@ -102,7 +106,10 @@ def record(
         progress(seen, examples.examples)
     if first is None or not len(first):
         first = next(b.x for b in examples.batches(settings.batch) if len(b.x))
-    return _finish(networks, runtime, out, identity, settings, first)
+    if costs is None:
+        about = source(settings.batch, settings.threads)
+        costs = stage_costs(runtime, networks.graph, first, settings.batch, about)
+    return _finish(networks.graph, out, identity, first, costs)
 
 
 def _identity(
@@ -194,15 +201,8 @@ def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
 
 
 def _finish(
-    networks: Networks,
-    runtime: Runtime,
-    out: Path,
-    identity: Mapping[str, Any],
-    settings: Settings,
-    x: AnyArray,
+    graph: Graph, out: Path, identity: Mapping[str, Any], x: AnyArray, costs: Costs
 ) -> Trace:
-    graph = networks.graph
-    costs = stage_costs(runtime, graph, x, settings.batch, source(settings.batch, settings.threads))
     columns = read_parts(out)
     info = {key: value for key, value in identity.items() if key != "graph"}
     trace = assemble(

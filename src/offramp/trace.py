@@ -25,7 +25,7 @@ from offramp.files import (
     storage,
     write_json,
 )
-from offramp.graph import Costs, Graph, Stage
+from offramp.graph import COST_KEYS, Costs, Graph, Stage
 from offramp.tasks import Excess, Kind, Losses
 
 VERSION = 1
@@ -33,7 +33,7 @@ PART_NUMBERS = 16_000_000  # scores in a part, so that reading one at a time tak
 _KEYS = frozenset(
     (
         *("version", "complete", "examples", "classes", "labelled"),
-        *("graph", "cost", "cost_unit", "cost_source", "cost_whole", "scores"),
+        *("graph", *COST_KEYS, "scores"),
     )
 )
 
