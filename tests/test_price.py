@@ -206,7 +206,7 @@ def test_a_plan_prices_other_examples_in_its_own_costs(made: Made) -> None:
     slower = replace(made.certifying, costs=replace(made.certifying.costs, body=BODY))
     found = evaluate(plan, slower)
     assert found.cost == pytest.approx(plan.certificate.cost)
-    assert found.cost_source == "measured at batch 4"
+    assert found.cost_source == "measured at batch 4, for requests of 4"
     money = replace(slower, costs=replace(slower.costs, unit="USD"))
     with pytest.raises(CostError, match=r"plan's costs are in s, the trace's in USD.*reprice"):
         evaluate(plan, money)

@@ -56,6 +56,16 @@ class Tested:
 
 
 @dataclass(frozen=True)
+class Saving:
+    """What a plan saves at a batch size that it was not optimised for."""
+
+    batch: int  # examples per call
+    cost: float  # of what the plan runs, per example
+    reference_cost: float
+    speedup: float
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The evidence that a plan keeps its promise, or that none can be given."""
 
@@ -80,6 +90,8 @@ class Certificate:
     verdict: str  # one of VERDICTS
     points: tuple[Tested, ...] = field(default=())  # of the path, as far as it was tested
     statics: tuple[Tested, ...] = field(default=())  # single networks, likewise
+    batch: int | None = None  # examples per call that costs were measured at; None: not a time
+    sizes: tuple[Saving, ...] = field(default=())  # the same plan at other batch sizes
 
     @property
     def changes(self) -> str:
@@ -89,8 +101,8 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
-        for tested in ("points", "statics"):
-            value[tested] = [asdict(point) for point in getattr(self, tested)]
+        for listed in ("points", "statics", "sizes"):
+            value[listed] = [asdict(one) for one in getattr(self, listed)]
         return value
 
     @classmethod

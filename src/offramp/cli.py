@@ -79,7 +79,10 @@ Std = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Defa
 ScoresFile = Annotated[
     Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
 ]
-PRICES = "small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head; e2.whole=80 is their network uncut."
+PRICES = (
+    "small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head; "
+    "e2.whole=80 is their network uncut."
+)
 StageCosts = Annotated[str, typer.Option(help=PRICES)]
 ScoresKind = Annotated[
     Kind | None, typer.Option("--scores", help="What the scores are. Default: finds out.")
@@ -191,7 +194,12 @@ def record(
     graph: Annotated[Path, typer.Argument(help="Folder made by `offramp graph`.")],
     data: Data,
     out: Out,
-    batch: BatchSize = 64,
+    batch: Annotated[
+        str,
+        typer.Option(
+            help="Examples per call; costs are measured at each, rows run in the largest."
+        ),
+    ] = "1,64",
     threads: Threads = 1,
     cost: Annotated[str | None, typer.Option(help=f"{PRICES} Default: measured seconds.")] = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
@@ -199,6 +207,7 @@ def record(
     force: Force = False,
 ) -> None:
     """Run every stage once on every example and measure costs; goes on after an interruption."""
+    sizes = parsing.batches(batch)
     networks = Networks.read(graph)
     examples = open_examples(data, networks.preprocessing, skip_broken=skip_broken)
     runtime = OnnxRuntime(networks.files, networks.graph, threads=threads)
@@ -208,7 +217,7 @@ def record(
             runtime,
             examples,
             out,
-            Settings(batch, threads),
+            Settings(max(sizes), threads, tuple(sizes)),
             graph_folder=graph,
             costs=parsing.costs(cost, cost_unit) if cost else None,
             force=force,
@@ -292,7 +301,8 @@ def fit(
     ] = None,
     graph: Annotated[Path | None, typer.Option(help="Networks, for imported scores.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Cost is the time of requests of so many examples.")
+        str | None,
+        typer.Option(help="Cost is the time of requests of so many examples: 64 or 1,64."),
     ] = None,
     threads: Threads = 1,
     json_: Json = False,
@@ -300,6 +310,7 @@ def fit(
 ) -> None:
     """Learn a policy, certify the budget, and write the plan. Exit code 1: keep the reference."""
     check_output(out, force)
+    sizes = parsing.batches(batch) if batch else []
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
     fitted = partial(
@@ -320,8 +331,9 @@ def fit(
         networks=networks,
     )
     plan = fitted()
-    if batch:
-        plan = fitted(latency=measure_latency(plan, blank(read, batch), threads))
+    if sizes:
+        request = blank(read, max(sizes))
+        plan = fitted(latency=measure_latency(plan, request, threads, sizes))
     plan.write(out, force=force)
     for note in plan.notes():
         messages.print(note)
@@ -471,11 +483,16 @@ def export(
 
 @app.command(epilog="Example: offramp report trace plan --out report.html")
 def report(
-    inputs: Annotated[list[Path], typer.Argument(metavar="TRACE_OR_PLAN...")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TRACE_OR_PLAN...", help="Or a file of `bench --json`, after its plan."
+        ),
+    ],
     out: Out,
     force: Force = False,
 ) -> None:
-    """One page that opens offline: frontiers, the certificate, where inputs stop."""
+    """One page that opens offline: the clock, frontiers, the certificate, where inputs stop."""
     from offramp.report import report_inputs, write_report
 
     check_output(out, force)

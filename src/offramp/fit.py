@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from offramp import tasks
-from offramp.certify import Candidate, Certificate, Order, certify, check_promise, safest_first
+from offramp.certify import (
+    Candidate,
+    Certificate,
+    Order,
+    Saving,
+    certify,
+    check_promise,
+    safest_first,
+)
 from offramp.committees import Committees, answering
 from offramp.errors import TraceError
 from offramp.frontier import Recorded, excess_of, replay
@@ -22,6 +30,7 @@ from offramp.refit import learn as learn_refits
 from offramp.tasks import Excess, Losses
 from offramp.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.trace import Trace, versions
+from offramp.walk import Outcome
 
 FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer
 LEARN_SHARE = 1 / 3  # of the examples, to learn from
@@ -117,6 +126,11 @@ def fit(
         order=_order(taught, parts.alone, budget),
         seed=seed,
     )
+    certificate = replace(
+        certificate,
+        batch=parts.certifying.costs.batch,
+        sizes=tuple(savings(parts.certifying, taught.policy, certificate)),
+    )
     return Plan(
         trace.graph,
         parts.certifying.costs,
@@ -210,12 +224,24 @@ def _candidate(
     return Candidate(tradeoff, float(outcome.cost.mean()), excess_of(outcome, losses))
 
 
+def _walked(trace: Trace, policy: Policy, certificate: Certificate) -> Outcome:
+    """The walks of these examples, as certified."""
+    if certificate.tradeoff is None:
+        return replay(trace, Static.of(trace.graph, certificate.static_choice), float("nan"))
+    return replay(trace, policy, certificate.tradeoff)
+
+
+def savings(trace: Trace, policy: Policy, certificate: Certificate) -> Iterator[Saving]:
+    """What the same walks save by the costs at other batch sizes."""
+    for batch, costs in trace.costs.at.items():
+        priced = replace(trace, costs=costs)
+        cost = float(_walked(priced, policy, certificate).cost.mean())
+        yield Saving(batch, cost, priced.reference_cost, priced.reference_cost / cost)
+
+
 def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profile:
     """What these examples look like to the plan."""
-    static = Static.of(trace.graph, certificate.static_choice)
-    runs: Policy = static if certificate.tradeoff is None else policy
-    setting = float("nan") if certificate.tradeoff is None else certificate.tradeoff
-    exits = replay(trace, runs, setting).exits()
+    exits = _walked(trace, policy, certificate).exits()
     return Profile.of(trace.scores[trace.graph.root], trace.kinds[trace.graph.root], exits)
 
 

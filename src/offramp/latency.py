@@ -27,6 +27,7 @@ class Latency:
     parts: Mapping[str, Mapping[int, float]]  # of bodies, heads and uncut networks
     stop: Mapping[int, float]  # of deciding at one stage and bringing together the rows that go on
     source: str = "given"  # how and where they were measured
+    others: tuple[int, ...] = ()  # further rows of requests, smaller ones, to tell costs of
 
     def costs(
         self, graph: Graph, shares: Mapping[str, float] | None = None, *, stops: bool = True
@@ -54,7 +55,17 @@ class Latency:
             if stops and stage.answers and graph.successors[name]:
                 heads[name] += self._expected(self.stop, share)
         alone = {stage.name: self._alone(graph, stage.name) for stage in graph.stages}
-        return Costs(body, heads, "s", self.source, alone)
+        smaller = [replace(self, batch=batch, others=()) for batch in self.others]
+        return Costs(
+            body,
+            heads,
+            "s",
+            f"{self.source}, for requests of {self.batch}",
+            alone,
+            self.batch,
+            self._expected(self.stop, 1.0),
+            {other.batch: other.costs(graph, shares, stops=stops) for other in smaller},
+        )
 
     def _alone(self, graph: Graph, stage: str) -> float:
         """Seconds per example of one network by itself, which decides nothing."""
@@ -152,8 +163,18 @@ def settle(
         graph = graph.without(least)
         present, costs = without[least]
     alone = latency.costs(trace.graph, stops=False)  # of what was dropped as well
-    body, heads = {**alone.body, **costs.body}, {**alone.head, **costs.head}
-    return Settled(graph, replace(costs, body=body, head=heads, whole=alone.whole), dropped)
+    return Settled(graph, _over(alone, costs), dropped)
+
+
+def _over(alone: Costs, costs: Costs) -> Costs:
+    """The costs of walks, beside those of stages that no walk comes to."""
+    return replace(
+        costs,
+        body={**alone.body, **costs.body},
+        head={**alone.head, **costs.head},
+        whole=alone.whole,
+        at={batch: _over(alone.at[batch], there) for batch, there in costs.at.items()},
+    )
 
 
 def _less(graph: Graph) -> dict[str, Graph]:

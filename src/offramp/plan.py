@@ -31,6 +31,7 @@ from offramp.tasks import Kind
 from offramp.trace import Trace
 
 VERSION = 1
+_WORTH_A_CALL = 2.0  # times what a call and a decision take: below, they dominate
 _KEYS = frozenset(
     (
         *("version", "graph", *COST_KEYS, "scores", "classes", "policy"),
@@ -186,9 +187,26 @@ class Plan:
             found.append(f"without stage '{stage}': {why}")
         if self.repair:
             found += self._repair_notes(self.repair)
+        found += self._too_small()
         if not self.networks:
             found.append("the plan has no networks and cannot run; add --graph GRAPH for that")
         return found
+
+    def _too_small(self) -> list[str]:
+        """Stages that take hardly longer than calling them and deciding after them."""
+        costs = self.costs.smallest()
+        if not self.routes or not costs.overhead:
+            return []
+        least = _WORTH_A_CALL * costs.overhead
+        small = [stage for stage in self.policy.graph.order if costs.body[stage] < least]
+        if not small:
+            return []
+        names = ", ".join(f"'{stage}' ({costs.body[stage] * 1e6:.0f} us)" for stage in small)
+        return [
+            f"at batch {costs.batch} calling a network and deciding take "
+            f"{costs.overhead * 1e6:.0f} us, as long as stages themselves: {names}. Networks this "
+            "small save less on the clock than by their costs; see `offramp bench`"
+        ]
 
     def repairs(self) -> list[tuple[str, str]]:
         """What refits do by themselves, line by line; nothing where nobody asked for them.

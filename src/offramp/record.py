@@ -20,7 +20,7 @@ from offramp.data import Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
 from offramp.graph import Costs, Graph
-from offramp.measure import source, stage_costs
+from offramp.measure import recorded_costs
 from offramp.networks import Networks
 from offramp.runtime.driver import Runtime
 from offramp.trace import (
@@ -44,6 +44,7 @@ class Settings:
 
     batch: int = 64  # rows per call, also where costs are measured
     threads: int = 1
+    sizes: tuple[int, ...] = ()  # further rows per call to measure costs at
 
     @property
     def batches_per_part(self) -> int:
@@ -106,10 +107,13 @@ def record(
         progress(seen, examples.examples)
     if first is None or not len(first):
         first = next(b.x for b in examples.batches(settings.batch) if len(b.x))
-    if costs is None:
-        about = source(settings.batch, settings.threads)
-        costs = stage_costs(runtime, networks.graph, first, settings.batch, about)
-    return _finish(networks.graph, out, identity, first, costs)
+
+    def priced(classes: int) -> Costs:
+        sizes = (settings.batch, *settings.sizes)
+        given = (networks.graph, first, classes, sizes, settings.threads)
+        return recorded_costs(runtime, *given) if costs is None else costs
+
+    return _finish(networks.graph, out, identity, first, priced)
 
 
 def _identity(
@@ -201,9 +205,14 @@ def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
 
 
 def _finish(
-    graph: Graph, out: Path, identity: Mapping[str, Any], x: AnyArray, costs: Costs
+    graph: Graph,
+    out: Path,
+    identity: Mapping[str, Any],
+    x: AnyArray,
+    priced: Callable[[int], Costs],
 ) -> Trace:
     columns = read_parts(out)
+    costs = priced(columns[f"{graph.root}.scores"].shape[1])
     info = {key: value for key, value in identity.items() if key != "graph"}
     trace = assemble(
         graph,

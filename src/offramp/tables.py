@@ -35,12 +35,17 @@ def certificate(plan: Plan) -> Table:
             ("runs", _runs(found)),
             ("upper bound of its excess loss", f"{found.bound:.2%}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
-            ("speed-up", f"{found.speedup:.2f} by these costs"),
+            ("speed-up", f"{found.speedup:.2f} by these costs{_at(found.batch)}"),
+            *[(f"speed-up{_at(s.batch)}", f"{s.speedup:.2f} by costs there") for s in found.sizes],
             *[(f"'{s}' answers with", str(c)) for s, c in plan.speaking.items()],
             *plan.repairs(),
             *([("what next", advice(found))] if found.verdict == KEEP else []),
         ],
     )
+
+
+def _at(batch: int | None) -> str:
+    return "" if batch is None else f" at batch {batch}"
 
 
 def _runs(found: Certificate) -> str:

@@ -38,14 +38,29 @@ def promise(found: Certificate, reference: str) -> str:
 def verdict(found: Certificate) -> str:
     """What to do, and where nothing is saved what to try next."""
     if found.verdict == ROUTE:
-        return f"Route: {found.speedup:.2f} times less cost than the reference."
+        return f"Route: {found.speedup:.2f} times less cost than the reference{sizes(found)}."
     name = found.static_choice
     if found.verdict == KEEP:
         return f"Keep the reference '{name}': no saving is certified. {advice(found)}"
     return (
         f"Run one network, '{name}', alone: {found.speedup:.2f} times less cost than the "
-        "reference; no routing was shown to be cheaper."
+        f"reference{sizes(found)}; no routing was shown to be cheaper."
     )
+
+
+def clock(speedup: float, reference: str, batch: int) -> str:
+    """What was measured, in one sentence."""
+    times = f"{speedup:.2f} times as fast as '{reference}'"
+    slower = f"{1 / speedup:.2f} times as slow as '{reference}'"
+    return f"On the clock, at batch {batch}: {times if speedup >= 1 else slower}."
+
+
+def sizes(found: Certificate) -> str:
+    """The batch size that a saving is at, and what is saved at others."""
+    if found.batch is None:
+        return ""
+    others = ", ".join(f"{saving.speedup:.2f} at batch {saving.batch}" for saving in found.sizes)
+    return f" at batch {found.batch}" + (f" ({others})" if others else "")
 
 
 def advice(found: Certificate) -> str:
