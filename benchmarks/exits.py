@@ -182,6 +182,7 @@ class Made:
             "budget": BUDGET,
             "verdict": plan.certificate.verdict,
             "certified_speedup": plan.certificate.speedup,
+            "reference_alone_ms": plan.certificate.reference_cost * 1e3,
             "part_ms": {p: float(np.round(s * 1e3, 4)) for p, s in parts.items() if s},
             "equal_quality": {n: halves.speedups(halves.points(n)) for n in ("learned", "margin")},
         }

@@ -75,10 +75,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     networks = [f"{stage}={file}" for stage, file in files.items()]
     do("graph", *networks, "--out", folder / "graph")
-    do("record", folder / "graph", "--data", folder / "data.npz", "--out", folder / "recorded")
+    do("record", folder / "graph", "--data", folder / "data.npz", "--out", folder / "timed")
     # networks this small all take the same time; here the big one shall cost four times as much
-    four = {"small": {"body": 1.0, "head": 0.0}, "big": {"body": 4.0, "head": 0.0}}
-    rewrite(folder / "recorded" / "trace.json", cost=four)
+    four = ["--cost", "small=1,big=4", "--cost-unit", "s"]
+    do("reprice", folder / "timed", *four, "--out", folder / "recorded")
     do("fit", folder / "recorded", "--budget", 0.02, "--policy", "margin", "--out", folder / "runs")
     costs = ["--cost", "small=1,medium=3,large=9"]
     do("import", folder / "scores.npz", *costs, "--out", folder / "trace")
@@ -225,10 +225,10 @@ def test_the_whole_journey_without_labels(offramp: Offramp, tmp_path: Path) -> N
     assert offramp("graph", f"small={small}", f"big={big}", "--size", 4, "--out", graph).code == 0
     for folder in ("flat", "later"):
         trace = tmp_path / f"{folder}-trace"
-        assert offramp("record", graph, "--data", tmp_path / folder, "--out", trace).code == 0
+        four = ["--cost", "small=1,big=4"]
+        given = ["record", graph, "--data", tmp_path / folder, *four, "--out", trace]
+        assert offramp(*given).code == 0
         assert Trace.read(trace).labels is None
-        four = {"small": {"body": 1.0, "head": 0.0}, "big": {"body": 4.0, "head": 0.0}}
-        rewrite(trace / "trace.json", cost=four)
     trace, later = tmp_path / "flat-trace", tmp_path / "later-trace"
 
     fit = ["fit", trace, "--budget", 0.1, "--policy", "margin", "--out", plan]
@@ -317,15 +317,38 @@ def test_an_export_is_replaced_only_by_force(offramp: Offramp, made: Path, tmp_p
 def test_costs_are_the_time_of_requests_where_a_batch_size_is_given(
     offramp: Offramp, made: Path, tmp_path: Path
 ) -> None:
-    arguments = ["fit", made / "recorded", "--budget", 0.02, "--batch", 4, "--json"]
+    arguments = ["fit", made / "recorded", "--budget", 0.02, "--batch", "1,4", "--json"]
     said = offramp(*arguments, "--out", tmp_path / "p")
     assert said.code in (0, 1)  # networks this small may not be worth routing
+    assert (said.json["batch"], [s["batch"] for s in said.json["sizes"]]) == (4, [1])
     plan = json.loads((tmp_path / "p" / "plan.json").read_text())
     assert plan["cost_unit"] == "s"
     assert "batch 4" in plan["cost_source"]
     assert plan["latency"]["batch"] == 4
     assert set(plan["latency"]["part_ms"]) == {"small", "big"}
     assert all(found["body"] < 0.01 for found in plan["cost"].values())  # not 1 and 4, as recorded
+
+
+def test_a_trace_gets_costs_of_another_kind(offramp: Offramp, made: Path, tmp_path: Path) -> None:
+    arguments = ["reprice", made / "trace", "--cost-unit", "USD", "--out", tmp_path / "t"]
+    assert_refused(offramp(*arguments, "--cost", "small=1"), "'medium'")
+    said = offramp(*arguments, "--cost", "small=1,medium=2,large=9,large.whole=8")
+    assert (said.code, said.out) == (0, "")
+    assert Trace.read(tmp_path / "t").reference_cost == 8
+    said = offramp("evaluate", made / "plan", tmp_path / "t")
+    assert_refused(said, "reprice")
+
+
+def test_what_bench_measured_is_reported_first(
+    offramp: Offramp, made: Path, tmp_path: Path
+) -> None:
+    arguments = ["bench", made / "runs", "--data", made / "data.npz", "--batch", "8", "--json"]
+    (tmp_path / "bench.json").write_text(offramp(*arguments).out)
+    said = offramp("report", made / "runs", tmp_path / "bench.json", "--out", tmp_path / "r.html")
+    assert said.code == 0
+    assert "On the clock, at batch 8" in (tmp_path / "r.html").read_text()
+    said = offramp("report", tmp_path / "bench.json", "--out", tmp_path / "s.html")
+    assert_refused(said, "plan")
 
 
 def test_zero_rows_give_zero_answers(offramp: Offramp, made: Path, tmp_path: Path) -> None:
@@ -430,7 +453,18 @@ def test_broken_images_are_left_out_only_if_asked(offramp: Offramp, tmp_path: Pa
 @pytest.mark.parametrize(
     "command",
     [
-        *("demo", "graph", "record", "import", "fit", "evaluate", "compare", "run", "bench"),
+        *(
+            "demo",
+            "graph",
+            "record",
+            "import",
+            "reprice",
+            "fit",
+            "evaluate",
+            "compare",
+            "run",
+            "bench",
+        ),
         *("export", "report", "needs"),
     ],
 )
