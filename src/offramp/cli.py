@@ -257,9 +257,7 @@ def import_(
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
 
 
-@app.command(
-    epilog="Example: offramp reprice trace --cost small=1,big=4 --cost-unit USD --out priced"
-)
+@app.command(epilog="Example: offramp reprice trace --cost small=1,big=4 --out priced")
 def reprice(
     trace: Annotated[Path, typer.Argument(help="Folder made by `record` or `import`.")],
     cost: StageCosts,
