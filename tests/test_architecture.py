@@ -8,7 +8,7 @@ from pathlib import Path
 import offramp
 
 ORDER = [
-    *("errors", "arrays", "files", "records", "graph", "tasks", "hulls", "trace"),
+    *("errors", "arrays", "files", "records", "costs", "graph", "tasks", "hulls", "trace"),
     "reprice",
     *("committees", "refit"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),

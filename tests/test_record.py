@@ -17,9 +17,10 @@ import pytest
 
 from offramp import trace as traces
 from offramp.arrays import AnyArray, FloatArray
+from offramp.costs import COST_KEYS
 from offramp.data import Examples, open_examples
 from offramp.errors import InputError, ScoresError, StorageError, TraceError
-from offramp.graph import COST_KEYS, Graph
+from offramp.graph import Graph
 from offramp.networks import Networks
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime

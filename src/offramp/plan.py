@@ -15,9 +15,10 @@ from offramp import committees, refit, tasks
 from offramp.arrays import FloatArray
 from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.committees import Committees, answering
+from offramp.costs import COST_KEYS
 from offramp.errors import InputError, PlanError
 from offramp.files import new_folder, read_manifest, write_json
-from offramp.graph import COST_KEYS, Costs, Graph
+from offramp.graph import Costs, Graph
 from offramp.networks import copy_networks, find_networks, read_preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.baselines import Static

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from offramp.costs import COST_KEYS
 from offramp.errors import TraceError
 from offramp.files import new_folder, read_manifest, storage, write_json
-from offramp.graph import COST_KEYS, Costs, Graph
+from offramp.graph import Costs, Graph
 from offramp.trace import VERSION
 
 

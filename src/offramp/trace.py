@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from offramp import tasks
 from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.costs import COST_KEYS
 from offramp.errors import BudgetError, InputError, LossError, ScoresError, TraceError
 from offramp.files import (
     fingerprint,
@@ -25,7 +26,7 @@ from offramp.files import (
     storage,
     write_json,
 )
-from offramp.graph import COST_KEYS, Costs, Graph, Stage
+from offramp.graph import Costs, Graph, Stage
 from offramp.tasks import Excess, Kind, Losses
 
 VERSION = 1
