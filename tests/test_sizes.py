@@ -160,6 +160,15 @@ def test_a_report_shows_the_clock_before_costs(tmp_path: Path) -> None:
     assert "On the clock" not in (tmp_path / "bare.html").read_text()
 
 
+def test_all_of_a_plan_is_reported_at_its_costs(tmp_path: Path) -> None:
+    """The certified point lies among curves of the same costs, whatever other examples state."""
+    fit(timed(600), 0.1, policy="margin").write(tmp_path / "plan")
+    timed(400, costs=replace(MANY, body=ONE.body)).write(tmp_path / "slower")
+    (found,) = report_inputs([tmp_path / "plan", tmp_path / "slower"])
+    assert found.comparison is not None
+    assert found.comparison.reference_cost == MANY.body["large"]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 from offramp import tasks
 from offramp.compare import compare
 from offramp.errors import InputError
-from offramp.evaluate import evaluate
+from offramp.evaluate import evaluate, priced
 from offramp.plan import Plan
 from offramp.records import record
 from offramp.refit import refitted
@@ -84,7 +84,10 @@ def _clocks(path: Path, plan: Plan) -> list[Clock]:
 def _section(
     name: str, plan: Plan, traces: dict[str, Trace], clocks: tuple[Clock, ...]
 ) -> ReportInput:
-    """A plan with the frontier of the first trace and an evaluation on the first unseen one."""
+    """A plan with the frontier of the first trace and an evaluation on the first unseen one.
+
+    Both are at the plan's costs, as is its certificate.
+    """
     own = tasks.is_own(plan.certificate.loss)
     notes = [f"The loss {plan.certificate.loss} is code, which no report runs."] if own else []
     if plan.refits:
@@ -94,7 +97,9 @@ def _section(
     shown = [*(t for t in traces.values() if t.info.get("data") in fitted), *unseen][:1]
     return ReportInput(
         name,
-        compare(refitted(shown[0], plan.refits), loss=_loss(shown[0], plan)) if shown else None,
+        compare(refitted(priced(plan, shown[0]), plan.refits), loss=_loss(shown[0], plan))
+        if shown
+        else None,
         plan,
         evaluate(plan, unseen[0]) if unseen and not own else None,
         " ".join(notes),
