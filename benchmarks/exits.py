@@ -144,8 +144,9 @@ class Made:
         renamed = {s: "big" if s == "final" else f"big-{s}" for s in inside.body}
         body = {"small": cifar.multiply_adds(3) / 1e6}
         body |= {renamed[s]: cost for s, cost in inside.body.items()}
+        uncut = {renamed[s]: cost for s, cost in inside.whole.items()}
         head = {"small": 0.0, **{renamed[s]: cost for s, cost in inside.head.items()}}
-        return networks, Costs(body, head, inside.unit, inside.source, inside.whole)
+        return networks, Costs(body, head, inside.unit, inside.source, uncut)
 
     def recorded(self, name: str, networks: Networks) -> Trace:
         folder = self.cache / "exits" / "traces" / name.replace(" ", "-").replace(">", "to")
@@ -175,12 +176,13 @@ class Made:
         priced = replace(trace, costs=costs)
         plan = fit(priced.take(first), BUDGET, networks=None)
         halves = Halves(priced.take(first), priced.take(second))
-        parts = {**costs.body, whole(networks.graph.reference): costs.whole}
+        parts = {**costs.body, **{whole(stage): cost for stage, cost in costs.whole.items()}}
         return {
             "batch": batch,
             "budget": BUDGET,
             "verdict": plan.certificate.verdict,
             "certified_speedup": plan.certificate.speedup,
+            "reference_alone_ms": plan.certificate.reference_cost * 1e3,
             "part_ms": {p: float(np.round(s * 1e3, 4)) for p, s in parts.items() if s},
             "equal_quality": {n: halves.speedups(halves.points(n)) for n in ("learned", "margin")},
         }

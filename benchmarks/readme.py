@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -368,14 +368,28 @@ def exits_tuned() -> str:
     return table(head, rows)
 
 
+def _over_uncut(row: Mapping[str, Any], speedup: float) -> float:
+    """A speed-up over the sum of the reference's parts as one over the uncut reference.
+
+    Results saved before a network alone had one price divide by that sum. The uncut reference,
+    which costs less, is on the hull as well, so that this is the least that it may be.
+    """
+    if "reference_alone_ms" in row:
+        return speedup
+    parts = row["part_ms"]
+    (uncut,) = (ms for part, ms in parts.items() if part.endswith(".whole"))
+    cut = sum(ms for part, ms in parts.items() if "." not in part and part != "small")
+    return max(1.0, float(speedup * uncut / cut))
+
+
 def exits_clock() -> str:
-    head = ["graph", "batch", "certified at 1 point", "equal quality at 0.5 points"]
+    head = ["graph", "batch", "certified at 1 point", "equal quality at 0.5 points, at least"]
     rows = [
         [
             name,
             f"{row['batch']}",
             f"{row['certified_speedup']:.2f}",
-            f"{row['equal_quality']['learned'][1]:.2f}",
+            f"{_over_uncut(row, row['equal_quality']['learned'][1]):.2f}",
         ]
         for name, graph in load("exits")["graphs"].items()
         for row in graph["clock"]

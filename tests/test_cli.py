@@ -75,10 +75,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     networks = [f"{stage}={file}" for stage, file in files.items()]
     do("graph", *networks, "--out", folder / "graph")
-    do("record", folder / "graph", "--data", folder / "data.npz", "--out", folder / "recorded")
+    do("record", folder / "graph", "--data", folder / "data.npz", "--out", folder / "timed")
     # networks this small all take the same time; here the big one shall cost four times as much
-    four = {"small": {"body": 1.0, "head": 0.0}, "big": {"body": 4.0, "head": 0.0}}
-    rewrite(folder / "recorded" / "trace.json", cost=four)
+    four = ["--cost", "small=1,big=4", "--cost-unit", "s"]
+    do("reprice", folder / "timed", *four, "--out", folder / "recorded")
     do("fit", folder / "recorded", "--budget", 0.02, "--policy", "margin", "--out", folder / "runs")
     costs = ["--cost", "small=1,medium=3,large=9"]
     do("import", folder / "scores.npz", *costs, "--out", folder / "trace")
@@ -131,7 +131,16 @@ def test_evaluate_says_whether_the_promise_is_kept(offramp: Offramp, made: Path)
     names = {
         *("examples", "loss", "reference_loss", "excess_loss", "induced_loss", "cost"),
         "unrefitted_reference_loss",
-        *("reference_cost", "cost_unit", "speedup", "exits", "budget", "confidence", "tradeoff"),
+        *(
+            "reference_cost",
+            "cost_unit",
+            "cost_source",
+            "speedup",
+            "exits",
+            "budget",
+            "confidence",
+            "tradeoff",
+        ),
         *("kept", "interval", "shift"),
     }
     assert said.json.keys() == names
@@ -225,10 +234,10 @@ def test_the_whole_journey_without_labels(offramp: Offramp, tmp_path: Path) -> N
     assert offramp("graph", f"small={small}", f"big={big}", "--size", 4, "--out", graph).code == 0
     for folder in ("flat", "later"):
         trace = tmp_path / f"{folder}-trace"
-        assert offramp("record", graph, "--data", tmp_path / folder, "--out", trace).code == 0
+        four = ["--cost", "small=1,big=4"]
+        given = ["record", graph, "--data", tmp_path / folder, *four, "--out", trace]
+        assert offramp(*given).code == 0
         assert Trace.read(trace).labels is None
-        four = {"small": {"body": 1.0, "head": 0.0}, "big": {"body": 4.0, "head": 0.0}}
-        rewrite(trace / "trace.json", cost=four)
     trace, later = tmp_path / "flat-trace", tmp_path / "later-trace"
 
     fit = ["fit", trace, "--budget", 0.1, "--policy", "margin", "--out", plan]
@@ -317,15 +326,38 @@ def test_an_export_is_replaced_only_by_force(offramp: Offramp, made: Path, tmp_p
 def test_costs_are_the_time_of_requests_where_a_batch_size_is_given(
     offramp: Offramp, made: Path, tmp_path: Path
 ) -> None:
-    arguments = ["fit", made / "recorded", "--budget", 0.02, "--batch", 4, "--json"]
+    arguments = ["fit", made / "recorded", "--budget", 0.02, "--batch", "1,4", "--json"]
     said = offramp(*arguments, "--out", tmp_path / "p")
     assert said.code in (0, 1)  # networks this small may not be worth routing
+    assert (said.json["batch"], [s["batch"] for s in said.json["sizes"]]) == (4, [1])
     plan = json.loads((tmp_path / "p" / "plan.json").read_text())
     assert plan["cost_unit"] == "s"
     assert "batch 4" in plan["cost_source"]
     assert plan["latency"]["batch"] == 4
     assert set(plan["latency"]["part_ms"]) == {"small", "big"}
     assert all(found["body"] < 0.01 for found in plan["cost"].values())  # not 1 and 4, as recorded
+
+
+def test_a_trace_gets_costs_of_another_kind(offramp: Offramp, made: Path, tmp_path: Path) -> None:
+    arguments = ["reprice", made / "trace", "--cost-unit", "USD", "--out", tmp_path / "t"]
+    assert_refused(offramp(*arguments, "--cost", "small=1"), "'medium'")
+    said = offramp(*arguments, "--cost", "small=1,medium=2,large=9,large.whole=8")
+    assert (said.code, said.out) == (0, "")
+    assert Trace.read(tmp_path / "t").reference_cost == 8
+    said = offramp("evaluate", made / "plan", tmp_path / "t")
+    assert_refused(said, "reprice")
+
+
+def test_what_bench_measured_is_reported_first(
+    offramp: Offramp, made: Path, tmp_path: Path
+) -> None:
+    arguments = ["bench", made / "runs", "--data", made / "data.npz", "--batch", "8", "--json"]
+    (tmp_path / "bench.json").write_text(offramp(*arguments).out)
+    said = offramp("report", made / "runs", tmp_path / "bench.json", "--out", tmp_path / "r.html")
+    assert said.code == 0
+    assert "On the clock, at batch 8" in (tmp_path / "r.html").read_text()
+    said = offramp("report", tmp_path / "bench.json", "--out", tmp_path / "s.html")
+    assert_refused(said, "plan")
 
 
 def test_zero_rows_give_zero_answers(offramp: Offramp, made: Path, tmp_path: Path) -> None:
@@ -335,16 +367,28 @@ def test_zero_rows_give_zero_answers(offramp: Offramp, made: Path, tmp_path: Pat
     assert pq.read_table(out).num_rows == 0
 
 
-def test_do_not_route_is_exit_code_1_and_a_plan_all_the_same(
+def test_keep_the_reference_is_exit_code_1_and_a_plan_all_the_same(
     offramp: Offramp, made: Path, tmp_path: Path
 ) -> None:
     said = offramp("fit", made / "recorded", "--budget", 0.0001, "--json", "--out", tmp_path / "p")
     assert said.code == 1
-    assert said.json["verdict"] == "do not route"
+    assert said.json["verdict"] == "keep the reference"
     assert said.json["tradeoff"] is None
     out = tmp_path / "answers.parquet"
     assert offramp("run", tmp_path / "p", "--data", made / "data.npz", "--out", out).code == 0
     assert set(pq.read_table(out)["stage"].to_pylist()) == {said.json["static_choice"]}
+
+
+def test_one_network_is_a_saving_and_no_refusal(
+    offramp: Offramp, made: Path, tmp_path: Path
+) -> None:
+    said = offramp("fit", made / "trace", "--budget", 0.9, "--json", "--out", tmp_path / "p")
+    assert (said.code, said.json["verdict"]) == (0, "one network")
+    assert said.json["speedup"] > 1
+    said = offramp("fit", made / "trace", "--budget", 0, "--out", tmp_path / "q")
+    assert said.code == 1
+    assert "keep the reference" in said.out
+    assert "more or cheaper stages." in said.out
 
 
 def test_a_plan_gets_networks_that_were_recorded_or_are_given(
@@ -419,7 +463,7 @@ def test_broken_images_are_left_out_only_if_asked(offramp: Offramp, tmp_path: Pa
     "command",
     [
         *("demo", "graph", "record", "import", "fit", "evaluate", "compare", "run", "bench"),
-        *("export", "report", "needs"),
+        *("export", "report", "needs", "reprice"),
     ],
 )
 def test_every_help_ends_with_an_example(offramp: Offramp, command: str) -> None:
@@ -570,7 +614,7 @@ def test_a_seed_below_zero_is_refused(offramp: Offramp, made: Path, command: str
     assert_refused(said, "--seed")
 
 
-def test_what_nobody_expected_never_reads_as_do_not_route(
+def test_what_nobody_expected_never_reads_as_a_verdict(
     offramp: Offramp, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:

@@ -22,7 +22,7 @@ from offramp.plan import Plan
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import OnnxRuntime
-from offramp.trace import LEARN_SHARE, Trace, assemble, import_scores
+from offramp.trace import Trace, assemble, import_scores
 from tests.made import blobs
 
 CLASSES = st.integers(2, 60)
@@ -128,7 +128,7 @@ def test_certificates_show_the_reference_beside_chance(tmp_path: Path) -> None:
     trace = traced(labels, scores)
     fit(trace, 0.1, policy="margin").write(tmp_path / "plan")
     found = Plan.read(tmp_path / "plan")
-    _, certifying = trace.split(LEARN_SHARE, 0)
+    certifying = trace.opening[trace.unsealed :]
     wrong = (scores.argmax(axis=1) != labels)[certifying]
     assert found.certificate.reference_loss == pytest.approx(wrong.mean())
     assert found.certificate.chance_loss == chance_loss("top1", labels[certifying], 5)

@@ -317,6 +317,8 @@ DAMAGE: list[tuple[str, object]] = [
     ("certificate.static_choice", "nobody"),
     ("certificate.verdict", "perhaps"),
     ("certificate.verdict", "do not route"),
+    ("certificate.verdict", "one network"),
+    ("certificate.verdict", "keep the reference"),
     ("certificate.points", [{"tradeoff": 1.0}]),
     ("certificate.points", None),
     ("certificate.extra", 1),
@@ -361,7 +363,7 @@ def test_a_plan_that_does_not_route_has_no_tradeoff(tmp_path: Path) -> None:
     assert Plan.read(tmp_path / "plan").tradeoff is None
     manifest = tmp_path / "plan" / "plan.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tradeoff": 5.0}))
-    with pytest.raises(PlanError, match="do not route"):
+    with pytest.raises(PlanError, match="keep the reference"):
         Plan.read(tmp_path / "plan")
 
 

@@ -309,7 +309,7 @@ def test_the_cheapest_point_before_the_first_failure_is_chosen() -> None:
 
 def test_when_nothing_passes_it_says_how_many_examples_it_would_take() -> None:
     found = certificate([15])
-    assert found.verdict == "do not route"
+    assert found.verdict == "keep the reference"
     assert found.tradeoff is None
     assert (found.static_choice, found.cost, found.bound) == ("big", 10.0, 0.0)
     assert found.examples_needed is not None
@@ -317,10 +317,26 @@ def test_when_nothing_passes_it_says_how_many_examples_it_would_take() -> None:
     assert certificate([25]).examples_needed is None
 
 
-def test_a_single_network_that_is_as_cheap_means_do_not_route() -> None:
+def test_a_single_network_that_is_as_cheap_runs_alone() -> None:
     found = certificate([0, 3], static=2)
-    assert found.verdict == "do not route"
+    assert found.verdict == "one network"
     assert (found.static_choice, found.cost, found.tradeoff) == ("small", 2.5, None)
+
+
+def test_a_single_network_that_saves_nothing_is_not_run() -> None:
+    dear = {"small": one(0, 10.0), "other": one(0, 12.0)}
+    found = certify([one(100, 5, 9.0)], dear, 0.02, reference="big", reference_cost=10.0,
+                    order=Order(0, {"small": 0, "other": 0}))  # fmt: skip
+    assert (found.verdict, found.static_choice) == ("keep the reference", "big")
+    assert (found.cost, found.speedup) == (10.0, 1.0)
+
+
+def test_earlier_certificates_say_which_of_the_three_verdicts_they_meant() -> None:
+    for found in (certificate([50]), certificate([0, 3], static=2)):
+        before = {**found.to_json(), "verdict": "do not route"}
+        assert Certificate.from_json(before).verdict == found.verdict
+    with pytest.raises(ValueError, match="perhaps"):
+        Certificate.from_json({**found.to_json(), "verdict": "perhaps"})
 
 
 def test_answers_changed_are_counted_of_what_runs() -> None:
@@ -362,7 +378,7 @@ def test_one_failure_ends_the_sequence_for_path_and_single_networks() -> None:
         order=Order(0, {"small": 0, "medium": 0}),
     )
     assert [point.stage for point in good.statics] == ["medium", "small"]  # the dearest first
-    assert (good.verdict, good.static_choice) == ("do not route", "small")
+    assert (good.verdict, good.static_choice) == ("one network", "small")
     assert certify([one(100, 5, 9.0)], {"small": one(1, 2)}, 0.02, reference="big",
                    reference_cost=10.0).static_choice == "big"  # fmt: skip
 

@@ -17,6 +17,7 @@ import pytest
 
 from offramp import trace as traces
 from offramp.arrays import AnyArray, FloatArray
+from offramp.costs import COST_KEYS
 from offramp.data import Examples, open_examples
 from offramp.errors import InputError, ScoresError, StorageError, TraceError
 from offramp.graph import Graph
@@ -68,7 +69,7 @@ def same(one: Path, other: Path) -> None:
     for name, values in columns[0].items():
         assert values.dtype == columns[1][name].dtype
         assert (values == columns[1][name]).all(), name
-    changing = {"cost", "created"}
+    changing = {"created", *COST_KEYS}
     manifests = [json.loads((path / "trace.json").read_text()) for path in (one, other)]
     kept = [{k: v for k, v in m.items() if k not in changing} for m in manifests]
     assert kept[0] == kept[1]

@@ -125,10 +125,12 @@ def test_the_promise_reads_like_a_promise(plan: Plan) -> None:
     assert "at most 50 in 1,000 above that of 'large' alone" in promise(plan.certificate, "large")
     assert "probability of at least 0.95" in promise(plan.certificate, "large")
     tight = fit(LEARN, 0.0001).certificate
-    assert tight.verdict == "do not route"
-    assert verdict(tight).startswith("Do not route: run 'large' alone.")
+    assert tight.verdict == "keep the reference"
+    assert verdict(tight).startswith("Keep the reference 'large': no saving is certified.")
     assert "No saving could be certified" in promise(tight, "large")
     loose = fit(LEARN, 0.9).certificate
+    assert loose.verdict == "one network"
+    assert verdict(loose).startswith("Run one network, 'small', alone:")
     assert "Running 'small' alone keeps the promise" in promise(loose, "large")
     induced = fit(LEARN, 0.1, excess="induced").certificate
     assert "answers are worse than" in promise(induced, "large")

@@ -355,9 +355,12 @@ def peak_mb(file: Path | None, x: AnyArray, threads: int) -> float | None:
 def _ideal(
     plan: Plan, trace: Trace, parts: Mapping[str, Mapping[int, float]], batch: int
 ) -> FloatArray:
-    """The seconds that the bodies and heads of each request take by themselves, (requests,)."""
+    """The seconds that what runs of each request takes by itself, (requests,)."""
     spoken = plan.answering(trace)
     total = np.zeros(trace.examples // batch)
+    uncut = whole(plan.running.graph.root)
+    if len(plan.running.graph.order) == 1 and uncut in parts:  # alone, it runs as it was before
+        return total + parts[uncut][batch]
     for part, found in needed(spoken, plan.running, plan.setting).items():
         rows = found.reshape(-1, batch).sum(axis=1)
         if part in parts:  # a network that was not cut has no head

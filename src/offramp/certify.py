@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -22,7 +22,9 @@ from offramp.pvalues import Method, examples_needed, method_for, p_value, upper_
 from offramp.records import record
 from offramp.tasks import Excess
 
-ROUTE, DO_NOT_ROUTE = "route", "do not route"
+ROUTE, ONE_NETWORK, KEEP = "route", "one network", "keep the reference"
+VERDICTS = (ROUTE, ONE_NETWORK, KEEP)
+_DO_NOT_ROUTE = "do not route"  # what certificates of earlier versions say for the last two
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ class Tested:
 
 
 @dataclass(frozen=True)
+class Saving:
+    """What a plan saves at a batch size that it was not optimised for."""
+
+    batch: int  # examples per call
+    cost: float  # of what the plan runs, per example
+    reference_cost: float
+    speedup: float
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The evidence that a plan keeps its promise, or that none can be given."""
 
@@ -72,10 +84,10 @@ class Certificate:
     cost: float  # of what the plan runs, in the unit of the trace
     reference_cost: float
     speedup: float
-    static_choice: str  # the cheapest single network that passes; the reference always does
+    static_choice: str  # the cheapest single network that passes and saves, else the reference
     static_cost: float
     examples_needed: int | None  # for the safest point at the same rates; None: no number would do
-    verdict: str  # "route" or "do not route"
+    verdict: str  # one of VERDICTS
     points: tuple[Tested, ...] = field(default=())  # of the path, as far as it was tested
     statics: tuple[Tested, ...] = field(default=())  # single networks, likewise
     level: float = 0.05  # error that its tests were made at: a share of what is allowed, or all
@@ -84,6 +96,8 @@ class Certificate:
     joint_confidence: float | None = None  # that the promises of all looks so far hold together
     reference_loss: float | None = None  # its own, on the same examples; None: without labels
     chance_loss: float | None = None  # of always the commonest label; None: or of another loss
+    batch: int | None = None  # examples per call that costs were measured at; None: not a time
+    sizes: tuple[Saving, ...] = field(default=())  # the same plan at other batch sizes
 
     @property
     def exhausted(self) -> bool:
@@ -93,22 +107,25 @@ class Certificate:
     @property
     def changes(self) -> str:
         """What `losses` and `gains` count: the reference, run alone, changes no answer."""
-        alone = self.cost == self.reference_cost and self.verdict != ROUTE
-        return "answers changed at the safest point" if alone else "answers changed"
+        kept = self.verdict == KEEP
+        return "answers changed at the safest point" if kept else "answers changed"
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
-        for tested in ("points", "statics"):
-            value[tested] = [asdict(point) for point in getattr(self, tested)]
+        for listed in ("points", "statics", "sizes"):
+            value[listed] = [asdict(one) for one in getattr(self, listed)]
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Certificate:
         """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
         found = record(cls, value)
+        if found.verdict == _DO_NOT_ROUTE:
+            saves = found.cost < found.reference_cost
+            found = replace(found, verdict=ONE_NETWORK if saves else KEEP)
         if not (0 <= found.budget <= 1 and 0 < found.confidence < 1):
             raise ValueError(f"the promise is {found.budget!r} at {found.confidence!r}")
-        if found.verdict not in (ROUTE, DO_NOT_ROUTE):
+        if found.verdict not in VERDICTS:
             raise ValueError(f"the certificate's verdict is {found.verdict!r}")
         if not (0 < found.level < 1 and found.look >= 1 and found.looks >= 1):
             raise ValueError(f"the certificate is of look {found.look!r} at {found.level!r}")
@@ -228,9 +245,11 @@ def certify(
     delta = 1 - confidence if level is None else level
     test = partial(p_value, method=method, level=delta, seed=seed)
     walked = _walk(in_order(path, statics, order or Order()), budget, delta, test)
-    static, chosen, first = walked.static, walked.point, walked.first
-    static_cost = statics[static].cost if static else reference_cost
-    routed = chosen is not None and chosen.cost < min(static_cost, reference_cost)
+    chosen, first = walked.point, walked.first
+    static, static_cost = None, reference_cost
+    if walked.static is not None and statics[walked.static].cost < reference_cost:
+        static, static_cost = walked.static, statics[walked.static].cost
+    routed = chosen is not None and chosen.cost < static_cost
     running = chosen if routed else statics[static] if static else None
     shown = running or first  # the reference changes no answer: then of the safest point tested
     bound = 0.0
@@ -253,7 +272,7 @@ def certify(
         static_choice=static or reference,
         static_cost=static_cost,
         examples_needed=examples_needed(first.excess, budget, delta, method) if first else None,
-        verdict=ROUTE if routed else DO_NOT_ROUTE,
+        verdict=ROUTE if routed else ONE_NETWORK if static else KEEP,
         points=tuple(tested for tested in walked.tested if tested.stage is None),
         statics=tuple(tested for tested in walked.tested if tested.stage is not None),
         level=delta,

@@ -19,7 +19,7 @@ from offramp import parsing, tables
 from offramp.answers import AnswerFile, stream
 from offramp.bench import EXAMPLES, REQUESTS
 from offramp.bench import bench as bench_plan
-from offramp.certify import DO_NOT_ROUTE
+from offramp.certify import KEEP
 from offramp.compare import compare as compare_policies
 from offramp.data import NOTHING, open_examples
 from offramp.errors import InputError, OfframpError, OfframpWarning
@@ -37,6 +37,7 @@ from offramp.plan import Plan, write_plans
 from offramp.pvalues import POWER
 from offramp.record import Settings, blank
 from offramp.record import record as record_trace
+from offramp.reprice import reprice as reprice_trace
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.onnxruntime import Device
 from offramp.split import Repeats
@@ -80,10 +81,11 @@ Std = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Defa
 ScoresFile = Annotated[
     Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
 ]
-StageCosts = Annotated[
-    str,
-    typer.Option(help="small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head."),
-]
+PRICES = (
+    "small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head; "
+    "e2.whole=80 is their network uncut."
+)
+StageCosts = Annotated[str, typer.Option(help=PRICES)]
 ScoresKind = Annotated[
     Kind | None, typer.Option("--scores", help="What the scores are. Default: finds out.")
 ]
@@ -201,13 +203,21 @@ def record(
     graph: Annotated[Path, typer.Argument(help="Folder made by `offramp graph`.")],
     data: Data,
     out: Out,
-    batch: BatchSize = 64,
+    batch: Annotated[
+        str,
+        typer.Option(
+            help="Examples per call; costs are measured at each, rows run in the largest."
+        ),
+    ] = "1,64",
     threads: Threads = 1,
     seal: Seal = None,
+    cost: Annotated[str | None, typer.Option(help=f"{PRICES} Default: measured seconds.")] = None,
+    cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
     skip_broken: SkipBroken = False,
     force: Force = False,
 ) -> None:
     """Run every stage once on every example and measure costs; goes on after an interruption."""
+    sizes = parsing.batches(batch)
     networks = Networks.read(graph)
     examples = open_examples(data, networks.preprocessing, skip_broken=skip_broken)
     runtime = OnnxRuntime(networks.files, networks.graph, threads=threads)
@@ -217,8 +227,9 @@ def record(
             runtime,
             examples,
             out,
-            Settings(batch, threads, seal),
+            Settings(max(sizes), threads, tuple(sizes), seal),
             graph_folder=graph,
+            costs=parsing.costs(cost, cost_unit) if cost else None,
             force=force,
             progress=lambda done, total: step("recording", done, total),
         )
@@ -258,6 +269,20 @@ def import_(
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
 
 
+@app.command(epilog="Example: offramp reprice trace --cost small=1,big=4 --out priced")
+def reprice(
+    trace: Annotated[Path, typer.Argument(help="Folder made by `record` or `import`.")],
+    cost: StageCosts,
+    out: Out,
+    cost_unit: Annotated[str, typer.Option(help="USD, J, s of another machine, ...")] = "unit",
+    force: Force = False,
+) -> None:
+    """Give a trace costs of another kind; everything else in it stays as it is."""
+    check_output(out, force)
+    costs = reprice_trace(trace, parsing.costs(cost, cost_unit), out, force=force)
+    messages.print(f"{out}: the costs of {' '.join(costs.body)} in {costs.unit}, {costs.source}")
+
+
 @app.command(epilog="Example: offramp fit trace --budget 0.005 --out plan")
 def fit(
     trace: Annotated[Path, typer.Argument(help="Folder made by `record` or `import`.")],
@@ -294,14 +319,16 @@ def fit(
     ] = None,
     graph: Annotated[Path | None, typer.Option(help="Networks, for imported scores.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Cost is the time of requests of so many examples.")
+        str | None,
+        typer.Option(help="Cost is the time of requests of so many examples: 64 or 1,64."),
     ] = None,
     threads: Threads = 1,
     json_: Json = False,
     force: Force = False,
 ) -> None:
-    """Learn a policy, certify the budget, and write the plan. Exit code 1: do not route."""
+    """Learn a policy, certify the budget, and write the plan. Exit code 1: keep the reference."""
     check_output(out, force)
+    sizes = parsing.batches(batch) if batch else []
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
     choices = Choices(
@@ -320,9 +347,9 @@ def fit(
     )
     budgets = parsing.budgets(budget)
     latency = None
-    if batch:
-        drafted = draft(read, budgets[0], choices, networks)
-        latency = measure_latency(drafted, blank(read, batch), threads)
+    if sizes:
+        drafted, request = draft(read, budgets[0], choices, networks), blank(read, max(sizes))
+        latency = measure_latency(drafted, request, threads, sizes)
     certify_on = Trace.read(certify) if certify else None
     plans = fit_each(read, budgets, choices, certify_on, networks, latency)
     write_plans(plans, out, force=force)
@@ -331,7 +358,7 @@ def fit(
     found = [_certificate(plan) for plan in plans]
     shown = found if len(plans) > 1 else found[0]
     _print(json_, shown, lambda: Group(*map(tables.certificate, plans)))
-    if all(plan.certificate.verdict == DO_NOT_ROUTE for plan in plans):
+    if all(plan.certificate.verdict == KEEP for plan in plans):
         raise typer.Exit(1)
 
 
@@ -478,11 +505,16 @@ def export(
 
 @app.command(epilog="Example: offramp report trace plan --out report.html")
 def report(
-    inputs: Annotated[list[Path], typer.Argument(metavar="TRACE_OR_PLAN...")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TRACE_OR_PLAN...", help="Or a file of `bench --json`, after its plan."
+        ),
+    ],
     out: Out,
     force: Force = False,
 ) -> None:
-    """One page that opens offline: frontiers, the certificate, where inputs stop."""
+    """One page that opens offline: the clock, frontiers, the certificate, where inputs stop."""
     from offramp.report import report_inputs, write_report
 
     check_output(out, force)
@@ -537,7 +569,7 @@ def _spoken_warnings() -> Iterator[None]:
 def main() -> None:
     """Runs the command line.
 
-    Exit codes: 0 done, 1 `fit` says do not route, 2 bad input, 3 an error of offramp's own.
+    Exit codes: 0 done, 1 `fit` says keep the reference, 2 bad input, 3 an error of offramp's own.
     """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -552,7 +584,7 @@ def main() -> None:
         code = _say(error.format_message())  # type: ignore[attr-defined]
     except (typer.Abort, KeyboardInterrupt):
         code = 130
-    except Exception as error:  # Python would exit with 1, which reads as "do not route"
+    except Exception as error:  # Python would exit with 1, which reads as "keep the reference"
         if debug:
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())

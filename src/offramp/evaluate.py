@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import stats
 
 from offramp import split, tasks
 from offramp.arrays import FloatArray
-from offramp.errors import LossError, TraceError
+from offramp.errors import CostError, LossError, TraceError
 from offramp.frontier import excess_of, loss_of, point, replay
 from offramp.ledger import Look
 from offramp.plan import Plan, Profile
@@ -49,6 +49,7 @@ class Evaluation:
     cost: float
     reference_cost: float
     cost_unit: str
+    cost_source: str  # how and where the plan's costs were measured; they are what counts here
     speedup: float
     exits: Mapping[str, float]
     budget: float
@@ -76,12 +77,14 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
     The ledger of the trace counts it as a look at all of its rows, the sealed ones included.
 
     Raises:
-        TraceError: the trace is of another graph, of other networks, preprocessing or unit of cost,
-            or of examples that trained heads of its exits.
+        TraceError: the trace is of another graph, of other networks or preprocessing, or of
+            examples that trained heads of its exits.
+        CostError: the trace's costs are of another unit than the plan's, which count here.
         LossError: the plan's loss is the user's own and `loss` does not name it.
         StorageError: the trace's ledger cannot be written.
     """
     _check_alike(plan, trace)
+    trace = priced(plan, trace)
     trace.ledger.look(Look("evaluate", _question(plan, loss), 1 - plan.certificate.confidence))
     recorded, trace = trace, plan.answering(trace)
     outcome = replay(trace, plan.running, plan.setting)
@@ -101,6 +104,7 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
         cost,
         trace.reference_cost,
         trace.costs.unit,
+        trace.costs.source,
         trace.reference_cost / cost,
         {**dict.fromkeys(trace.graph.order, 0.0), **outcome.exits()},
         promise.budget,
@@ -110,6 +114,20 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
         found.interval,
         shape,
     )
+
+
+def priced(plan: Plan, trace: Trace) -> Trace:
+    """A trace at the costs of a plan, which are those that the plan states wherever it runs.
+
+    Raises:
+        CostError: the trace's costs are of another unit.
+    """
+    if trace.costs.unit != plan.costs.unit:
+        raise CostError(
+            f"the plan's costs are in {plan.costs.unit}, the trace's in {trace.costs.unit}, and "
+            "they do not compare. Give the trace costs of the plan's unit with `offramp reprice`."
+        )
+    return replace(trace, costs=plan.costs)
 
 
 @dataclass(frozen=True)
@@ -154,7 +172,7 @@ def _check_alike(plan: Plan, trace: Trace) -> None:
     if trace.graph != plan.graph or trace.classes != plan.classes:
         raise TraceError("this trace was recorded with another graph than the plan's.")
     known = {name: plan.info.get(f"recorded_{name}") for name in split.SYSTEM}
-    split.check_same({**known, "unit of cost": plan.costs.unit}, split.system(trace), what)
+    split.check_same(known, split.system(trace), what)
     split.fresh(trace)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from offramp.arrays import AnyArray
+from offramp.costs import Costs as Costs
+from offramp.costs import check_cost, check_sizes
 from offramp.errors import CostError, GraphError
 
 BATCH = "batch"  # the name of the batch dimension in every part of a network
@@ -38,40 +40,6 @@ def head(stage: str) -> str:
 def whole(stage: str) -> str:
     """The name of a stage's network before it was cut, which runs where nothing is routed."""
     return f"{stage}.whole"
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What running each stage costs, per example; bodies and heads apart."""
-
-    body: Mapping[str, float]  # what must run to pass the stage
-    head: Mapping[str, float]  # what runs only where the stage's answer is asked for
-    unit: str = "s"  # "s" (seconds), "MFLOP", "J", ...
-    source: str = "given"  # how and where they were measured
-    whole: float | None = None  # the reference run alone and uncut; None: the sum of its parts
-
-    def part(self, name: str) -> float:
-        """The cost of a part: a body, called as its stage, or a head."""
-        stage, dot, _ = name.partition(".")
-        return self.head[stage] if dot else self.body[stage]
-
-    def to_json(self) -> dict[str, Any]:
-        """The entries of a manifest that describe costs."""
-        each = {name: {"body": self.body[name], "head": self.head[name]} for name in self.body}
-        found = {"cost": each, "cost_unit": self.unit, "cost_source": self.source}
-        return found if self.whole is None else {**found, "cost_whole": self.whole}
-
-    @classmethod
-    def from_json(cls, manifest: Mapping[str, Any]) -> Costs:
-        """The inverse of `to_json`. Raises CostError where an entry is missing."""
-        try:
-            each = manifest["cost"]
-            body = {name: part["body"] for name, part in each.items()}
-            head = {name: part["head"] for name, part in each.items()}
-            unit, source = manifest["cost_unit"], manifest["cost_source"]
-            return cls(body, head, unit, source, manifest.get("cost_whole"))
-        except (KeyError, TypeError, AttributeError) as problem:
-            raise CostError(f"this is not a record of costs: {problem!r}.") from None
 
 
 @dataclass(frozen=True)
@@ -253,9 +221,22 @@ class Graph:
         """The cost of reaching and answering at `target`, given the parts already `run`."""
         return math.fsum(costs.part(name) for name in self.parts(target) if name not in run)
 
+    def alone(self, costs: Costs, name: str) -> float:
+        """The cost of running the network of one stage alone: uncut, where it can run so.
+
+        It is the one price of a network that nothing is routed to, wherever that is counted.
+        """
+        return costs.whole[name] if name in costs.whole else self.step_cost(costs, name)
+
     def reference_cost(self, costs: Costs) -> float:
         """The cost of running the reference alone."""
-        return self.step_cost(costs, self.reference) if costs.whole is None else costs.whole
+        return self.alone(costs, self.reference)
+
+    @cached_property
+    def ends(self) -> tuple[str, ...]:
+        """The last stage of every network that was cut: alone, it runs as it was before."""
+        continued = {stage.after for stage in self.stages}
+        return tuple(s.name for s in self.stages if s.after and s.name not in continued)
 
     def check_costs(self, costs: Costs) -> Costs:
         """`costs`, with the stages in the order of the graph.
@@ -265,26 +246,24 @@ class Graph:
                 or a stage that costs nothing at all.
         """
         names = [stage.name for stage in self.stages]
-        for part, values in (("body", costs.body), ("head", costs.head)):
+        for part, values in (("body", costs.body), ("head", costs.head), ("whole", costs.whole)):
             unknown = sorted(set(values) - set(names))
             if unknown:
                 raise CostError(
                     f"costs are given for unknown stage '{unknown[0]}'; "
                     f"the stages are {', '.join(names)}."
                 )
-            for name in names:
-                _check_cost(name, part, values.get(name))
+            for name in values if part == "whole" else names:
+                check_cost(name, part, values.get(name))
         for name in names:
-            if self.step_cost(costs, name) <= 0:
+            if min(self.step_cost(costs, name), self.alone(costs, name)) <= 0:
                 raise CostError(f"stage '{name}' costs nothing; every stage must cost something.")
-        if costs.whole is not None:
-            _check_cost(self.reference, "whole", costs.whole or None)
-        return Costs(
-            {name: float(costs.body[name]) for name in names},
-            {name: float(costs.head[name]) for name in names},
-            costs.unit,
-            costs.source,
-            costs.whole,
+        return replace(
+            costs,
+            body={name: float(costs.body[name]) for name in names},
+            head={name: float(costs.head[name]) for name in names},
+            whole={name: float(costs.whole[name]) for name in names if name in costs.whole},
+            at={batch: self.check_costs(there) for batch, there in check_sizes(costs).items()},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -317,15 +296,6 @@ def parse_edges(text: str) -> tuple[tuple[str, str], ...]:
             raise GraphError(f"edge '{path}' is not of the form 'from>to'.")
         edges += itertools.pairwise(names)
     return tuple(edges)
-
-
-def _check_cost(name: str, part: str, value: float | None) -> None:
-    if value is None:
-        raise CostError(f"stage '{name}' has no {part} cost. Give one cost per stage.")
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise CostError(
-            f"the {part} cost of stage '{name}' is {value!r}; a cost is a number of at least 0."
-        )
 
 
 def _check(graph: Graph) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from offramp import tasks
-from offramp.certify import Candidate, Certificate, Order, certify, safest_first
+from offramp.certify import Candidate, Certificate, Order, Saving, certify, safest_first
 from offramp.committees import answering
 from offramp.frontier import Recorded, excess_of, replay
 from offramp.latency import Latency, Settled, settle
@@ -24,6 +24,7 @@ from offramp.refit import learn as learn_refits
 from offramp.tasks import Losses
 from offramp.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.trace import Trace, versions
+from offramp.walk import Outcome
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class Job:
     confidence: float
     taught: Taught
     certifying: Trace  # as the stages answer, and at the costs that count
-    alone: Trace  # the same examples, at the costs of networks that run alone
     order: Order
     refits: Refits
     refit: bool  # whether refits were asked for
@@ -57,7 +57,7 @@ class Job:
     def certificate(self, level: float) -> Certificate:
         """What the rows that certify say, at an error of `level`."""
         path = candidates(self.certifying, self._losses, self.taught.policy)
-        return self._certify(path, statics(self.alone, self._losses), level)
+        return self._certify(path, statics(self.certifying, self._losses), level)
 
     def nothing(self) -> Certificate:
         """What can be said without looking: the reference runs."""
@@ -96,16 +96,21 @@ class Job:
 
     def plan(self, certificate: Certificate, networks: Networks | None) -> Plan:
         """What is deployed under a certificate."""
-        trace = self.rows.trace
+        trace, policy = self.rows.trace, self.taught.policy
+        certificate = replace(
+            certificate,
+            batch=self.certifying.costs.batch,
+            sizes=tuple(_savings(self.certifying, policy, certificate)),
+        )
         return Plan(
             trace.graph,
             self.certifying.costs,
             trace.kinds,
             trace.classes,
-            self.taught.policy,
+            policy,
             certificate.tradeoff,
             certificate,
-            profile(self.certifying, self.taught.policy, certificate),
+            profile(self.certifying, policy, certificate),
             self.taught.lesson.committees,
             networks.files if networks else {},
             networks.preprocessing if networks else None,
@@ -116,8 +121,8 @@ class Job:
 
     def _repair(self) -> Repair:
         """What refits do by themselves, on the examples that certify."""
-        recorded = replace(self.rows.certifying, costs=self.alone.costs)
-        after = replace(refitted(self.rows.certifying, self.refits), costs=self.alone.costs)
+        recorded = replace(self.rows.certifying, costs=self.certifying.costs)
+        after = refitted(recorded, self.refits)
         return Repair.of(recorded, after, self.ways.loss, self.ways.excess, self.budget)
 
     def _info(self) -> dict[str, Any]:
@@ -172,18 +177,18 @@ def prepare(
     if pool:
         learning = replace(learning, graph=search(learning, ways).graph)
     edges = edges_of(learning.graph) if pool else None
-    alone, dropped = certifying.costs, dict[str, str]()
+    dropped: Mapping[str, str] = {}
     if latency:
         settled = _settled(learning, ways, policy, latency)
         learning = replace(learning, graph=settled.graph, costs=settled.costs)
         certifying = replace(certifying, costs=settled.costs)
-        alone, dropped = latency.costs(certifying.graph, stops=False), dict(settled.dropped)
+        dropped = settled.dropped
     taught = teach(learning, ways, policy)
     certifying = answering(certifying, taught.lesson.committees)
-    priced = replace(certifying, costs=alone)
+    order = _order(taught, certifying, budget)
     return Job(
-        rows, ways, budget, confidence, taught, certifying, priced,
-        _order(taught, priced, budget), refits, refit, edges, latency, dropped,
+        rows, ways, budget, confidence, taught, certifying, order, refits, refit, edges, latency,
+        dropped,
     )  # fmt: skip
 
 
@@ -200,10 +205,10 @@ def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candida
         yield _candidate(trace, losses, recorded, float(setting), float(setting))
 
 
-def _order(taught: Taught, alone: Trace, budget: float) -> Order:
-    """What is tested when, from the examples that taught; of `alone` only costs are looked at."""
+def _order(taught: Taught, certifying: Trace, budget: float) -> Order:
+    """What is tested when, from the examples that taught; of the others costs alone count."""
     learning, losses = taught.lesson.trace, taught.lesson.losses
-    themselves = replace(learning, graph=alone.graph, costs=alone.costs)
+    themselves = replace(learning, graph=certifying.graph, costs=certifying.costs)
     path = list(candidates(learning, losses, taught.policy))
     return safest_first(path, statics(themselves, losses), budget, learning.reference_cost)
 
@@ -225,10 +230,22 @@ def _candidate(
     return Candidate(tradeoff, float(outcome.cost.mean()), excess_of(outcome, losses))
 
 
+def _walked(trace: Trace, policy: Policy, certificate: Certificate) -> Outcome:
+    """The walks of these examples, as certified."""
+    if certificate.tradeoff is None:
+        return replay(trace, Static.of(trace.graph, certificate.static_choice), float("nan"))
+    return replay(trace, policy, certificate.tradeoff)
+
+
+def _savings(trace: Trace, policy: Policy, certificate: Certificate) -> Iterator[Saving]:
+    """What the same walks save by the costs at other batch sizes."""
+    for batch, costs in trace.costs.at.items():
+        priced = replace(trace, costs=costs)
+        cost = float(_walked(priced, policy, certificate).cost.mean())
+        yield Saving(batch, cost, priced.reference_cost, priced.reference_cost / cost)
+
+
 def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profile:
     """What these examples look like to the plan."""
-    static = Static.of(trace.graph, certificate.static_choice)
-    runs: Policy = static if certificate.tradeoff is None else policy
-    setting = float("nan") if certificate.tradeoff is None else certificate.tradeoff
-    exits = replay(trace, runs, setting).exits()
+    exits = _walked(trace, policy, certificate).exits()
     return Profile.of(trace.scores[trace.graph.root], trace.kinds[trace.graph.root], exits)

@@ -24,9 +24,10 @@ class Latency:
     """Seconds of requests, by the number of rows in them."""
 
     batch: int  # rows of a request
-    parts: Mapping[str, Mapping[int, float]]  # of bodies, heads and the uncut reference
+    parts: Mapping[str, Mapping[int, float]]  # of bodies, heads and uncut networks
     stop: Mapping[int, float]  # of deciding at one stage and bringing together the rows that go on
     source: str = "given"  # how and where they were measured
+    others: tuple[int, ...] = ()  # further rows of requests, smaller ones, to tell costs of
 
     def costs(
         self, graph: Graph, shares: Mapping[str, float] | None = None, *, stops: bool = True
@@ -53,9 +54,24 @@ class Latency:
             heads[name] = self._expected(own, share)
             if stops and stage.answers and graph.successors[name]:
                 heads[name] += self._expected(self.stop, share)
-        reference = graph.reference
-        uncut = self.parts.get(whole(reference), self.parts.get(reference, {}))
-        return Costs(body, heads, "s", self.source, self._expected(uncut, 1.0))
+        alone = {stage.name: self._alone(graph, stage.name) for stage in graph.stages}
+        smaller = [replace(self, batch=batch, others=()) for batch in self.others]
+        return Costs(
+            body,
+            heads,
+            "s",
+            f"{self.source}, for requests of {self.batch}",
+            alone,
+            self.batch,
+            self._expected(self.stop, 1.0),
+            {other.batch: other.costs(graph, shares, stops=stops) for other in smaller},
+        )
+
+    def _alone(self, graph: Graph, stage: str) -> float:
+        """Seconds per example of one network by itself, which decides nothing."""
+        parts = [whole(stage)] if whole(stage) in self.parts else graph.parts(stage)
+        own = [p for p in parts if p in self.parts]  # a network that was not cut has no head
+        return sum(self._expected(self.parts[part], 1.0) for part in own)
 
     def _times(self, part: str) -> Mapping[int, float]:
         if part not in self.parts:
@@ -147,8 +163,18 @@ def settle(
         graph = graph.without(least)
         present, costs = without[least]
     alone = latency.costs(trace.graph, stops=False)  # of what was dropped as well
-    body, heads = {**alone.body, **costs.body}, {**alone.head, **costs.head}
-    return Settled(graph, replace(costs, body=body, head=heads), dropped)
+    return Settled(graph, _over(alone, costs), dropped)
+
+
+def _over(alone: Costs, costs: Costs) -> Costs:
+    """The costs of walks, beside those of stages that no walk comes to."""
+    return replace(
+        costs,
+        body={**alone.body, **costs.body},
+        head={**alone.head, **costs.head},
+        whole=alone.whole,
+        at={batch: _over(alone.at[batch], there) for batch, there in costs.at.items()},
+    )
 
 
 def _less(graph: Graph) -> dict[str, Graph]:

@@ -6,7 +6,7 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
@@ -15,23 +15,30 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
 
 from offramp.arrays import AnyArray
 from offramp.export import write_file
 from offramp.export.stages import unwatched
-from offramp.graph import Costs, Graph, head, whole
+from offramp.fit import fit
+from offramp.graph import BATCH, Costs, Graph, head, whole
 from offramp.latency import Latency
+from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies.forced import forced
 from offramp.policies.protocol import backbone
 from offramp.runtime import OnnxRuntime, SingleFile
 from offramp.runtime.driver import Runtime
+from offramp.trace import assemble
 
 Task = Callable[[], object]
 _FEWEST_ROUNDS = 5
 _WARMUP = 2
 _FILE = "file.whole"  # no part is called so
+_FIRST = "first"  # of the networks that stand in for others
+_STAND_INS = 120  # made-up examples that a policy is fitted to, to be timed
 
 
 def stage_costs(
@@ -58,7 +65,8 @@ def stage_costs(
         rounds: calls of each part.
         limit_s: seconds.
     """
-    chunks = cycle(_chunks(x, min(batch, len(x))))
+    batch = min(batch, len(x))
+    chunks = cycle(_chunks(x, batch))
     found: dict[str, list[float]] = {}
     networks = _networks(graph)
     begin = time.perf_counter()
@@ -71,24 +79,127 @@ def stage_costs(
                 found.setdefault(part, []).append(taken)
         if number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begin > limit_s:
             break
-    spent = {p: float(np.median(lap[_WARMUP:])) / len(chunk) for p, lap in found.items()}
+    spent = {p: float(np.median(lap[_WARMUP:])) / batch for p, lap in found.items()}
     names = [stage.name for stage in graph.stages]
     return Costs(
         {name: spent[name] for name in names},
         {name: spent.get(head(name), 0.0) for name in names},
         "s",
-        source,
-        spent.get(whole(graph.reference)),
+        f"{source}; half of the times lie within {_spread(found.values()):.0%} of each other",
+        {stage: spent[whole(stage)] for stage in graph.ends},
+        batch,
     )
 
 
+def _spread(laps: Iterable[Sequence[float]]) -> float:
+    """The range of the middle half of the times of a part, over its median; of a typical part."""
+    quartiles = [np.percentile(lap[_WARMUP:], (25, 50, 75)) for lap in laps]
+    return float(np.median([(high - low) / middle for low, middle, high in quartiles]))
+
+
+def recorded_costs(
+    runtime: Runtime, graph: Graph, x: AnyArray, classes: int, sizes: Sequence[int], threads: int
+) -> Costs:
+    """Costs at the largest of several batch sizes, with those at the others in `at`.
+
+    Heads that a decision follows include what it takes; networks that run alone do not.
+
+    Args:
+        runtime: runs the stages.
+        graph: the stages.
+        x: examples (n, ...), at least one; they are repeated where a batch needs more.
+        classes: of the scores, which decisions look at.
+        sizes: rows per call.
+        threads: of the runtime.
+    """
+    request = x[np.arange(max(*sizes, len(x))) % len(x)]
+    deciding = any(graph.successors.values())
+    spent = overheads(request[: max(sizes)], classes, threads) if deciding else None
+    found = {
+        size: _with_decisions(
+            graph,
+            stage_costs(
+                runtime, graph, request, size, source(size, threads), limit_s=10 / len(sizes)
+            ),
+            spent,
+        )
+        for size in sorted(set(sizes))
+    }
+    return replace(found.pop(max(sizes)), at=found)
+
+
+def _with_decisions(graph: Graph, costs: Costs, spent: Latency | None) -> Costs:
+    """With what decisions take, among heads; networks that run alone make none."""
+    alone = {stage.name: graph.alone(costs, stage.name) for stage in graph.stages}
+    if spent is None or costs.batch is None:
+        return replace(costs, whole=alone)
+    call, stop = (
+        float(np.interp(costs.batch, [*times], [*times.values()])) / costs.batch
+        for times in (spent.parts[_FIRST], spent.stop)
+    )
+    heads = {s: cost + stop * bool(graph.successors.get(s)) for s, cost in costs.head.items()}
+    return replace(costs, head=heads, whole=alone, overhead=call + stop)
+
+
+def overheads(x: AnyArray, classes: int, threads: int = 1, *, limit_s: float = 0.3) -> Latency:
+    """What calls and decisions take where networks take hardly anything: measured on two of those.
+
+    A policy that looks at scores of so many classes decides between two networks that only take the
+    mean of their inputs. Those of an actual plan may take longer, never much less.
+
+    Args:
+        x: the largest request, (batch, ...).
+        classes: of the scores.
+        threads: of the engine.
+        limit_s: about how long to measure.
+    """
+    names = (_FIRST, "second")
+    random = np.random.default_rng(0)
+    scores = {name: random.normal(size=(_STAND_INS, classes)) for name in names}
+    graph = Graph.chain(names)
+    free = Costs({_FIRST: 1.0, "second": 2.0}, dict.fromkeys(names, 0.0))
+    trace = assemble(graph, free, scores, kind="logits")
+    with TemporaryDirectory() as folder:
+        files = {name: _stand_in(Path(folder) / f"{name}.onnx", x, classes) for name in names}
+        plan = fit(trace, 0.5, policy="margin", unlabelled=True, networks=Networks(graph, files))
+        return latency(plan, x, threads, limit_s=limit_s)
+
+
+def _stand_in(path: Path, x: AnyArray, classes: int) -> Path:
+    """A network that reads such inputs, says as many scores, and does next to nothing."""
+    kind = helper.np_dtype_to_tensor_dtype(x.dtype)
+    weights = np.arange(classes, dtype=np.float32)[None]
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Cast", ["flat"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("MatMul", ["mean", "weights"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        path.stem,
+        [helper.make_tensor_value_info("x", kind, [BATCH, *x.shape[1:]])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [BATCH, classes])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
 def laps(runtime: Runtime, graph: Graph, x: AnyArray) -> Iterator[tuple[str, float]]:
-    """Seconds that each body and head takes once on inputs (n, ...), and the uncut reference."""
+    """Seconds that each body and head takes once on inputs (n, ...), and each uncut network."""
     for stages in _networks(graph):
         yield from _lap(runtime, graph, stages, x)
 
 
-def latency(plan: Plan, x: AnyArray, threads: int = 1, *, limit_s: float = 20.0) -> Latency:
+def latency(
+    plan: Plan,
+    x: AnyArray,
+    threads: int = 1,
+    sizes: Sequence[int] = (),
+    *,
+    limit_s: float = 20.0,
+) -> Latency:
     """What requests of up to `len(x)` rows take, part by part and at a stop of the walk.
 
     A stop is timed in the exported file: what a walk that always goes on takes there beyond its
@@ -98,6 +209,7 @@ def latency(plan: Plan, x: AnyArray, threads: int = 1, *, limit_s: float = 20.0)
         plan: with networks; any that decides as the one to come will.
         x: one request, (batch, ...).
         threads: of the engine.
+        sizes: further numbers of rows of requests that costs are wanted of.
         limit_s: about how long to measure.
 
     Raises:
@@ -111,7 +223,8 @@ def latency(plan: Plan, x: AnyArray, threads: int = 1, *, limit_s: float = 20.0)
         timed = unwatched(replace(plan, policy=policy, tradeoff=setting))  # on zeros, perhaps
         write_file(timed, Path(folder) / "plan.onnx")
         single = SingleFile(Path(folder) / "plan.onnx", threads=threads)
-    sizes = sorted({min(2**power, len(x)) for power in range(len(x).bit_length() + 1)})
+    others = tuple(sorted({size for size in sizes if size < len(x)}))
+    sizes = sorted({min(2**power, len(x)) for power in range(len(x).bit_length() + 1)} | {*others})
     spent: dict[str, dict[int, list[float]]] = {}
     begin = time.perf_counter()
     for number in itertools.count(-_WARMUP):
@@ -132,7 +245,7 @@ def latency(plan: Plan, x: AnyArray, threads: int = 1, *, limit_s: float = 20.0)
         / decisions
         for rows in sizes
     }
-    return Latency(len(x), found, stop, source(len(x), threads))
+    return Latency(len(x), found, stop, source(len(x), threads), others)
 
 
 def _networks(graph: Graph) -> list[list[str]]:
@@ -153,8 +266,9 @@ def _lap(
         answering = seconds(partial(running.answer, stage, None))
         if len(stages) > 1:  # a network that was not cut has no head
             yield head(stage), answering
-    if len(stages) > 1 and graph.reference in stages:
-        yield whole(graph.reference), seconds(partial(runtime.run, graph.reference, x))
+    for stage in stages:
+        if stage in graph.ends:
+            yield whole(stage), seconds(partial(runtime.run, stage, x))
 
 
 def seconds(task: Task) -> float:

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from offramp import tasks
 from offramp.errors import BudgetError, CostError, GraphError, InputError, LossError
-from offramp.graph import Costs, Stage
+from offramp.graph import Costs, Stage, whole
 from offramp.preprocessing import Preprocessing
 
 N = TypeVar("N", int, float)
+WHOLE = whole("")  # after the name of a stage: its network, uncut
 
 
 def files(networks: list[str]) -> dict[str, Path]:
@@ -50,21 +51,26 @@ def policies(text: str | None) -> list[str] | None:
 
 
 def costs(text: str, unit: str) -> Costs:
-    """ "small=41,big=126" as costs; 40+2 is body + head."""
+    """ "small=41,big=126" as costs; 40+2 is body + head, big.whole=120 what big costs uncut."""
     body: dict[str, float] = {}
     head: dict[str, float] = {}
+    uncut: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
         if not (name and value):
             raise CostError(f"'{part}' is not of the form STAGE=COST, for example small=41.")
-        if name in body:
+        stage = name.removesuffix(WHOLE)
+        if name in body or (stage != name and stage in uncut):
             raise CostError(f"stage '{name}' has two costs; give one.")
+        if stage != name:
+            uncut[stage] = _cost(name, value)
+            continue
         amounts = value.split("+")
         if len(amounts) > 2:
             raise CostError(f"'{value}' is not a cost; it is BODY, or BODY+HEAD.")
         numbers = [_cost(name, amount) for amount in amounts]
         body[name], head[name] = numbers[0], sum(numbers[1:])
-    return Costs(body, head, unit)
+    return Costs(body, head, unit, whole=uncut)
 
 
 def stages(text: str) -> list[Stage]:
@@ -76,6 +82,8 @@ def stages(text: str) -> list[Stage]:
     before: str | None = None
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition("="))
+        if name.endswith(WHOLE):
+            continue
         found.append(Stage(name, before))
         before = name if "+" in value else None
     return found

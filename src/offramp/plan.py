@@ -13,8 +13,9 @@ import numpy as np
 
 from offramp import committees, refit, tasks
 from offramp.arrays import FloatArray
-from offramp.certify import DO_NOT_ROUTE, Certificate
+from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.committees import Committees, answering
+from offramp.costs import COST_KEYS
 from offramp.errors import InputError, PlanError
 from offramp.files import new_folder, read_manifest, write_json
 from offramp.graph import Costs, Graph
@@ -32,11 +33,12 @@ from offramp.tasks import Kind
 from offramp.trace import Trace
 
 VERSION = 1
+_WORTH_A_CALL = 2.0  # times what a call and a decision take: below, they dominate
 _KEYS = frozenset(
     (
-        *("version", "graph", "cost", "cost_unit", "cost_source", "scores", "classes", "policy"),
+        *("version", "graph", *COST_KEYS, "scores", "classes", "policy"),
         *("tradeoff", "path", "certificate", "profile", "networks", "preprocessing"),
-        *("cost_whole", "committees", "refits", "repair"),
+        *("committees", "refits", "repair"),
     )
 )
 
@@ -194,9 +196,26 @@ class Plan:
         if self.repair:
             found += self._repair_notes(self.repair)
         found += self.info.get("notes") or []
+        found += self._too_small()
         if not self.networks:
             found.append("the plan has no networks and cannot run; add --graph GRAPH for that")
         return found
+
+    def _too_small(self) -> list[str]:
+        """Stages that take hardly longer than calling them and deciding after them."""
+        costs = self.costs.smallest()
+        if not self.routes or not costs.overhead:
+            return []
+        least = _WORTH_A_CALL * costs.overhead
+        small = [stage for stage in self.policy.graph.order if costs.body[stage] < least]
+        if not small:
+            return []
+        names = ", ".join(f"'{stage}' ({costs.body[stage] * 1e6:.0f} us)" for stage in small)
+        return [
+            f"at batch {costs.batch} calling a network and deciding take "
+            f"{costs.overhead * 1e6:.0f} us, as long as stages themselves: {names}. Networks this "
+            "small save less on the clock than by their costs; see `offramp bench`"
+        ]
 
     def repairs(self) -> list[tuple[str, str]]:
         """What refits do by themselves, line by line; nothing where nobody asked for them.
@@ -332,10 +351,12 @@ class Plan:
             raise ValueError(f"the kinds of scores are {self.kinds!r}")
         if not fits(float | None, self.tradeoff):
             raise ValueError(f"the tradeoff is {self.tradeoff!r}")
-        if self.routes == (self.certificate.verdict == DO_NOT_ROUTE):
-            verdict = self.certificate.verdict
+        verdict, alone = self.certificate.verdict, self.certificate.static_choice
+        if self.routes != (verdict == ROUTE):
             raise ValueError(f"the verdict is {verdict!r} and the tradeoff {self.tradeoff!r}")
         self.watch  # noqa: B018 - raises where what was recorded of inputs is damaged
+        if not self.routes and (alone == self.graph.reference) != (verdict == KEEP):
+            raise ValueError(f"the verdict is {verdict!r} and '{alone}' runs alone")
         if self.repair and not stages <= set(self.repair.before) & set(self.repair.after):
             raise ValueError("the repair lacks stages")
 

@@ -101,7 +101,7 @@ def _grown(judge: _Judge) -> tuple[str, ...]:
 def _ordered(trace: Trace, names: Iterable[str]) -> tuple[str, ...]:
     """By cost: networks by what their deepest stage costs alone, the reference's own last."""
     graph, names = trace.graph, list(names)
-    alone = {name: graph.step_cost(trace.costs, name) for name in names}
+    alone = {name: graph.alone(trace.costs, name) for name in names}
     deepest: dict[str, float] = {}
     for name in names:
         network = graph.first(name)

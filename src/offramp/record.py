@@ -22,13 +22,13 @@ from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.data import NOTHING, Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
 from offramp.files import new_folder, read_json, remove, write_json
-from offramp.graph import Costs, head, whole
+from offramp.graph import Costs, Graph, head, whole
 from offramp.hashing import hash_rows
 from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
 from offramp.inputs import Inputs, Range
 from offramp.ledger import Ledger
 from offramp.meaning import FEWEST, DoubtfulLabels, doubts, judge
-from offramp.measure import source, stage_costs
+from offramp.measure import recorded_costs
 from offramp.networks import Networks
 from offramp.records import record as record_of
 from offramp.runtime.driver import Runtime
@@ -61,6 +61,7 @@ class Settings:
 
     batch: int = 64  # rows per call, also where costs are measured
     threads: int = 1
+    sizes: tuple[int, ...] = ()  # further rows per call to measure costs at
     seal: float | None = None  # share of the rows that only certificates may see; see `assemble`
 
     @property
@@ -81,6 +82,7 @@ def record(
     settings: Settings,
     *,
     graph_folder: Path | None = None,
+    costs: Costs | None = None,
     force: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Trace:
@@ -94,6 +96,7 @@ def record(
             examples is continued.
         settings: batch size and threads.
         graph_folder: where the networks were read from, for `fit` to find them again.
+        costs: what every stage costs, in any unit; None: they are measured.
         force: start again where `out` holds another recording.
         progress: called with examples done and examples in all.
 
@@ -116,6 +119,8 @@ def record(
     judge = Judge.of(networks)
     notes = _compared(judge, networks, runtime, examples, settings)
     identity = _identity(networks, examples, settings, graph_folder)
+    if costs is not None:
+        costs = networks.graph.check_costs(costs)
     done = _begin(out, identity, force)
     first: AnyArray | None = None
     progress(min(done * settings.part, examples.examples), examples.examples)
@@ -130,7 +135,13 @@ def record(
         progress(seen, examples.examples)
     if first is None or not len(first):
         first = next(b.x for b in examples.batches(settings.batch) if len(b.x))
-    trace = _finish(networks, runtime, out, {**identity, "notes": notes}, settings, first)
+
+    def priced(classes: int) -> Costs:
+        sizes = (settings.batch, *settings.sizes)
+        given = (networks.graph, first, classes, sizes, settings.threads)
+        return recorded_costs(runtime, *given) if costs is None else costs
+
+    trace = _finish(networks.graph, out, {**identity, "notes": notes}, first, priced)
     for sentence in _doubts(networks, trace, examples):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
@@ -275,16 +286,14 @@ def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
 
 
 def _finish(
-    networks: Networks,
-    runtime: Runtime,
+    graph: Graph,
     out: Path,
     identity: Mapping[str, Any],
-    settings: Settings,
     x: AnyArray,
+    priced: Callable[[int], Costs],
 ) -> Trace:
-    graph = networks.graph
-    costs = stage_costs(runtime, graph, x, settings.batch, source(settings.batch, settings.threads))
     columns = read_parts(out)
+    costs = priced(columns[f"{graph.root}.scores"].shape[1])
     info = {key: value for key, value in identity.items() if key not in ("graph", "seal")}
     trace = assemble(
         graph,
@@ -299,7 +308,7 @@ def _finish(
             "created": _now(),
         },
         hashes=columns["hash"],
-        seal=settings.seal,
+        seal=identity["seal"],
     )
     trace = replace(trace, taught=columns.get("taught"))
     write_json(out / "trace.json", trace.manifest())

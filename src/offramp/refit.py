@@ -239,8 +239,7 @@ class Repair:
     ) -> Repair:
         """From the same examples as recorded and refitted, at the costs of the latter."""
         losses, mended = recorded.losses(loss, excess), after.losses(loss, excess)
-        costs = {s: after.graph.step_cost(after.costs, s) for s in after.graph.order}
-        costs[losses.reference] = after.reference_cost
+        costs = {s: after.graph.alone(after.costs, s) for s in after.graph.order}
 
         def cheapest(values: Mapping[str, FloatArray]) -> str:
             counting = [

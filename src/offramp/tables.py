@@ -10,7 +10,7 @@ from rich.table import Table
 
 from offramp.bands import CONFIDENCE, Band
 from offramp.bench import Bench, Timing
-from offramp.certify import ROUTE, Certificate
+from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.compare import Comparison, Row
 from offramp.evaluate import Evaluation
 from offramp.exits import Exits
@@ -19,13 +19,12 @@ from offramp.exits.placement import WORTH
 from offramp.hulls import LEVELS
 from offramp.needs import Needs
 from offramp.plan import Plan
+from offramp.report.sentences import advice
 
 
 def certificate(plan: Plan) -> Table:
     """The certificate, line by line."""
     found = plan.certificate
-    enough = found.examples_needed is not None and found.examples_needed <= found.examples
-    nothing = found.verdict != ROUTE and found.static_choice == plan.graph.reference and not enough
     return _lines(
         found.verdict,
         [
@@ -37,10 +36,11 @@ def certificate(plan: Plan) -> Table:
             ("runs", _runs(found)),
             ("upper bound of its excess loss", f"{found.bound:.2%}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
-            ("speed-up", f"{found.speedup:.2f} by these costs"),
+            ("speed-up", f"{found.speedup:.2f} by these costs{_at(found.batch)}"),
+            *[(f"speed-up{_at(s.batch)}", f"{s.speedup:.2f} by costs there") for s in found.sizes],
             *[(f"'{s}' answers with", str(c)) for s, c in plan.speaking.items()],
             *plan.repairs(),
-            *([("examples needed", _needed(found))] if nothing else []),
+            *([("what next", advice(found))] if found.verdict == KEEP else []),
         ],
     )
 
@@ -53,16 +53,14 @@ def _reference(found: Certificate) -> list[tuple[str, str]]:
     return [("loss of the reference itself", f"{found.reference_loss:.2%}{chance}")]
 
 
+def _at(batch: int | None) -> str:
+    return "" if batch is None else f" at batch {batch}"
+
+
 def _runs(found: Certificate) -> str:
     if found.verdict == ROUTE:
         return f"the policy at tradeoff {found.tradeoff:.4g}"
     return f"'{found.static_choice}' alone"
-
-
-def _needed(found: Certificate) -> str:
-    if found.examples_needed is None:
-        return "no number would certify this budget at these rates"
-    return f"{found.examples_needed} to certify the safest point at these rates"
 
 
 def needs(found: Needs) -> Table:
@@ -106,6 +104,7 @@ def evaluation(found: Evaluation) -> Table:
         ]
     lines += [
         ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {found.cost_unit}"),
+        ("costs", f"the plan's, {found.cost_source}"),
         ("speed-up", f"{found.speedup:.2f} by these costs"),
         ("stops", ", ".join(f"{stage} {share:.1%}" for stage, share in found.exits.items())),
         ("like the certified ones", "yes" if found.shift.alike else "no"),

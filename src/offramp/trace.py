@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from offramp import hashing, tasks
 from offramp.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from offramp.costs import COST_KEYS
 from offramp.errors import BudgetError, InputError, LossError, ScoresError, TraceError
 from offramp.files import (
     fingerprint,
@@ -39,8 +40,7 @@ PART_NUMBERS = 16_000_000  # scores in a part, so that reading one at a time tak
 _KEYS = frozenset(
     (
         *("version", "complete", "examples", "classes", "labelled"),
-        *("graph", "cost", "cost_unit", "cost_source", "cost_whole", "scores"),
-        *("seal", "hash_of"),
+        *("graph", *COST_KEYS, "scores", "seal", "hash_of"),
     )
 )
 

@@ -115,9 +115,12 @@ class _Meter:
 
     def __init__(self, graph: Graph, costs: Costs, batch: int) -> None:
         self.graph, self.costs = graph, costs
+        self.alone = graph.alone(costs, graph.root) if len(graph.order) == 1 else None
         self.ran = {name: np.zeros(batch, dtype=bool) for name in graph.shared}
 
     def pay(self, stage: str, rows: IntArray) -> FloatArray | float:
+        if self.alone is not None:  # nothing is routed: the network as it is, uncut
+            return self.alone
         total: FloatArray | float = 0.0
         for part in self.graph.parts(stage):
             price: FloatArray | float = self.costs.part(part)

@@ -230,7 +230,7 @@ class Cut:
             {stage: work(nodes) for stage, nodes in self.heads.items()},
             "MMAC",
             "counted: convolutions, matrix products and recurrences",
-            self.network.work(self.stages[-1][1]) / 1e6,
+            {self.stages[-1][0]: self.network.work(self.stages[-1][1]) / 1e6},
         )
 
     def parts(self) -> list[Part]:

@@ -83,6 +83,8 @@ class Itinerary:
 
     def costs(self, costs: Costs) -> list[float]:
         """What an example that stops has cost, for each path."""
+        if len(self.paths) == 1:  # nothing is routed: the network as it is, uncut
+            return [self.graph.alone(costs, self.graph.root)]
         return [math.fsum(costs.part(part) for part in path.ran) for path in self.paths]
 
     @cached_property

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from offramp import tasks
 from offramp.compare import compare
 from offramp.errors import InputError
-from offramp.evaluate import evaluate
+from offramp.evaluate import evaluate, priced
 from offramp.plan import Plan
+from offramp.records import record
 from offramp.refit import refitted
-from offramp.report.page import ReportInput
+from offramp.report.page import Clock, ReportInput
 from offramp.trace import Trace
 
 
@@ -19,25 +21,35 @@ def report_inputs(paths: Sequence[Path]) -> list[ReportInput]:
     """One section per plan, with the traces of its graph, and one per other trace.
 
     A trace is compared on halves. A plan is evaluated only on a trace that it was not fitted on.
+    What `bench --json` said, saved to a file, is of the plan that is named before it.
 
     Raises:
-        InputError: a folder that is neither a trace nor a plan.
+        InputError: neither a trace nor a plan, nor measured of one.
     """
     plans: dict[str, Plan] = {}
     traces: dict[str, Trace] = {}
+    clocks: dict[str, list[Clock]] = {}
     for path in paths:
         name = path.name or str(path)
         if (path / "plan.json").exists():
             plans[name] = Plan.read(path)
         elif (path / "trace.json").exists():
             traces[name] = Trace.read(path)
+        elif path.is_file():
+            if not plans:
+                raise InputError(f"{path} is measured of a plan; name the plan before it.")
+            measured = next(reversed(plans))
+            clocks.setdefault(measured, []).extend(_clocks(path, plans[measured]))
         else:
-            raise InputError(f"{path} is neither a trace nor a plan; give folders of `offramp`.")
+            raise InputError(
+                f"{path} is neither a trace nor a plan, nor a file of `bench --json`; give folders "
+                "of `offramp`."
+            )
     sections, used = [], set()
     for name, plan in plans.items():
         found = {n: t for n, t in traces.items() if _fits(plan, t)}
         used |= set(found)
-        sections += [_section(name, plan, found)]
+        sections += [_section(name, plan, found, tuple(clocks.get(name, ())))]
     return sections + [
         ReportInput(name, compare(trace, loss=_loss(trace, None)))
         for name, trace in traces.items()
@@ -49,8 +61,33 @@ def _fits(plan: Plan, trace: Trace) -> bool:
     return plan.graph == trace.graph and plan.classes == trace.classes
 
 
-def _section(name: str, plan: Plan, traces: dict[str, Trace]) -> ReportInput:
-    """A plan with the frontier of the first trace and an evaluation on the first unseen one."""
+def _clocks(path: Path, plan: Plan) -> list[Clock]:
+    """What `bench --json` measured of a plan. Raises InputError where it is of none or another."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        kept = [{key: row[key] for key in Clock.__dataclass_fields__} for row in rows]
+        found = [record(Clock, row) for row in kept]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise InputError(
+            f"{path} is not what `offramp bench --json` prints ({problem}); measure again, and "
+            "save what it prints."
+        ) from None
+    for clock in found:
+        if set(clock.exits) != set(plan.graph.order):
+            raise InputError(
+                f"{path} was measured of a plan with stages {', '.join(clock.exits)}, not "
+                f"{', '.join(plan.graph.order)}. Name it after its own plan."
+            )
+    return found
+
+
+def _section(
+    name: str, plan: Plan, traces: dict[str, Trace], clocks: tuple[Clock, ...]
+) -> ReportInput:
+    """A plan with the frontier of the first trace and an evaluation on the first unseen one.
+
+    Both are at the plan's costs, as is its certificate.
+    """
     own = tasks.is_own(plan.certificate.loss)
     notes = [f"The loss {plan.certificate.loss} is code, which no report runs."] if own else []
     if plan.refits:
@@ -60,10 +97,13 @@ def _section(name: str, plan: Plan, traces: dict[str, Trace]) -> ReportInput:
     shown = [*(t for t in traces.values() if t.info.get("data") in fitted), *unseen][:1]
     return ReportInput(
         name,
-        compare(refitted(shown[0], plan.refits), loss=_loss(shown[0], plan)) if shown else None,
+        compare(refitted(priced(plan, shown[0]), plan.refits), loss=_loss(shown[0], plan))
+        if shown
+        else None,
         plan,
         evaluate(plan, unseen[0]) if unseen and not own else None,
         " ".join(notes),
+        clocks,
     )
 
 

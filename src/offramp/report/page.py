@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from offramp.bands import CONFIDENCE, Band
+from offramp.certify import KEEP
 from offramp.compare import OWN, Comparison, Row
 from offramp.errors import MissingExtra
 from offramp.evaluate import Evaluation
@@ -19,6 +20,20 @@ from offramp.report.drawing import draw_exits, draw_frontier, draw_gaps
 
 
 @dataclass(frozen=True)
+class Clock:
+    """What `bench` measured of a plan at one batch size and number of threads."""
+
+    batch: int
+    threads: int
+    reference: str  # the fastest static runtime of the reference
+    reference_ms: float  # per request
+    adaptive_ms: float  # likewise
+    speedup: float
+    theoretical_speedup: float
+    exits: Mapping[str, float]  # share of examples that stop at each stage
+
+
+@dataclass(frozen=True)
 class ReportInput:
     """What one section of a report is about; at least a comparison or a plan."""
 
@@ -27,6 +42,7 @@ class ReportInput:
     plan: Plan | None = None
     evaluation: Evaluation | None = None  # of the plan, on examples that it has not seen
     note: str = ""  # what a reader must know of this section
+    clocks: tuple[Clock, ...] = ()  # of the plan
 
 
 def write_report(path: Path, entries: Sequence[ReportInput]) -> None:
@@ -63,6 +79,7 @@ def _section(entry: ReportInput) -> dict[str, Any]:
     return {
         "name": entry.name,
         "note": entry.note,
+        "clocks": [_clock(clock) for clock in sorted(entry.clocks, key=lambda c: c.batch)],
         "plan": plan and _plan(plan),
         "comparison": comparison and _comparison(comparison, plan),
         "evaluation": evaluation and _evaluation(evaluation),
@@ -75,7 +92,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
     return {
         "verdict": sentences.verdict(found),
         "promise": sentences.promise(found, plan.graph.reference),
-        "routes": plan.routes,
+        "saves": found.verdict != KEEP,
         "path": draw_frontier(figures.certified_path(found)),
         "facts": [
             ("test", f"{found.method}, fixed sequence, {len(found.points)} points tested"),
@@ -88,6 +105,18 @@ def _plan(plan: Plan) -> dict[str, Any]:
             *plan.repairs(),
             *[("note", note) for note in plan.notes()],
         ],
+    }
+
+
+def _clock(found: Clock) -> dict[str, Any]:
+    return {
+        "says": sentences.clock(found.speedup, found.reference, found.batch),
+        "batch": found.batch,
+        "threads": found.threads,
+        "reference": found.reference,
+        "ms": (f"{found.reference_ms:.3f}", f"{found.adaptive_ms:.3f}"),
+        "speedup": f"{found.speedup:.2f}",
+        "theory": f"{found.theoretical_speedup:.2f}",
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offramp.certify import ROUTE, Certificate
+from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.evaluate import Evaluation
 from offramp.tasks import DISAGREEMENT
 
@@ -23,7 +23,7 @@ def promise(found: Certificate, reference: str) -> str:
             f"On inputs drawn like the {found.examples} certification examples, {what}, {chance}, "
             f"at {found.cost / found.reference_cost:.0%} of its cost."
         )
-    if found.static_choice == reference:
+    if found.verdict == KEEP:
         return (
             f"No saving could be certified: on {found.examples} examples nothing cheaper than "
             f"'{reference}' was shown to stay within {budget}, so the plan runs '{reference}'."
@@ -36,17 +36,47 @@ def promise(found: Certificate, reference: str) -> str:
 
 
 def verdict(found: Certificate) -> str:
-    """What to do."""
+    """What to do, and where nothing is saved what to try next."""
     if found.verdict == ROUTE:
-        return f"Route: {found.speedup:.2f} times less cost than the reference."
-    needed = found.examples_needed
+        return f"Route: {found.speedup:.2f} times less cost than the reference{sizes(found)}."
+    name = found.static_choice
+    if found.verdict == KEEP:
+        return f"Keep the reference '{name}': no saving is certified. {advice(found)}"
+    return (
+        f"Run one network, '{name}', alone: {found.speedup:.2f} times less cost than the "
+        f"reference{sizes(found)}; no routing was shown to be cheaper."
+    )
+
+
+def clock(speedup: float, reference: str, batch: int) -> str:
+    """What was measured, in one sentence."""
+    times = f"{speedup:.2f} times as fast as '{reference}'"
+    slower = f"{1 / speedup:.2f} times as slow as '{reference}'"
+    return f"On the clock, at batch {batch}: {times if speedup >= 1 else slower}."
+
+
+def sizes(found: Certificate) -> str:
+    """The batch size that a saving is at, and what is saved at others."""
+    if found.batch is None:
+        return ""
+    others = ", ".join(f"{saving.speedup:.2f} at batch {saving.batch}" for saving in found.sizes)
+    return f" at batch {found.batch}" + (f" ({others})" if others else "")
+
+
+def advice(found: Certificate) -> str:
+    """What may bring a saving where none is certified."""
+    needed, more = found.examples_needed, "a larger budget, more or cheaper stages"
     if needed is None:
-        hint = "At these rates of changed answers no number of examples would certify the budget."
-    elif needed > found.examples:
-        hint = f"At these rates about {needed} certification examples would be needed."
-    else:
-        hint = "The policy can be certified, but is not cheaper than that network."
-    return f"Do not route: run '{found.static_choice}' alone. {hint}"
+        return (
+            "No number of examples would certify this budget at these rates of changed answers. "
+            f"What may help: {more}."
+        )
+    if needed > found.examples:
+        return (
+            f"What may help: more examples, about {needed} to certify the safest point at these "
+            f"rates in place of {found.examples}; {more}."
+        )
+    return f"What is safe enough saves nothing. What may help: {more}."
 
 
 def kept(found: Evaluation) -> str:

@@ -1,0 +1,91 @@
+"""What running each stage costs, at one batch size or at several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from offramp.errors import CostError
+
+COST_KEYS = (  # of a manifest
+    *("cost", "cost_unit", "cost_source", "cost_whole", "cost_batch", "cost_overhead", "cost_at"),
+)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What running each stage costs, per example; bodies and heads apart.
+
+    Those that plans are optimised for; `at` holds what was measured at other batch sizes.
+    """
+
+    body: Mapping[str, float]  # what must run to pass the stage
+    head: Mapping[str, float]  # what runs only where the stage's answer is asked for
+    unit: str = "s"  # "s" (seconds), "MFLOP", "J", ...
+    source: str = "given"  # how and where they were measured
+    # networks that run alone, uncut, by stage; one that is not here costs the sum of its parts
+    whole: Mapping[str, float] = field(default_factory=dict)
+    batch: int | None = None  # examples per call that they were measured at; None: not said
+    overhead: float | None = None  # of them for a call and a decision; None: not measured
+    at: Mapping[int, Costs] = field(default_factory=dict)  # other batch size -> costs there
+
+    def part(self, name: str) -> float:
+        """The cost of a part: a body, called as its stage, or a head."""
+        stage, dot, _ = name.partition(".")
+        return self.head[stage] if dot else self.body[stage]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entries of a manifest that describe costs."""
+        each = {name: {"body": self.body[name], "head": self.head[name]} for name in self.body}
+        found = {"cost": each, "cost_unit": self.unit, "cost_source": self.source}
+        more = {
+            "cost_whole": dict(self.whole),
+            "cost_batch": self.batch,
+            "cost_overhead": self.overhead,
+            "cost_at": {str(batch): costs.to_json() for batch, costs in self.at.items()},
+        }
+        return found | {key: value for key, value in more.items() if value not in ({}, None)}
+
+    def smallest(self) -> Costs:
+        """The costs at the smallest batch size that they are known at."""
+        return self.at[min(self.at)] if self.at and min(self.at) < (self.batch or 0) else self
+
+    @classmethod
+    def from_json(cls, manifest: Mapping[str, Any]) -> Costs:
+        """The inverse of `to_json`. Raises CostError where an entry is missing.
+
+        Earlier versions kept the uncut reference alone, as a single number.
+        """
+        try:
+            each, uncut = manifest["cost"], manifest.get("cost_whole")
+            body = {name: part["body"] for name, part in each.items()}
+            head = {name: part["head"] for name, part in each.items()}
+            unit, source = manifest["cost_unit"], manifest["cost_source"]
+            if isinstance(uncut, int | float):
+                uncut = {manifest["graph"]["reference"]: uncut}
+            batch, overhead = manifest.get("cost_batch"), manifest.get("cost_overhead")
+            at = {int(n): cls.from_json(there) for n, there in manifest.get("cost_at", {}).items()}
+            return cls(body, head, unit, source, dict(uncut or {}), batch, overhead, at)
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise CostError(f"this is not a record of costs: {problem!r}.") from None
+
+
+def check_sizes(costs: Costs) -> Mapping[int, Costs]:
+    """The costs at other batch sizes. Raises CostError where one of the sizes is none."""
+    for batch in (costs.batch, *costs.at):
+        if batch is not None and (not isinstance(batch, int) or batch < 1):
+            raise CostError(f"costs are at batch {batch!r}; a batch size is a number of examples.")
+    if costs.overhead is not None and not isinstance(costs.overhead, int | float):
+        raise CostError(f"the overhead of a call is {costs.overhead!r}; it must be a number.")
+    return costs.at
+
+
+def check_cost(name: str, part: str, value: float | None) -> None:
+    if value is None:
+        raise CostError(f"stage '{name}' has no {part} cost. Give one cost per stage.")
+    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise CostError(
+            f"the {part} cost of stage '{name}' is {value!r}; a cost is a number of at least 0."
+        )

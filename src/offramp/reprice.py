@@ -1,0 +1,44 @@
+"""Costs of another kind in a recorded trace: money, energy, another machine's times."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from offramp.costs import COST_KEYS
+from offramp.errors import TraceError
+from offramp.files import new_folder, read_manifest, storage, write_json
+from offramp.graph import Costs, Graph
+from offramp.trace import VERSION
+
+
+def reprice(path: Path, costs: Costs, out: Path, *, force: bool = False) -> Costs:
+    """Writes the trace of folder `path` with other costs to folder `out`, whole or not at all.
+
+    Every file but the manifest is copied as it is, and of the manifest everything but the costs:
+    what this version does not know stays as well.
+
+    Args:
+        path: a finished trace.
+        costs: of every stage, in any unit; a network that was cut costs the sum of its parts where
+            its cost uncut is not given.
+        out: another folder, or with `force` the same.
+        force: replace what is there.
+
+    Returns:
+        The costs, in the order of the graph's stages.
+
+    Raises:
+        TraceError: no trace, or an unfinished one.
+        CostError: costs that do not fit its stages.
+        StorageError: it cannot be written.
+    """
+    manifest = read_manifest(path, "trace", VERSION, TraceError)
+    if not manifest.get("complete") or "graph" not in manifest:
+        raise TraceError(f"recording {path} was interrupted; finish it before it gets other costs.")
+    checked = Graph.from_json(manifest["graph"]).check_costs(costs)
+    kept = {key: value for key, value in manifest.items() if key not in COST_KEYS}
+    with new_folder(out, force=force) as folder, storage(folder):
+        shutil.copytree(path, folder, dirs_exist_ok=True)
+        write_json(folder / "trace.json", {**kept, **checked.to_json()})
+    return checked
