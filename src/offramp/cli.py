@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from offramp.bench import EXAMPLES, REQUESTS
 from offramp.bench import bench as bench_plan
 from offramp.certify import DO_NOT_ROUTE
 from offramp.compare import compare as compare_policies
-from offramp.data import NOTHING, open_examples
+from offramp.data import NOTHING, Examples, open_examples
 from offramp.errors import InputError, OfframpError
 from offramp.evaluate import evaluate as evaluate_plan
 from offramp.exits import Settings as ExitSettings
@@ -29,10 +29,12 @@ from offramp.exits import add_exits, candidates
 from offramp.export import write_file, write_folder
 from offramp.files import check_output
 from offramp.fit import fit as fit_plan
+from offramp.folders import listed
 from offramp.measure import latency as measure_latency
 from offramp.needs import needs as examples_needs
 from offramp.networks import Networks, combine, recorded_networks
 from offramp.plan import Plan
+from offramp.preprocessing import Preprocessing
 from offramp.pvalues import POWER
 from offramp.record import Settings, blank
 from offramp.record import record as record_trace
@@ -83,7 +85,8 @@ StageCosts = Annotated[
     typer.Option(help="small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head."),
 ]
 ScoresKind = Annotated[
-    Kind | None, typer.Option("--scores", help="What the scores are. Default: finds out.")
+    Kind | None,
+    typer.Option("--scores", help="What the scores of all stages are. Default: finds out."),
 ]
 ExcessKind = Annotated[Excess, typer.Option(help="net: gains make up for losses.")]
 Unlabelled = Annotated[
@@ -169,7 +172,7 @@ def exits(
 ) -> None:
     """Put early exits into one trained network: where to cut, heads, and which of them pay."""
     pixels = parsing.preprocessing(size, mean, std, layout)
-    examples = open_examples(data, pixels, skip_broken=skip_broken) if data else None
+    examples = _examples(data, pixels, skip_broken) if data else None
     if list_:
         output.print(tables.points(candidates(model, examples)))
         return
@@ -194,12 +197,15 @@ def record(
     out: Out,
     batch: BatchSize = 64,
     threads: Threads = 1,
+    scores_kind: ScoresKind = None,
     skip_broken: SkipBroken = False,
     force: Force = False,
 ) -> None:
     """Run every stage once on every example and measure costs; goes on after an interruption."""
     networks = Networks.read(graph)
-    examples = open_examples(data, networks.preprocessing, skip_broken=skip_broken)
+    examples = _examples(data, networks.preprocessing, skip_broken)
+    if examples.classes:
+        messages.print(f"classes: {listed(examples.classes)}", markup=False)
     runtime = OnnxRuntime(networks.files, networks.graph, threads=threads)
     with _progress() as step:
         trace = record_trace(
@@ -207,7 +213,7 @@ def record(
             runtime,
             examples,
             out,
-            Settings(batch, threads),
+            Settings(batch, threads, scores_kind),
             graph_folder=graph,
             force=force,
             progress=lambda done, total: step("recording", done, total),
@@ -215,6 +221,9 @@ def record(
     skipped = examples.examples - trace.examples
     if skipped:
         messages.print(f"left out {skipped} images that do not decode")
+    said = [*examples.remarks, *([] if scores_kind else trace.doubts()), *trace.other_classes()]
+    for sentence in said:
+        messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {trace.costs.source}")
 
 
@@ -243,6 +252,8 @@ def import_(
         kind=scores_kind,
     )
     trace.write(out, force=force)
+    for sentence in [*trace.info["left_aside"], *([] if scores_kind else trace.doubts())]:
+        messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
 
 
@@ -284,6 +295,9 @@ def fit(
     check_output(out, force)
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
+    others = Trace.read(certify) if certify else None
+    if others:
+        _say_classes(others, read.info)
     fitted = partial(
         fit_plan,
         read,
@@ -298,7 +312,7 @@ def fit(
         refit=refit,
         learn_share=learn_share,
         seed=seed,
-        certify_on=Trace.read(certify) if certify else None,
+        certify_on=others,
         networks=networks,
     )
     plan = fitted()
@@ -348,6 +362,7 @@ def evaluate(
 ) -> None:
     """What the plan does on other recorded examples, and whether the promise is kept there."""
     read, examples = Plan.read(plan), Trace.read(trace)
+    _say_classes(examples, read.info)
     found = evaluate_plan(read, examples, loss=_loss(loss))
     if examples.info.get("data") in read.fitted_on:
         messages.print("these examples taught or certified this plan: they say little about others")
@@ -366,10 +381,13 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Every policy, single network and oracle, side by side."""
+    read, others = Trace.read(trace), Trace.read(test) if test else None
+    if others:
+        _say_classes(others, read.info)
     with _progress() as step:
         found = compare_policies(
-            Trace.read(trace),
-            Trace.read(test) if test else None,
+            read,
+            others,
             loss=_loss(loss, unlabelled),
             policies=parsing.policies(policies),
             seed=seed,
@@ -395,12 +413,14 @@ def run(
     if out:
         check_output(out, force)
     read = Plan.read(plan)
-    examples = open_examples(data, read.preprocessing, skip_broken=skip_broken)
+    examples = _examples(data, read.preprocessing, skip_broken)
     runtime = OnnxRuntime(read.runnable(), read.graph, threads=threads, device=device)
     with _progress() as step, AnswerFile.open(out, scores=scores) as file:
         for done, answers in stream(read, runtime, examples, batch):
             file.write(answers)
             step("answering", done, examples.examples)
+    for sentence in examples.remarks:
+        messages.print(sentence, markup=False)
     messages.print(file.summary(read))
 
 
@@ -416,7 +436,7 @@ def bench(
     read = Plan.read(plan)
     read.runnable()
     sizes = parsing.batches(batch)
-    examples = open_examples(data, read.preprocessing)
+    examples = _examples(data, read.preprocessing)
     found = next(examples.batches(max(EXAMPLES, REQUESTS * max(sizes))), NOTHING)
     with _progress() as step:
         rows = [
@@ -463,6 +483,20 @@ def report(
     check_output(out, force)
     write_report(out, report_inputs(inputs))
     messages.print(f"{out}: open it in a browser")
+
+
+def _examples(data: str, pixels: Preprocessing | None, skip_broken: bool = False) -> Examples:
+    """The examples that --data names; what lies there and is not read is said."""
+    examples = open_examples(data, pixels, skip_broken=skip_broken)
+    for sentence in examples.notes:
+        messages.print(sentence, markup=False)
+    return examples
+
+
+def _say_classes(trace: Trace, other: Mapping[str, Any]) -> None:
+    """Says where the classes of a trace have other names than another recording's."""
+    for sentence in trace.other_classes(other.get("class_names", ())):
+        messages.print(sentence, markup=False)
 
 
 def _loss(name: str | None, unlabelled: bool = False) -> str | None:

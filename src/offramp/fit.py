@@ -267,6 +267,7 @@ def _info(trace: Trace, parts: _Parts, taught: Taught, seed: int) -> dict[str, A
         "learning_sampled_from": learning.examples if sampled else None,
         "certification_data": parts.certifying.info.get("data"),
         "learning_data": trace.info.get("data"),
+        **({"class_names": names} if (names := trace.info.get("class_names")) else {}),
         "recorded_networks": trace.info.get("networks"),
         "seed": seed,
         "versions": versions(),

@@ -106,7 +106,7 @@ def _cost(name: str, text: str) -> float:
         ) from None
     if not math.isfinite(cost) or cost < 0:
         raise CostError(
-            f"the cost of stage '{name}' is {text.strip()}; it must be a finite number of at least 0."
+            f"the cost of stage '{name}' is {text.strip()}; it must be finite and at least 0."
         )
     return cost
 

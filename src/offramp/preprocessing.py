@@ -38,7 +38,7 @@ class Preprocessing:
         if not np.isfinite([*self.mean, *self.std]).all() or min(self.std) <= 0:
             raise GraphError(
                 f"the means are {self.mean} and the standard deviations {self.std}; they must be "
-                "finite, and deviations above 0."
+                "finite, and deviations positive."
             )
         if self.layout not in ("nchw", "nhwc"):
             raise GraphError(f"layout '{self.layout}' is unknown; it is nchw or nhwc.")

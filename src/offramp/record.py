@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from offramp.arrays import AnyArray, FloatArray
 from offramp.data import Batch, Examples
@@ -23,6 +24,7 @@ from offramp.graph import Costs
 from offramp.measure import source, stage_costs
 from offramp.networks import Networks
 from offramp.runtime.driver import Runtime
+from offramp.tasks import Kind, no_scores
 from offramp.trace import (
     VERSION,
     Trace,
@@ -44,6 +46,7 @@ class Settings:
 
     batch: int = 64  # rows per call, also where costs are measured
     threads: int = 1
+    kind: Kind | None = None  # what all scores are; None finds out once all are there
 
     @property
     def batches_per_part(self) -> int:
@@ -96,7 +99,7 @@ def record(
     batches = examples.batches(settings.batch, done * settings.part)
     seen = done * settings.part
     while group := list(islice(batches, settings.batches_per_part)):
-        write_part(out, done, _part(networks, runtime, group))
+        write_part(out, done, _part(networks, runtime, group, settings.kind))
         first = group[0].x if first is None else first
         done, seen = done + 1, min(seen + settings.part, examples.examples)
         progress(seen, examples.examples)
@@ -115,6 +118,7 @@ def _identity(
         "networks": networks.fingerprints(),
         "preprocessing": networks.preprocessing and networks.preprocessing.to_json(),
         "data": examples.fingerprint,
+        **({"class_names": list(examples.classes)} if examples.classes else {}),
         "given": examples.examples,
         "batch": settings.batch,
         "threads": settings.threads,
@@ -150,11 +154,12 @@ def _continue(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) 
     return done
 
 
-def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
+def _part(networks: Networks, runtime: Runtime, group: list[Batch], kind: Kind | None) -> Any:
     """The rows of one part."""
     graph = networks.graph
     scores: dict[str, list[FloatArray]] = {stage: [] for stage in graph.order}
     kept = [batch for batch in group if len(batch.x)]
+    free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
     for batch in kept:
         running = runtime.begin(batch.x)
         for stage in graph.order:
@@ -162,7 +167,10 @@ def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
             found = running.answer(stage, None)
             _check_rows(stage, found, batch)
             scores[stage].append(found)
-    free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
+        said = {stage: found[-1] for stage, found in scores.items()}
+        assemble(graph, free, said, labels=batch.labels, kind=kind)  # refuses what does not fit
+    if not kept:  # every image of this part was left out
+        return pa.table({})
     labelled = all(batch.labels is not None for batch in kept)
     return table(
         assemble(
@@ -172,7 +180,7 @@ def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
             labels=np.concatenate([b.labels for b in kept if b.labels is not None])
             if labelled
             else None,
-            kind="logits",
+            kind=kind or "logits",
             ids=np.concatenate([batch.ids for batch in kept]),
         )
     )
@@ -185,7 +193,7 @@ def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
             f"stage '{stage}' gave scores of shape {scores.shape} for {len(batch.x)} examples; "
             "it must give one row of scores per example."
         )
-    broken = ~np.isfinite(scores).all(axis=1)
+    broken = no_scores(scores)
     if broken.any():
         raise ScoresError(
             f"stage '{stage}' gave NaN or infinite scores for example {batch.ids[broken][0]}. "
@@ -210,6 +218,7 @@ def _finish(
         costs,
         {stage: columns[f"{stage}.scores"] for stage in graph.order},
         labels=columns.get("label"),
+        kind=settings.kind,
         ids=columns["id"],
         info={
             **info,
