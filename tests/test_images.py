@@ -47,6 +47,11 @@ def test_16_bits_of_the_other_byte_order_are_scaled_as_well() -> None:
     np.testing.assert_allclose(decode(data, GREY), RAMP / 257, atol=0.6)
 
 
+def test_16_bits_may_count_from_white() -> None:
+    data = encoded(Image.fromarray(RAMP), "TIFF", tiffinfo={262: 0})
+    np.testing.assert_allclose(decode(data, GREY), (65535 - RAMP.astype(int)) / 257, atol=0.6)
+
+
 def test_colours_of_16_bits_are_scaled_to_8() -> None:
     colours = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=-1)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)

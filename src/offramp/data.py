@@ -248,7 +248,8 @@ def _parquet(files: list[Path], preprocessing: Preprocessing, skipped: Skipped) 
     digest = hashlib.sha256("".join(map(fingerprint, files)).encode())
     columns = [set(file.schema_arrow.names) for file in opened]
     label = next((name for name in _COLUMNS if all(name in names for names in columns)), None)
-    notes = unread(set().union(*columns), ("image", label), files[0].parent)
+    where = files[0] if len(files) == 1 else files[0].parent
+    notes = unread(set().union(*columns), ("image", label), where)
 
     def read(start: int) -> Iterator[tuple[int, Source, int | None]]:
         row = 0
@@ -336,6 +337,10 @@ def _folder(path: Path, preprocessing: Preprocessing, skipped: Skipped) -> Encod
     return Encoded(len(names), what, read, preprocessing, skipped, found.classes, found.notes)
 
 
+def _whole(label: Any, source: str) -> int:
+    return int(whole_labels(np.asarray([label]), source)[0])
+
+
 def _hugging_face(name: str, preprocessing: Preprocessing, skipped: Skipped) -> Encoded:
     """A dataset with columns `image` and perhaps `label`: NAME[:SPLIT], or a saved folder."""
     try:
@@ -361,7 +366,7 @@ def _hugging_face(name: str, preprocessing: Preprocessing, skipped: Skipped) -> 
             image = item["image"] or {}
             file = image.get("path") if image.get("bytes") is None else None
             source = Path(file) if file else _encoded(image, f"row {row} of column `image`")
-            yield row, source, None if label is None else int(item[label])
+            yield row, source, None if label is None else _whole(item[label], where)
 
     classes = getattr(found.features.get(label), "names", None) or ()
     notes = unread(found.column_names, ("image", label), where)

@@ -14,9 +14,15 @@ from offramp.arrays import AnyArray
 from offramp.errors import DataError
 from offramp.preprocessing import Preprocessing
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
+IMAGES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    )
+)
 Remark = Callable[[str], None]
 _SIXTEEN_BITS = ("PNG", "PPM")  # what these give as 32-bit integers are 16 bits
+_PHOTOMETRIC = 262  # the TIFF tag that says what 0 means
 _SEVERAL = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further frames are other pictures
 
 
@@ -68,6 +74,8 @@ def _of_8_bits(opened: Image.Image, mode: str, remark: Remark) -> Image.Image:
     upright = ImageOps.exif_transpose(opened)
     if upright.mode.startswith("I;16") or (upright.mode == "I" and opened.format in _SIXTEEN_BITS):
         values = np.asarray(upright).astype(np.int64)
+        if getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # 0 is white, which Pillow leaves
+            values = 65535 - values
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert(mode)
     if upright.mode in ("I", "F"):
         raise DataError(
