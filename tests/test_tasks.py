@@ -112,6 +112,7 @@ def test_few_rows_that_look_otherwise_change_nothing_and_many_are_said() -> None
 def test_what_is_said_to_be_probabilities_must_be(row: list[float]) -> None:
     tasks.check_kind(np.array([[0.2, 0.8], [0.5, 0.5005]]), "probabilities", "a")
     tasks.check_kind(np.array([[0.2, 0.8], row]), "logits", "a")
+    tasks.check_kind(np.array([[0.2, 0.8], [0.5, 0.3]]), "probabilities", "a")  # of few digits
     with pytest.raises(ScoresError, match=r"'a'.* row 1 "):
         tasks.check_kind(np.array([[0.2, 0.8], row]), "probabilities", "a")
 

@@ -25,8 +25,8 @@ LABELS = ("labels", "label", "y", "target", "targets")  # what arrays of labels 
 FEW_CLASSES = 64  # with more, each has too few examples to learn something of it
 SMALLEST = 1e-12  # probabilities below are treated as this; float32 scores carry no more
 NEAREST = 2.0**-24  # how near to 1 a float32 comes: what a sigmoid leaves to the others
-_SUMS = 0.012  # half precision and rounded digits leave sums so far from 1
-_SAID = 0.05  # the same, of scores that are said to be probabilities
+_SUMS = (0.988, 1.012)  # what half precision and rounded digits leave of a sum of 1
+_SAID = (0.5, 1.05)  # the same where it is said: few digits and dropped classes leave less
 _ROUNDING = 1e-6  # below 0 and above 1, by arithmetic
 _CHANCE = 0.01  # share of rows of logits that may look like probabilities by chance
 _MOST = 0.5  # share of rows that makes the others the exception
@@ -139,13 +139,13 @@ def check_kind(scores: FloatArray, kind: Kind, stage: str) -> None:
 def _within(scores: FloatArray) -> AnyArray:
     """Which rows of (n, classes) lie within [0, 1], (n,) of booleans."""
     low, high = scores.min(axis=1, initial=0.0), scores.max(axis=1, initial=1.0)
-    return np.asarray((low >= -_ROUNDING) & (high <= 1 + _SUMS))
+    return np.asarray((low >= -_ROUNDING) & (high <= _SUMS[1]))
 
 
-def _probable(scores: FloatArray, tolerance: float) -> AnyArray:
+def _probable(scores: FloatArray, sums: tuple[float, float]) -> AnyArray:
     """Which rows of (n, classes) lie within [0, 1] and sum to 1, (n,) of booleans."""
-    sums = scores.sum(axis=1, dtype=np.float64)
-    return np.asarray(_within(scores) & (np.abs(sums - 1) <= tolerance))
+    total = scores.sum(axis=1, dtype=np.float64)
+    return np.asarray(_within(scores) & (total >= sums[0]) & (total <= sums[1]))
 
 
 def check_scores(scores: AnyArray, stage: str) -> FloatArray:
