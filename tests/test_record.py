@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -23,11 +25,12 @@ from offramp.data import Examples, open_examples
 from offramp.errors import DataError, InputError, ScoresError, StorageError, TraceError
 from offramp.graph import Graph
 from offramp.networks import Networks
+from offramp.preprocessing import Preprocessing
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.driver import Alone
 from offramp.trace import Trace
-from tests.made import blob_networks, blobs
+from tests.made import blob_networks, blobs, linear_network, picture
 
 BATCH = Settings(batch=16)
 
@@ -318,3 +321,16 @@ def test_what_the_scores_are_can_be_said(setup: Setup) -> None:
     said = Settings(batch=16, kind="logits")
     trace = record(networks, OnnxRuntime(files), setup.examples, setup.folder / "t", said)
     assert trace.kinds == {"only": "logits"}
+
+
+def test_a_part_may_hold_broken_images_alone(setup: Setup) -> None:
+    file = linear_network(setup.folder / "n.onnx", np.ones((192, 4)), [3, 8, 8])
+    networks = Networks(Graph.chain(["only"]), {"only": file})
+    images = [b"broken"] * 2060 + [picture((i, 2, 3)) for i in range(20)]
+    pq.write_table(pa.table({"image": images}), setup.folder / "a.parquet")
+    pixels = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3)
+    examples = open_examples(setup.folder / "a.parquet", pixels, skip_broken=True)
+    record(networks, OnnxRuntime({"only": file}), examples, setup.folder / "t", BATCH)
+    found = Trace.read(setup.folder / "t")
+    assert found.ids is not None
+    assert found.ids.tolist() == list(range(2060, 2080))
