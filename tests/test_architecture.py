@@ -18,7 +18,7 @@ ORDER = [
     *("pvalues", "certify", "walk", "frontier", "bands", "teach", "pool"),
     *("latency", "preprocessing", "inputs", "weights", "networks", "plan", "job", "fit"),
     *("needs", "evaluate", "compare"),
-    *("data", "runtime.driver", "runtime.onnxruntime"),
+    *("images", "folders", "data", "runtime.driver", "runtime.onnxruntime"),
     *("export.scope", "export.itinerary", "export.deciding", "export.stages", "export.seal"),
     *("export.single", "export.folder", "export"),
     *(
@@ -88,7 +88,7 @@ def test_extras_are_imported_only_where_they_are_asked_for() -> None:
 
 
 def test_the_core_does_not_know_the_engine() -> None:
-    core = {*ORDER[: ORDER.index("data")]} - {"weights"}  # which knows the format of networks
+    core = {*ORDER[: ORDER.index("images")]} - {"weights"}  # which knows the format of networks
     for file in files():
         if name_of(file) in core:
             assert not {"onnx", "onnxruntime", "PIL", "typer", "rich"} & imported(file), file

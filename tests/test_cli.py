@@ -438,6 +438,58 @@ def test_photographs_go_through_what_record_wrote_into_the_graph(
     assert found["answer"].to_pylist() == [0, 1, 2]
 
 
+def test_classes_are_listed_and_compared_between_recordings(
+    offramp: Offramp, tmp_path: Path
+) -> None:
+    """Folders are numbered as they are sorted: where one is missing, later labels are wrong."""
+    network = linear_network(
+        tmp_path / "a.onnx", np.random.default_rng(0).normal(size=(48, 3)), [3, 4, 4]
+    )
+    offramp("graph", f"a={network}", f"b={network}", "--size", "4", "--out", tmp_path / "g")
+    for where, names in (("one", "abc"), ("two", "acd"), ("few", "ac")):
+        for name in names:
+            (tmp_path / where / name).mkdir(parents=True)
+            for i in range(30):
+                colour = (ord(name) % 7 * 30, i * 8, 90)
+                (tmp_path / where / name / f"{i}.png").write_bytes(picture(colour))
+    (tmp_path / "one" / "a" / "notes.txt").touch()
+    said = {
+        where: offramp(
+            "record", tmp_path / "g", "--data", tmp_path / where, "--out", tmp_path / f"t-{where}"
+        )
+        for where in ("one", "two", "few")
+    }
+    assert "classes: 0 a, 1 b, 2 c" in said["one"].err
+    assert "left aside a/notes.txt" in said["one"].err
+    assert "of 2 named classes, but networks score 3" in " ".join(said["few"].err.split())
+    assert Trace.read(tmp_path / "t-one").info["class_names"] == ["a", "b", "c"]
+    other = offramp("compare", tmp_path / "t-one", "--test", tmp_path / "t-two", "--no-bands")
+    assert "label 1 is 'c' here and 'b' in the other" in " ".join(other.err.split())
+    offramp("fit", tmp_path / "t-one", "--budget", 0.5, "--out", tmp_path / "p")
+    other = offramp("evaluate", tmp_path / "p", tmp_path / "t-two")
+    assert "label 1 is 'c' here and 'b' in the other" in " ".join(other.err.split())
+
+
+def test_what_scores_were_taken_for_is_said_where_it_is_in_doubt(
+    offramp: Offramp, tmp_path: Path
+) -> None:
+    trace = synthetic(300)
+    shares = {stage: 1 / (1 + np.exp(-values)) for stage, values in trace.scores.items()}
+    arrays: dict[str, Any] = {"labels": trace.labels, **shares, "small_loss": np.zeros(300)}
+    np.savez(tmp_path / "s.npz", **arrays)
+    given = ["import", tmp_path / "s.npz", "--cost", "small=1e+0,medium=3,large=9"]
+    said = offramp(*given, "--out", tmp_path / "t")
+    assert said.code == 0
+    assert "'small' lie in [0, 1], but 300 of 300 rows do not sum to 1" in " ".join(
+        said.err.split()
+    )
+    assert "called `small.loss`" in " ".join(said.err.split())
+    said = offramp(*given, "--scores", "sigmoid", "--out", tmp_path / "t2")
+    assert "sum to 1" not in said.err
+    kinds = [Trace.read(tmp_path / name).kinds for name in ("t", "t2")]
+    assert kinds[0] == kinds[1] == dict.fromkeys(trace.graph.order, "sigmoid")
+
+
 def test_broken_images_are_left_out_only_if_asked(offramp: Offramp, tmp_path: Path) -> None:
     network = linear_network(tmp_path / "a.onnx", np.ones((48, 2)), [3, 4, 4])
     offramp("graph", f"a={network}", "--size", "4", "--out", tmp_path / "g")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from offramp.arrays import AnyArray, FloatArray
 from offramp.errors import NetworkError
@@ -261,3 +261,44 @@ def test_modules_are_known_by_what_either_exporter_recorded() -> None:
     plain = helper.make_node("Relu", ["one"], ["two"], name="relu")
     for node, expected in ((older, "blocks.0.act"), (newer, "blocks.0.act"), (plain, "two")):
         assert simple([STEPS[0], node, STEPS[2]], ["n", 4]).scope("two") == expected
+
+
+def layered(path: Path, numbers: int, layers: int = 12, dependent: bool = False) -> Path:
+    """Layers of 128 computed in a type of numbers, with scores half-way and at the end.
+
+    Where rows depend, the mean over the batch is taken off after the first scores.
+    """
+    random, dtype = np.random.default_rng(3), helper.tensor_dtype_to_np_dtype(numbers)
+    nodes = [helper.make_node("Cast", ["input"], ["hidden0"], to=numbers)]
+    constants, width = [], 8
+    for i in range(1, layers + 1):
+        weights = random.normal(size=(width, 128)) * 1.5 / np.sqrt(width)
+        constants.append(numpy_helper.from_array(weights.astype(dtype), f"w{i}"))
+        nodes.append(helper.make_node("MatMul", [f"hidden{i - 1}", f"w{i}"], [f"sum{i}"]))
+        if dependent and i == layers:
+            nodes.append(helper.make_node("ReduceMean", [f"sum{i}"], ["mean"], axes=[0]))
+            nodes.append(helper.make_node("Sub", [f"sum{i}", "mean"], [f"centred{i}"]))
+        last = f"centred{i}" if dependent and i == layers else f"sum{i}"
+        nodes.append(helper.make_node("Relu", [last], [f"hidden{i}"]))
+        width = 128
+    constants.append(numpy_helper.from_array(random.normal(size=(128, 4)).astype(dtype), "o"))
+    outputs = []
+    for i in (layers // 2, layers):
+        nodes.append(helper.make_node("MatMul", [f"hidden{i}", "o"], [f"scores{i}"]))
+        outputs.append(helper.make_tensor_value_info(f"scores{i}", numbers, ["batch", 4]))
+    read = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 8])
+    graph = helper.make_graph(nodes, "layered", [read], outputs, constants)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("numbers", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_a_cut_is_judged_by_the_precision_of_the_network(tmp_path: Path, numbers: int) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    network = Network.read(layered(tmp_path / "a.onnx", numbers), x)
+    outputs = {"exit1": "scores6", FINAL: "scores12"}
+    cut_into_stages(network, outputs, tmp_path / "parts", x)
+    network = Network.read(layered(tmp_path / "b.onnx", numbers, dependent=True), x)
+    with pytest.raises(NetworkError, match="rows depend on each other"):
+        cut_into_stages(network, outputs, tmp_path / "others", x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def test_every_source_gives_the_same_examples(tmp_path: Path) -> None:
         assert found.labels is not None
         assert found.labels.tolist() == labels
         np.testing.assert_allclose(found.x[:, :, 2, 5], [expected(c) for c in COLOURS], atol=1e-5)
+
+
+def test_tables_may_name_their_classes_and_hold_more_than_is_read(tmp_path: Path) -> None:
+    about = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [picture(COLOURS[0])], "label": [1], "weight": [0.5]})
+    found = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    pq.write_table(found, tmp_path / "a.parquet")
+    examples = open_examples(tmp_path / "a.parquet", RGB)
+    assert list(examples.classes) == ["cat", "dog"]
+    assert "`weight`" in examples.notes[0]
+    pq.write_table(table, tmp_path / "b.parquet")
+    assert not open_examples(tmp_path / "b.parquet", RGB).classes
 
 
 def test_a_folder_has_one_sub_folder_per_class(tmp_path: Path) -> None:

@@ -312,12 +312,13 @@ def test_any_stage_alone_is_exported(cases: dict[str, Case], tmp_path: Path) -> 
                 np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
 
 
-def test_probabilities_are_refitted_in_files_as_well(
-    cases: dict[str, Case], tmp_path: Path
+@pytest.mark.parametrize("kind", ["probabilities", "sigmoid"])
+def test_other_kinds_are_refitted_in_files_as_well(
+    cases: dict[str, Case], tmp_path: Path, kind: Kind
 ) -> None:
     case, x = cases["chain"], hard_blobs(64, 4)[0]
     refits = dict(zip(case.plan.graph.order, some_refits(), strict=False))
-    kinds: dict[str, Kind] = dict.fromkeys(case.plan.graph.order, "probabilities")
+    kinds: dict[str, Kind] = dict.fromkeys(case.plan.graph.order, kind)
     plan = replace(case.plan, refits=refits, kinds=kinds, committees={})
     read = Case(plan, tmp_path)
     expected = walker(read)(x)

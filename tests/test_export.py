@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -13,7 +14,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from scipy.special import expit, softmax
 
+from offramp import tasks
+from offramp.arrays import FloatArray
 from offramp.committees import answering
 from offramp.errors import PlanError
 from offramp.export import write_file, write_folder
@@ -26,6 +30,9 @@ from offramp.runtime import Driver, Routed, SingleFile
 from offramp.testing import close, synthetic
 from offramp.trace import Trace, assemble
 from tests.strategies import costs, graphs
+
+Said = Literal["logits", "masked", "probabilities", "sigmoid"]
+SAID: tuple[Said, ...] = get_args(Said)
 
 
 def remembering(trace: Trace, folder: Path) -> dict[str, Path]:
@@ -40,7 +47,9 @@ def remembering(trace: Trace, folder: Path) -> dict[str, Path]:
         number = f"{stage.name}_number"
         body = [helper.make_node("Identity", [read], [number])]
         files[stage.name] = _save(folder / f"{stage.name}.onnx", body, {read: 1}, {number: 1})
-        scores = numpy_helper.from_array(trace.scores[stage.name], "recorded")
+        said = trace.scores[stage.name]
+        said = np.where(said == np.float32(-1e30), np.float32(-np.inf), said)
+        scores = numpy_helper.from_array(said, "recorded")
         nodes = [
             helper.make_node("Cast", [number], ["index"], to=TensorProto.INT64),
             helper.make_node("Gather", ["recorded", "index"], ["rows"]),
@@ -48,8 +57,8 @@ def remembering(trace: Trace, folder: Path) -> dict[str, Path]:
         ]
         heard = [f"{other}_scores" for other in stage.hears]
         last = "found"
-        for other in heard:  # heard, and multiplied by nothing
-            nodes.append(helper.make_node("Mul", [other, "zero"], [f"{other}_0"]))
+        for other in heard:  # heard, and made nothing of
+            nodes.append(helper.make_node("Clip", [other, "zero", "zero"], [f"{other}_0"]))
             nodes.append(helper.make_node("Add", [last, f"{other}_0"], [f"{other}_1"]))
             last = f"{other}_1"
         made = f"{stage.name}_scores"
@@ -98,7 +107,7 @@ def check(plan: Plan, trace: Trace, driver: Driver, tradeoff: float | None = Non
     np.testing.assert_allclose(found.cost[same], outcome.cost[same], rtol=1e-5)
     for row in np.flatnonzero(same):
         expected = spoken.scores[found.stage[row]][row]
-        np.testing.assert_allclose(found.scores[row], expected, atol=1e-4)
+        np.testing.assert_allclose(tasks.possible(found.scores[row]), expected, atol=1e-4)
     assert (found.answer == found.scores.argmax(axis=1)).all()
 
 
@@ -109,10 +118,26 @@ def scored(draw: st.DrawFn) -> tuple[Graph, Costs]:
     return graph, draw(costs(graph))
 
 
-def recorded(graph: Graph, costs: Costs, classes: int = 3, seed: int = 0) -> Trace:
+def recorded(
+    graph: Graph, costs: Costs, classes: int = 3, seed: int = 0, said: Said = "logits"
+) -> Trace:
     """Synthetic scores of any graph."""
     made = synthetic(150, [stage.name for stage in graph.stages], classes=classes, seed=seed)
-    return assemble(graph, costs, dict(made.scores), labels=made.labels, kind="logits")
+    scores = {stage: saying(values, said) for stage, values in made.scores.items()}
+    kind = "logits" if said == "masked" else said
+    return assemble(graph, costs, scores, labels=made.labels, kind=kind)
+
+
+def saying(logits: FloatArray, said: Said) -> FloatArray:
+    """The same answers as scores of another kind, or with impossible classes."""
+    if said == "probabilities":
+        return np.asarray(softmax(logits, axis=1))
+    if said == "sigmoid":  # unsure, so that few scores are 0 or 1 in float32
+        return np.asarray(expit(logits / 2))
+    masked = logits.copy()
+    if said == "masked":
+        masked[::3, -1] = -np.inf
+    return masked
 
 
 @settings(max_examples=100)
@@ -124,6 +149,7 @@ def recorded(graph: Graph, costs: Costs, classes: int = 3, seed: int = 0) -> Tra
     st.floats(0, 1),
     st.booleans(),
     st.booleans(),
+    st.sampled_from(SAID),
 )
 def test_any_plan_answers_from_files_as_its_replay(
     tmp_path_factory: pytest.TempPathFactory,
@@ -134,9 +160,10 @@ def test_any_plan_answers_from_files_as_its_replay(
     share: float,
     committees: bool,
     dial: bool,
+    said: Said,
 ) -> None:
     folder = tmp_path_factory.mktemp("export")
-    trace = recorded(*graph, classes, seed)
+    trace = recorded(*graph, classes, seed, said)
     plan = fit(trace, 0.5, policy=policy, committees=committees)
     settings_ = plan.policy.settings
     tradeoff = float(settings_[int(share * (len(settings_) - 1))])

@@ -13,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from offramp import trace as traces
 from offramp.arrays import AnyArray, FloatArray
 from offramp.costs import COST_KEYS
 from offramp.data import Examples, open_examples
-from offramp.errors import InputError, ScoresError, StorageError, TraceError
+from offramp.errors import DataError, InputError, ScoresError, StorageError, TraceError
 from offramp.graph import Graph
 from offramp.networks import Networks
+from offramp.preprocessing import Preprocessing
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.driver import Alone
 from offramp.trace import Trace
-from tests.made import blob_networks, blobs
+from tests.made import blob_networks, blobs, linear_network, picture
 
 BATCH = Settings(batch=16)
 # calls that compare rows alone with the same rows together, of both stages: at first, of each part
@@ -238,3 +243,98 @@ def test_no_examples_are_no_trace(setup: Setup) -> None:
     np.savez(setup.folder / "none.npz", x=np.zeros((0, 6), np.float32))
     with pytest.raises(TraceError, match="no examples"):
         setup.record("t", examples=open_examples(setup.folder / "none.npz"))
+
+
+def ending_in(path: Path, last: str, *, half: bool = False) -> Path:
+    """A network for `blobs` that ends in an operator, perhaps in half precision."""
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    weights = np.eye(6, 4) * 2
+    nodes = [
+        helper.make_node("Cast", ["input"], ["x"], to=kind),
+        helper.make_node("MatMul", ["x", "weights"], ["product"]),
+        helper.make_node("Sub", ["product", "bias"], ["sums"]),
+        helper.make_node(last, ["sums"], ["scores"]),
+    ]
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    constants = [
+        numpy_helper.from_array(weights.astype(dtype), "weights"),
+        numpy_helper.from_array(np.array(3, dtype), "bias"),
+    ]
+    read = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 6])
+    said = helper.make_tensor_value_info("scores", kind, ["batch", 4])
+    graph = helper.make_graph(nodes, "ending", [read], [said], constants)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("last", "kind"),
+    [
+        *(("Softmax", "probabilities"), ("Sigmoid", "sigmoid"), ("LogSoftmax", "logits")),
+        *(("Relu", "logits"), ("Log", None)),
+    ],
+)
+def test_networks_may_end_in_anything_that_is_a_number(
+    setup: Setup, last: str, kind: str | None, half: bool
+) -> None:
+    files = {"only": ending_in(setup.folder / "n.onnx", last, half=half)}
+    networks = Networks(Graph.chain(files), files)
+    if kind is None:  # logarithms of negative numbers are NaN
+        with pytest.raises(ScoresError, match="NaN"):
+            record(networks, OnnxRuntime(files), setup.examples, setup.folder / "t", BATCH)
+        return
+    trace = record(networks, OnnxRuntime(files), setup.examples, setup.folder / "t", BATCH)
+    assert trace.kinds == {"only": kind}
+    assert Trace.read(setup.folder / "t").kinds == {"only": kind}
+    assert OnnxRuntime(files).run("only", blobs(3)[0]).dtype == np.float32
+
+
+class Counted(Broken):
+    """Says one of few numbers of classes, and how often it was asked."""
+
+    def __init__(self, runtime: OnnxRuntime, classes: int) -> None:
+        super().__init__(runtime)
+        self.classes, self.calls = classes, 0
+
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        self.calls += 1
+        return self.runtime.run(stage, x)[:, : 4 if stage == "small" else self.classes]
+
+
+def test_what_does_not_fit_is_refused_after_the_first_batch(setup: Setup) -> None:
+    with pytest.raises(ScoresError, match="3 classes"):
+        setup.record("a", runtime=(runtime := Counted(setup.runtime, 3)))
+    assert runtime.calls == 2
+    kind = Settings(batch=16, kind="probabilities")
+    with pytest.raises(ScoresError, match="no probabilities in row 0"):
+        setup.record("b", runtime=(runtime := Counted(setup.runtime, 4)), settings=kind)
+    assert runtime.calls == 2
+    x, y = blobs(10_000)
+    np.savez(setup.folder / "other.npz", x=x, y=y + 2)
+    examples = open_examples(setup.folder / "other.npz")
+    with pytest.raises(DataError, match=r"outside 0\.\.3"):
+        setup.record("c", runtime=(runtime := Counted(setup.runtime, 4)), examples=examples)
+    assert runtime.calls == 2
+
+
+def test_what_the_scores_are_can_be_said(setup: Setup) -> None:
+    files = {"only": ending_in(setup.folder / "n.onnx", "Sigmoid")}
+    networks = Networks(Graph.chain(files), files)
+    said = Settings(batch=16, kind="logits")
+    trace = record(networks, OnnxRuntime(files), setup.examples, setup.folder / "t", said)
+    assert trace.kinds == {"only": "logits"}
+
+
+def test_a_part_may_hold_broken_images_alone(setup: Setup) -> None:
+    file = linear_network(setup.folder / "n.onnx", np.ones((192, 4)), [3, 8, 8])
+    networks = Networks(Graph.chain(["only"]), {"only": file})
+    images = [b"broken"] * 2060 + [picture((i, 2, 3)) for i in range(20)]
+    pq.write_table(pa.table({"image": images}), setup.folder / "a.parquet")
+    pixels = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3)
+    examples = open_examples(setup.folder / "a.parquet", pixels, skip_broken=True)
+    record(networks, OnnxRuntime({"only": file}), examples, setup.folder / "t", BATCH)
+    found = Trace.read(setup.folder / "t")
+    assert found.ids is not None
+    assert found.ids.tolist() == list(range(2060, 2080))

@@ -74,6 +74,27 @@ def test_a_loss_of_ones_own_may_come_along(tmp_path: Path) -> None:
     assert found.losses().excess("a").tolist() == [0.25] * 30
 
 
+def test_what_import_does_not_read_is_named(tmp_path: Path) -> None:
+    """A loss under another name would leave a certificate of something else."""
+    own = {"a.quality": np.full(30, 0.5), "b_loss": np.full(30, 0.2), "notes": np.zeros(2)}
+    found = import_scores(save(tmp_path / "s.npz", **own), COSTS)
+    said = "\n".join(found.info["left_aside"])
+    assert "`a.quality`, `b_loss`, `notes`" in said
+    assert "`a.quality` was meant to be read: a loss of your own is called `a.loss`" in said
+    assert "called `b.loss`" in said
+    assert not import_scores(save(tmp_path / "s.npz"), COSTS).info["left_aside"]
+
+
+@pytest.mark.parametrize("name", ["label", "y", "targets"])
+def test_labels_may_be_called_otherwise(tmp_path: Path, name: str) -> None:
+    labels = np.arange(30) % 3
+    file = save(tmp_path / "s.npz", labels=None, **{name: labels})
+    found = import_scores(file, COSTS)
+    assert found.labels is not None
+    assert (found.labels == labels).all()
+    assert not found.info["left_aside"]
+
+
 def test_scores_need_no_labels_for_disagreement(tmp_path: Path) -> None:
     found = import_scores(save(tmp_path / "s.npz", labels=None), COSTS)
     assert not found.losses("disagreement").excess("a").any()
@@ -86,6 +107,10 @@ def test_scores_need_no_labels_for_disagreement(tmp_path: Path) -> None:
     [
         ({"labels": np.arange(30) % 4}, InputError, "outside 0..2"),
         ({"labels": np.arange(30) * 0.5}, InputError, "integers"),
+        ({"labels": np.arange(30) % 3 * 1.0}, InputError, r"labels\.astype\(int\)"),
+        ({"labels": np.eye(3)[np.arange(30) % 3]}, InputError, "one-hot"),
+        ({"labels": np.zeros((30, 1), int)}, InputError, "column"),
+        ({"labels": np.array(["cat"] * 30)}, InputError, "Number the classes"),
         ({"labels": np.arange(29) % 3}, InputError, "29 labels for 30"),
         ({"a": np.full((30, 3), np.nan)}, ScoresError, "'a' has NaN"),
         ({"a": np.zeros((30, 4))}, ScoresError, "'b' has 3 classes, stage 'a' has 4"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from offramp.bench import EXAMPLES, REQUESTS
 from offramp.bench import bench as bench_plan
 from offramp.certify import KEEP
 from offramp.compare import compare as compare_policies
-from offramp.data import NOTHING, open_examples
+from offramp.data import NOTHING, Examples, open_examples
 from offramp.errors import InputError, OfframpError, OfframpWarning
 from offramp.evaluate import evaluate as evaluate_plan
 from offramp.exits import Settings as ExitSettings
@@ -29,11 +29,13 @@ from offramp.exits import add_exits, candidates
 from offramp.export import write_file, write_folder
 from offramp.files import check_output
 from offramp.fit import Choices, draft, fit_each
+from offramp.folders import listed
 from offramp.independence import check_made_up
 from offramp.measure import latency as measure_latency
 from offramp.needs import needs as examples_needs
 from offramp.networks import Networks, combine, recorded_networks
 from offramp.plan import Plan, write_plans
+from offramp.preprocessing import Preprocessing
 from offramp.pvalues import POWER
 from offramp.record import Settings, blank
 from offramp.record import record as record_trace
@@ -87,7 +89,8 @@ PRICES = (
 )
 StageCosts = Annotated[str, typer.Option(help=PRICES)]
 ScoresKind = Annotated[
-    Kind | None, typer.Option("--scores", help="What the scores are. Default: finds out.")
+    Kind | None,
+    typer.Option("--scores", help="What the scores of all stages are. Default: finds out."),
 ]
 ExcessKind = Annotated[Excess, typer.Option(help="net: gains make up for losses.")]
 Unlabelled = Annotated[
@@ -180,7 +183,7 @@ def exits(
 ) -> None:
     """Put early exits into one trained network: where to cut, heads, and which of them pay."""
     pixels = parsing.preprocessing(size, mean, std, layout)
-    examples = open_examples(data, pixels, skip_broken=skip_broken) if data else None
+    examples = _examples(data, pixels, skip_broken) if data else None
     if list_:
         output.print(tables.points(candidates(model, examples)))
         return
@@ -213,13 +216,16 @@ def record(
     seal: Seal = None,
     cost: Annotated[str | None, typer.Option(help=f"{PRICES} Default: measured seconds.")] = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
+    scores_kind: ScoresKind = None,
     skip_broken: SkipBroken = False,
     force: Force = False,
 ) -> None:
     """Run every stage once on every example and measure costs; goes on after an interruption."""
     sizes = parsing.batches(batch)
     networks = Networks.read(graph)
-    examples = open_examples(data, networks.preprocessing, skip_broken=skip_broken)
+    examples = _examples(data, networks.preprocessing, skip_broken)
+    if examples.classes:
+        messages.print(f"classes: {listed(examples.classes)}", markup=False)
     runtime = OnnxRuntime(networks.files, networks.graph, threads=threads)
     with _progress() as step:
         trace = record_trace(
@@ -227,7 +233,7 @@ def record(
             runtime,
             examples,
             out,
-            Settings(max(sizes), threads, tuple(sizes), seal),
+            Settings(max(sizes), threads, tuple(sizes), seal, scores_kind),
             graph_folder=graph,
             costs=parsing.costs(cost, cost_unit) if cost else None,
             force=force,
@@ -236,6 +242,9 @@ def record(
     skipped = examples.examples - trace.examples
     if skipped:
         messages.print(f"left out {skipped} images that do not decode")
+    said = [*examples.remarks, *([] if scores_kind else trace.doubts()), *trace.other_classes()]
+    for sentence in said:
+        messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {trace.costs.source}")
 
 
@@ -266,6 +275,8 @@ def import_(
         seal=seal,
     )
     trace.write(out, force=force)
+    for sentence in [*trace.info["left_aside"], *([] if scores_kind else trace.doubts())]:
+        messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
 
 
@@ -351,6 +362,8 @@ def fit(
         drafted, request = draft(read, budgets[0], choices, networks), blank(read, max(sizes))
         latency = measure_latency(drafted, request, threads, sizes)
     certify_on = Trace.read(certify) if certify else None
+    if certify_on:
+        _say_classes(certify_on, read.info)
     plans = fit_each(read, budgets, choices, certify_on, networks, latency)
     write_plans(plans, out, force=force)
     for note in plans[0].notes():
@@ -400,6 +413,7 @@ def evaluate(
 ) -> None:
     """What the plan does on other recorded examples, and whether the promise is kept there."""
     read, examples = Plan.read(plan), Trace.read(trace)
+    _say_classes(examples, read.info)
     found = evaluate_plan(read, examples, loss=_loss(loss))
     if {examples.info.get("data"), examples.digest} & read.fitted_on:
         messages.print("these examples taught or certified this plan: they say little about others")
@@ -418,10 +432,13 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Every policy, single network and oracle, side by side."""
+    read, others = Trace.read(trace), Trace.read(test) if test else None
+    if others:
+        _say_classes(others, read.info)
     with _progress() as step:
         found = compare_policies(
-            Trace.read(trace),
-            Trace.read(test) if test else None,
+            read,
+            others,
             loss=_loss(loss, unlabelled),
             policies=parsing.policies(policies),
             seed=seed,
@@ -447,12 +464,14 @@ def run(
     if out:
         check_output(out, force)
     read = Plan.read(plan)
-    examples = open_examples(data, read.preprocessing, skip_broken=skip_broken)
+    examples = _examples(data, read.preprocessing, skip_broken)
     runtime = OnnxRuntime(read.runnable(), read.graph, threads=threads, device=device)
     with _progress() as step, AnswerFile.open(out, scores=scores) as file:
         for done, answers in stream(read, runtime, examples, batch):
             file.write(answers)
             step("answering", done, examples.examples)
+    for sentence in examples.remarks:
+        messages.print(sentence, markup=False)
     messages.print(file.summary(read))
 
 
@@ -468,7 +487,7 @@ def bench(
     read = Plan.read(plan)
     read.runnable()
     sizes = parsing.batches(batch)
-    examples = open_examples(data, read.preprocessing)
+    examples = _examples(data, read.preprocessing)
     found = next(examples.batches(max(EXAMPLES, REQUESTS * max(sizes))), NOTHING)
     with _progress() as step:
         rows = [
@@ -520,6 +539,20 @@ def report(
     check_output(out, force)
     write_report(out, report_inputs(inputs))
     messages.print(f"{out}: open it in a browser")
+
+
+def _examples(data: str, pixels: Preprocessing | None, skip_broken: bool = False) -> Examples:
+    """The examples that --data names; what lies there and is not read is said."""
+    examples = open_examples(data, pixels, skip_broken=skip_broken)
+    for sentence in examples.notes:
+        messages.print(sentence, markup=False)
+    return examples
+
+
+def _say_classes(trace: Trace, other: Mapping[str, Any]) -> None:
+    """Says where the classes of a trace have other names than another recording's."""
+    for sentence in trace.other_classes(other.get("class_names", ())):
+        messages.print(sentence, markup=False)
 
 
 def _loss(name: str | None, unlabelled: bool = False) -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,15 +14,18 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
 
 from offramp.arrays import AnyArray, IntArray
 from offramp.errors import DataError, MissingExtra, TraceError
 from offramp.files import fingerprint
+from offramp.folders import fingerprint_text, read_folder
+from offramp.images import decode
 from offramp.preprocessing import Preprocessing
-from offramp.trace import read_npz
+from offramp.tasks import LABELS, whole_labels
+from offramp.trace import read_npz, unread
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
+_COLUMNS = ("label", *LABELS)  # what tables call labels, before others
+Source = bytes | Path | DataError  # of an image: what is in the file, the file, or why neither
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,18 @@ class Examples(Protocol):
     def fingerprint(self) -> str:
         """What tells these examples from others."""
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes, by label; none where they are not known."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences on what lies there and is not read, known from the start."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Sentences on what was read so far."""
+
     def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
         """Batches of `size` examples from number `start` on; the last may be smaller.
 
@@ -58,15 +74,35 @@ class Skipped:
     """Counts images that did not decode; raises unless skipping was asked for."""
 
     allowed: bool
-    names: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)  # of an image -> what is wrong with it
+    others: dict[str, dict[str, None]] = field(default_factory=dict)  # remark -> images
 
-    def broken(self, name: str, problem: Exception) -> None:
+    def broken(self, name: str, problem: DataError) -> None:
         if not self.allowed:
             raise DataError(
                 f"image {name} cannot be decoded: {problem}. "
                 "Mend or remove it, or add --skip-broken to leave such images out."
             ) from None
-        self.names.append(name)
+        self.names[name] = str(problem)
+
+    def remark(self, name: str, what: str) -> None:
+        self.others.setdefault(what, {})[name] = None
+
+    @property
+    def remarks(self) -> list[str]:
+        return [
+            f"{len(names)} images {what} (first {next(iter(names))})"
+            for what, names in self.others.items()
+        ]
+
+    def check(self, examples: int) -> None:
+        """Raises DataError where every single image was left out."""
+        if examples and len(self.names) >= examples:
+            name, problem = next(iter(self.names.items()))
+            raise DataError(
+                f"none of the {examples} images can be decoded; the first is {name}: {problem}. "
+                "Give others."
+            )
 
 
 @dataclass(frozen=True)
@@ -77,6 +113,9 @@ class Arrays:
     y: IntArray | None
     fingerprint: str
     preprocessing: Preprocessing | None
+    classes: Sequence[str] = ()  # names, by label; none known
+    notes: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
     @classmethod
     def open(cls, path: Path, preprocessing: Preprocessing | None) -> Arrays:
@@ -89,10 +128,17 @@ class Arrays:
                 f"{path} must hold numbers `x` (n, ...) and, where labelled, `y` (n,); "
                 f"it holds {', '.join(arrays) or 'nothing'}."
             )
-        y = None if "y" not in arrays else _labels(arrays["y"], str(path))
+        name = next((name for name in ("y", *LABELS) if name in arrays), None)
+        y = None if name is None else whole_labels(arrays[name], str(path))
         if y is not None and len(y) != len(arrays["x"]):
             raise DataError(f"{path} has {len(y)} labels for {len(arrays['x'])} examples.")
-        return cls(arrays["x"], y, fingerprint(path), preprocessing)
+        x, notes = arrays["x"], unread(arrays, ("x", name), path)
+        if preprocessing and x.dtype.kind in "iu" and x.dtype != np.uint8:
+            raise DataError(
+                f"`x` in {path} is {x.dtype}, but the graph reads images of uint8, or floats that "
+                "were brought into its range before. Scale them, or make the graph without --size."
+            )
+        return cls(x, y, fingerprint(path), preprocessing, (), notes)
 
     @property
     def examples(self) -> int:
@@ -114,9 +160,15 @@ class Encoded:
 
     examples: int
     fingerprint: str
-    read: Callable[[int], Iterable[tuple[Any, bytes | Path, int | None]]]  # from a number on
+    read: Callable[[int], Iterable[tuple[Any, Source, int | None]]]  # from a number on
     preprocessing: Preprocessing
     skipped: Skipped
+    classes: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return self.skipped.remarks
 
     def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
         rows = iter(self.read(start))
@@ -124,15 +176,15 @@ class Encoded:
             kept = [(name, self._decode(name, image), label) for name, image, label in group]
             whole = [row for row in kept if row[1] is not None]
             yield self._batch(whole)
+        self.skipped.check(self.examples)
 
-    def _decode(self, name: Any, image: bytes | Path) -> AnyArray | None:
+    def _decode(self, name: Any, image: Source) -> AnyArray | None:
         try:
-            return decode(image, self.preprocessing)
-        except (
-            OSError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as problem:
+            if isinstance(image, DataError):
+                raise image
+            remark = partial(self.skipped.remark, str(name))
+            return decode(image, self.preprocessing, remark)
+        except DataError as problem:
             self.skipped.broken(str(name), problem)
             return None
 
@@ -145,17 +197,6 @@ class Encoded:
         labels = [label for _, _, label in rows if label is not None]
         known = np.array(labels, dtype=np.int64) if len(labels) == len(rows) else None
         return Batch(np.array([name for name, _, _ in rows]), self.preprocessing(images), known)
-
-
-def decode(image: bytes | Path, preprocessing: Preprocessing) -> AnyArray:
-    """Pixels (height, width[, 3]): turned upright, the shorter side scaled, the centre cut."""
-    source = image if isinstance(image, Path) else io.BytesIO(image)
-    height, width = preprocessing.size
-    with Image.open(source) as opened:
-        upright = ImageOps.exif_transpose(opened).convert(preprocessing.mode)
-        if upright.size != (width, height):
-            upright = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-        return np.asarray(upright)
 
 
 def open_examples(
@@ -205,20 +246,35 @@ def _parquet(files: list[Path], preprocessing: Preprocessing, skipped: Skipped) 
     opened = [_open_parquet(file) for file in files]
     total = sum(file.metadata.num_rows for file in opened)
     digest = hashlib.sha256("".join(map(fingerprint, files)).encode())
-    labelled = all("label" in file.schema_arrow.names for file in opened)
+    columns = [set(file.schema_arrow.names) for file in opened]
+    label = next((name for name in _COLUMNS if all(name in names for names in columns)), None)
+    where = files[0] if len(files) == 1 else files[0].parent
+    notes = unread(set().union(*columns), ("image", label), where)
 
-    def read(start: int) -> Iterator[tuple[int, bytes, int | None]]:
+    def read(start: int) -> Iterator[tuple[int, Source, int | None]]:
         row = 0
         for file, path in zip(opened, files, strict=True):
             if row + file.metadata.num_rows <= start:
                 row += file.metadata.num_rows
                 continue
-            for name, image, label in _parquet_rows(file, path, labelled, row):
+            for name, image, number in _parquet_rows(file, path, label, row):
                 if name >= start:
-                    yield name, image, label
+                    yield name, image, number
             row += file.metadata.num_rows
 
-    return Encoded(total, f"sha256:{digest.hexdigest()}", read, preprocessing, skipped)
+    classes = _parquet_classes(opened[0], label)
+    found = f"sha256:{digest.hexdigest()}"
+    return Encoded(total, found, read, preprocessing, skipped, classes, notes)
+
+
+def _parquet_classes(file: pq.ParquetFile, label: str | None) -> Sequence[str]:
+    """The names of classes that Hugging Face datasets write beside the columns."""
+    try:
+        about = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
+        names = about["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    return [str(name) for name in names] if isinstance(names, list) else ()
 
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
@@ -235,65 +291,54 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
 
 
 def _parquet_rows(
-    file: pq.ParquetFile, path: Path, labelled: bool, first: int
-) -> Iterator[tuple[int, bytes, int | None]]:
-    columns = ["image", "label"] if labelled else ["image"]
+    file: pq.ParquetFile, path: Path, label: str | None, first: int
+) -> Iterator[tuple[int, Source, int | None]]:
+    columns = ["image"] if label is None else ["image", label]
+    row = 0
     try:
         for group in file.iter_batches(256, columns=columns):
             images = group.column("image").to_pylist()
-            labels = _labels_of(group, labelled, path)
-            for image, label in zip(images, labels, strict=True):
-                # Hugging Face keeps the bytes in a struct beside the path
-                yield first, image["bytes"] if isinstance(image, dict) else image, label
-                first += 1
+            for image, number in zip(images, _labels_of(group, label, path), strict=True):
+                yield first + row, _encoded(image, f"row {row} of column `image` in {path}"), number
+                row += 1
     except (pa.ArrowException, OSError) as problem:
         raise DataError(f"{path} cannot be read to its end: {problem}.") from None
 
 
-def _labels_of(group: pa.RecordBatch, labelled: bool, path: Path) -> list[int | None]:
-    if not labelled:
+def _encoded(image: Any, where: str) -> Source:
+    """The bytes of an image in a table; Hugging Face keeps them in a struct beside the path."""
+    found = image.get("bytes") if isinstance(image, dict) else image
+    if isinstance(found, bytes):
+        return found
+    held = "empty" if found is None else f"of type {type(found).__name__}"
+    return DataError(f"{where} is {held}; it must hold the bytes of an encoded image")
+
+
+def _labels_of(group: pa.RecordBatch, label: str | None, path: Path) -> list[int | None]:
+    if label is None:
         return [None] * group.num_rows
-    column = group.column("label")
+    column = group.column(label)
     if column.null_count:
         raise DataError(f"{path} has rows without a label; give every row one, or drop the column.")
-    labels: list[int | None] = _labels(column.to_numpy(zero_copy_only=False), str(path)).tolist()
-    return labels
-
-
-def _labels(labels: AnyArray, source: str) -> IntArray:
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"the labels in {source} are {labels.dtype} of shape {labels.shape}; "
-            "they must be integers, one per example."
-        )
-    return np.asarray(labels, dtype=np.int64)
+    labels = whole_labels(column.to_numpy(zero_copy_only=False), str(path))
+    return list(labels.tolist())
 
 
 def _folder(path: Path, preprocessing: Preprocessing, skipped: Skipped) -> Encoded:
-    classes = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found: list[tuple[Path, int | None]] = [(file, None) for file in _images(path)]
-    if classes and found:
-        raise DataError(
-            f"{path} holds both images and sub-folders. Use one sub-folder per class, or a flat "
-            "folder of unlabelled images."
-        )
-    for label, name in enumerate(classes):
-        found += [(file, label) for file in _images(path / name)]
-    if not found:
-        raise DataError(f"{path} holds no images ({', '.join(sorted(IMAGES))}).")
-    names = [str(file.relative_to(path)) for file, _ in found]
-    listing = "\n".join(f"{n} {f.stat().st_size}" for n, (f, _) in zip(names, found, strict=True))
+    found = read_folder(path)
+    names = [str(file.relative_to(path)) for file, _ in found.images]
+    digest = hashlib.sha256(fingerprint_text(path, found.images).encode()).hexdigest()
 
-    def read(start: int) -> Iterator[tuple[str, Path, int | None]]:
-        for name, (file, label) in zip(names[start:], found[start:], strict=True):
+    def read(start: int) -> Iterator[tuple[str, Source, int | None]]:
+        for name, (file, label) in zip(names[start:], found.images[start:], strict=True):
             yield name, file, label
 
-    digest = hashlib.sha256(listing.encode()).hexdigest()
-    return Encoded(len(found), f"sha256:{digest}", read, preprocessing, skipped)
+    what = f"sha256:{digest}"
+    return Encoded(len(names), what, read, preprocessing, skipped, found.classes, found.notes)
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
+def _whole(label: Any, source: str) -> int:
+    return int(whole_labels(np.asarray([label]), source)[0])
 
 
 def _hugging_face(name: str, preprocessing: Preprocessing, skipped: Skipped) -> Encoded:
@@ -313,12 +358,17 @@ def _hugging_face(name: str, preprocessing: Preprocessing, skipped: Skipped) -> 
         found = found.cast_column("image", datasets.Image(decode=False))
     except Exception as problem:  # the library raises many kinds: offline, unknown name, no column
         raise DataError(f"dataset '{name}' cannot be loaded: {problem}.") from None
-    labelled = "label" in found.column_names
+    label = next((name for name in _COLUMNS if name in found.column_names), None)
 
-    def read(start: int) -> Iterator[tuple[int, bytes | Path, int | None]]:
+    def read(start: int) -> Iterator[tuple[int, Source, int | None]]:
         for row in range(start, len(found)):
             item = found[row]
-            image = item["image"]["bytes"] or Path(item["image"]["path"])
-            yield row, image, int(item["label"]) if labelled else None
+            image = item["image"] or {}
+            file = image.get("path") if image.get("bytes") is None else None
+            source = Path(file) if file else _encoded(image, f"row {row} of column `image`")
+            yield row, source, None if label is None else _whole(item[label], where)
 
-    return Encoded(len(found), f"hf:{found._fingerprint}", read, preprocessing, skipped)
+    classes = getattr(found.features.get(label), "names", None) or ()
+    notes = unread(found.column_names, ("image", label), where)
+    what = f"hf:{found._fingerprint}"
+    return Encoded(len(found), what, read, preprocessing, skipped, classes, notes)

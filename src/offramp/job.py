@@ -136,6 +136,7 @@ class Job:
             "learning_data": trace.info.get("data"),
             "learning_rows": trace.digest,
             "certification_rows": self.rows.source.digest,
+            **({"class_names": names} if (names := trace.info.get("class_names")) else {}),
             "recorded_networks": trace.info.get("networks"),
             "recorded_preprocessing": trace.info.get("preprocessing"),
             "seed": self.ways.seed,

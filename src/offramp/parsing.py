@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
 from pathlib import Path
-from typing import TypeVar
 
 from offramp import tasks
 from offramp.errors import BudgetError, CostError, GraphError, InputError, LossError
 from offramp.graph import Costs, Stage, whole
 from offramp.preprocessing import Preprocessing
 
-N = TypeVar("N", int, float)
 WHOLE = whole("")  # after the name of a stage: its network, uncut
+_PLUS = re.compile(r"(?<=[0-9.\s])\+")  # between body and head, no sign of an exponent
+_DIGITS = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|-?(nan|inf|infinity)", re.I)
+_DEAREST = 1e38  # of all stages together: exported plans count in float32
 
 
 def files(networks: list[str]) -> dict[str, Path]:
@@ -56,20 +58,25 @@ def costs(text: str, unit: str) -> Costs:
     head: dict[str, float] = {}
     uncut: dict[str, float] = {}
     for part in text.split(","):
-        name, _, value = part.strip().partition("=")
+        name, _, value = (piece.strip() for piece in part.partition("="))
         if not (name and value):
-            raise CostError(f"'{part}' is not of the form STAGE=COST, for example small=41.")
+            raise CostError(
+                f"'{part.strip()}' is not of the form STAGE=COST, for example small=41,big=126. "
+                "A comma stands between stages, not inside numbers."
+            )
         stage = name.removesuffix(WHOLE)
         if name in body or (stage != name and stage in uncut):
             raise CostError(f"stage '{name}' has two costs; give one.")
         if stage != name:
             uncut[stage] = _cost(name, value)
             continue
-        amounts = value.split("+")
-        if len(amounts) > 2:
-            raise CostError(f"'{value}' is not a cost; it is BODY, or BODY+HEAD.")
-        numbers = [_cost(name, amount) for amount in amounts]
-        body[name], head[name] = numbers[0], sum(numbers[1:])
+        body[name], *rest = [_cost(name, amount) for amount in _amounts(value)]
+        head[name] = sum(rest)
+    if (total := sum([*body.values(), *head.values(), *uncut.values()])) > _DEAREST:
+        raise CostError(
+            f"the costs add up to {total:.4g}; choose a larger --cost-unit, in which they stay "
+            f"below {_DEAREST:.0e}."
+        )
     return Costs(body, head, unit, whole=uncut)
 
 
@@ -85,15 +92,46 @@ def stages(text: str) -> list[Stage]:
         if name.endswith(WHOLE):
             continue
         found.append(Stage(name, before))
-        before = name if "+" in value else None
+        before = name if len(_amounts(value)) == 2 else None
     return found
+
+
+def _amounts(value: str) -> list[str]:
+    """ "4.1e+07+2" as body and head: a plus after the e of a number belongs to it."""
+    amounts = _PLUS.split(value)
+    if len(amounts) > 2:
+        raise CostError(f"'{value}' is not a cost; it is BODY, or BODY+HEAD.")
+    return amounts
 
 
 def _cost(name: str, text: str) -> float:
     try:
-        return float(text)
+        cost = _number(text)
     except ValueError:
-        raise CostError(f"the cost of stage '{name}' is '{text}', which is no number.") from None
+        raise CostError(
+            f"the cost of stage '{name}' is '{text}', which is no number. Write digits, such as "
+            "41, 0.5 or 4.1e+07; name units with --cost-unit."
+        ) from None
+    if not math.isfinite(cost) or cost < 0:
+        raise CostError(
+            f"the cost of stage '{name}' is {text.strip()}; it must be finite and at least 0."
+        )
+    return cost
+
+
+def _number(text: str) -> float:
+    """A number in plain digits. Raises ValueError: Python's own 1_000 reads like a slip here."""
+    if not _DIGITS.fullmatch(text.strip()):
+        raise ValueError(text)
+    return float(text)
+
+
+def _whole(text: str) -> int:
+    """As `_number`, a whole one."""
+    number = _number(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
 
 
 def preprocessing(
@@ -101,35 +139,45 @@ def preprocessing(
 ) -> Preprocessing | None:
     """The preprocessing that the options describe; None without a size."""
     if size is None:
-        if mean or std:
+        if mean is not None or std is not None:
             raise GraphError("--mean and --std say how images are read; give --size as well.")
         return None
-    numbers = _numbers(size.replace("x", ","), "--size", int)
-    height, width = numbers * 2 if len(numbers) == 1 else numbers
-    means = _numbers(mean, "--mean", float) if mean else None
-    deviations = _numbers(std, "--std", float) if std else None
+    height, width = _height_and_width(size)
+    means = None if mean is None else _numbers(mean, "--mean")
+    deviations = None if std is None else _numbers(std, "--std")
     channels = len(means or deviations or (0.0, 0.0, 0.0))
     return Preprocessing(
-        (int(height), int(width)),
+        (height, width),
         means or (0.0,) * channels,
         deviations or (1.0,) * channels,
         layout,  # type: ignore[arg-type]  # Preprocessing checks it
     )
 
 
-def _numbers(text: str, option: str, number: Callable[[str], N]) -> tuple[N, ...]:
+def _height_and_width(text: str) -> tuple[int, int]:
+    """ "32" or "240x320"."""
     try:
-        return tuple(number(part) for part in text.split(","))
+        found = [_whole(part) for part in text.lower().replace("x", ",").split(",")]
+    except ValueError:
+        found = []
+    if len(found) not in (1, 2) or min(found) < 1:
+        raise GraphError(f"--size is '{text}'; it must be 32, or 240x320 (height x width).")
+    return found[0], found[-1]
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(_number(part) for part in text.split(","))
     except ValueError:
         raise GraphError(
-            f"{option} is '{text}'; it must be numbers, separated by commas."
+            f"{option} is '{text}'; it must be numbers such as 0.5, separated by commas."
         ) from None
 
 
 def batches(text: str) -> list[int]:
     """ "1,64" as batch sizes."""
     try:
-        sizes = [int(part) for part in text.split(",")]
+        sizes = [_whole(part) for part in text.split(",")]
     except ValueError:
         sizes = []
     if not sizes or min(sizes) < 1:

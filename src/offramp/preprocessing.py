@@ -35,8 +35,11 @@ class Preprocessing:
                 f"there are {len(self.mean)} means and {len(self.std)} standard deviations; "
                 "give three of each for colour images, one of each for grey ones."
             )
-        if min(self.std) <= 0 or not np.isfinite([*self.mean, *self.std]).all():
-            raise GraphError(f"the standard deviations {self.std} must be positive numbers.")
+        if not np.isfinite([*self.mean, *self.std]).all() or min(self.std) <= 0:
+            raise GraphError(
+                f"the means are {self.mean} and the standard deviations {self.std}; they must be "
+                "finite, and deviations positive."
+            )
         if self.layout not in ("nchw", "nhwc"):
             raise GraphError(f"layout '{self.layout}' is unknown; it is nchw or nhwc.")
 

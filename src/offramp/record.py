@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
@@ -33,6 +34,7 @@ from offramp.networks import Networks
 from offramp.records import record as record_of
 from offramp.runtime.driver import Runtime
 from offramp.runtime.onnxruntime import Session
+from offramp.tasks import Kind, no_scores
 from offramp.trace import (
     VERSION,
     Trace,
@@ -63,6 +65,7 @@ class Settings:
     threads: int = 1
     sizes: tuple[int, ...] = ()  # further rows per call to measure costs at
     seal: float | None = None  # share of the rows that only certificates may see; see `assemble`
+    kind: Kind | None = None  # what all scores are; None finds out once all are there
 
     @property
     def batches_per_part(self) -> int:
@@ -127,7 +130,7 @@ def record(
     batches = examples.batches(settings.batch, done * settings.part)
     seen = done * settings.part
     while group := list(islice(batches, settings.batches_per_part)):
-        rows, differing = _part(networks, runtime, group, judge)
+        rows, differing = _part(networks, runtime, group, judge, settings.kind)
         write_part(out, done, rows)
         notes = notes or _warned(differing)
         first = group[0].x if first is None else first
@@ -177,10 +180,12 @@ def _identity(
         "networks": networks.fingerprints(),
         "preprocessing": networks.preprocessing and networks.preprocessing.to_json(),
         "data": examples.fingerprint,
+        **({"class_names": list(examples.classes)} if examples.classes else {}),
         "given": examples.examples,
         "batch": settings.batch,
         "threads": settings.threads,
         "seal": check_seal(settings.seal),
+        "kind": settings.kind,
     }
 
 
@@ -214,12 +219,13 @@ def _continue(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) 
 
 
 def _part(
-    networks: Networks, runtime: Runtime, group: list[Batch], judge: Judge
+    networks: Networks, runtime: Runtime, group: list[Batch], judge: Judge, kind: Kind | None
 ) -> tuple[Any, list[str]]:
     """The rows of one part, and what to say of stages whose rows depend on each other."""
     graph = networks.graph
     scores: dict[str, list[FloatArray]] = {stage: [] for stage in graph.order}
     kept = [batch for batch in group if len(batch.x)]
+    free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
     for batch in kept:
         running = runtime.begin(batch.x)
         for stage in graph.order:
@@ -227,7 +233,10 @@ def _part(
             found = running.answer(stage, None)
             _check_rows(stage, found, batch)
             scores[stage].append(found)
-    free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
+        said = {stage: found[-1] for stage, found in scores.items()}
+        assemble(graph, free, said, labels=batch.labels, kind=kind)  # refuses what does not fit
+    if not kept:  # every image of this part was left out
+        return pa.table({}), []
     said = {stage: np.concatenate(found) for stage, found in scores.items()}
     differing = _again(judge, runs(runtime, graph), kept, said)
     labelled = all(batch.labels is not None for batch in kept)
@@ -239,7 +248,7 @@ def _part(
         labels=np.concatenate([b.labels for b in kept if b.labels is not None])
         if labelled
         else None,
-        kind="logits",
+        kind=kind or "logits",
         ids=np.concatenate([batch.ids for batch in kept]),
         hashes=hashes,
     )
@@ -277,7 +286,7 @@ def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
             f"stage '{stage}' gave scores of shape {scores.shape} for {len(batch.x)} examples; "
             "it must give one row of scores per example."
         )
-    broken = ~np.isfinite(scores).all(axis=1)
+    broken = no_scores(scores)
     if broken.any():
         raise ScoresError(
             f"stage '{stage}' gave NaN or infinite scores for example {batch.ids[broken][0]}. "
@@ -294,12 +303,13 @@ def _finish(
 ) -> Trace:
     columns = read_parts(out)
     costs = priced(columns[f"{graph.root}.scores"].shape[1])
-    info = {key: value for key, value in identity.items() if key not in ("graph", "seal")}
+    info = {key: value for key, value in identity.items() if key not in ("graph", "seal", "kind")}
     trace = assemble(
         graph,
         costs,
         {stage: columns[f"{stage}.scores"] for stage in graph.order},
         labels=columns.get("label"),
+        kind=identity["kind"],
         ids=columns["id"],
         info={
             **info,

@@ -13,17 +13,25 @@ import numpy as np
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.errors import DataError, LossError, ScoresError
 
-Kind = Literal["logits", "probabilities"]
+Kind = Literal["logits", "probabilities", "sigmoid"]
+"""What scores are: of any size, to be put through softmax; chances of one class among all, which
+sum to 1; or chances of each class by itself, as sigmoids give them."""
 Excess = Literal["net", "induced"]
 LossFunction = Callable[[FloatArray, IntArray], FloatArray]
 
 DISAGREEMENT = "disagreement"  # the loss without labels: another answer than the reference's
 RECORDED = "recorded"  # the loss that the trace's own columns hold
+LABELS = ("labels", "label", "y", "target", "targets")  # what arrays of labels are called
 FEW_CLASSES = 64  # with more, each has too few examples to learn something of it
-_SMALLEST = 1e-12  # probabilities below are treated as this; float32 scores carry no more
+SMALLEST = 1e-12  # probabilities below are treated as this; float32 scores carry no more
+NEAREST = 2.0**-24  # how near to 1 a float32 comes: what a sigmoid leaves to the others
 _TOP_K = re.compile(r"top([1-9][0-9]*)")
-_SUM_TOLERANCE = 1e-3
-_CHANCE = 0.01  # share of rows of two logits that may look like probabilities by chance
+_SUMS = (0.988, 1.012)  # what half precision and rounded digits leave of a sum of 1
+_SAID = (0.5, 1.05)  # the same where it is said: few digits and dropped classes leave less
+_ROUNDING = 1e-6  # below 0 and above 1, by arithmetic
+_CHANCE = 0.01  # share of rows of logits that may look like probabilities by chance
+_MOST = 0.5  # share of rows that makes the others the exception
+_IMPOSSIBLE = -1e30  # scores below, as masks leave them, are taken as this: finite, and no chance
 
 
 @dataclass(frozen=True)
@@ -68,49 +76,86 @@ def excess(loss: FloatArray, reference: FloatArray, kind: Excess) -> FloatArray:
 
 
 def kind_of(scores: FloatArray, stage: str) -> Kind:
-    """Whether (n, classes) scores are probabilities (rows of at least 0 that sum to 1) or logits.
+    """What (n, classes) scores are, from all of their rows.
 
-    Two logits may sum to 1 by chance: a few such rows among many are no other kind.
+    | rows | kind |
+    |---|---|
+    | all in [0, 1], and sum to 1 as far as half precision and rounding let them | probabilities |
+    | all in [0, 1], some sum to something else | sigmoid |
+    | any other | logits |
+
+    The answer is the highest score whatever the kind; only how sure it is depends on it.
 
     Raises:
-        ScoresError: some rows are probabilities and others are not.
+        ScoresError: most rows are probabilities, but some do not even lie in [0, 1].
     """
-    rows = _probable(scores)
-    if rows.all():
-        return "probabilities"
-    if rows.any() and not (scores.shape[1] == 2 and rows.mean() < _CHANCE):
-        first = int(np.flatnonzero(rows != rows[0])[0])
-        raise ScoresError(
-            f"stage '{stage}' mixes probabilities and logits: {int(rows.sum())} of {len(rows)} "
-            f"rows are at least 0 and sum to 1, and row {first} is of another kind than row 0. "
-            "Say which they are: --scores logits or --scores probabilities."
+    if not (within := _within(scores)).all():
+        if (rows := _probable(scores, _SUMS)).mean() >= _MOST:
+            raise ScoresError(
+                f"stage '{stage}' mixes probabilities and logits: {int(rows.sum())} of "
+                f"{len(rows)} rows are at least 0 and sum to 1, but row "
+                f"{int(np.flatnonzero(~within)[0])} leaves [0, 1]. Mend them, or take all as "
+                "logits: --scores logits."
+            )
+        return "logits"
+    return "probabilities" if _probable(scores, _SUMS).all() else "sigmoid"
+
+
+def doubt(scores: FloatArray, kind: Kind, stage: str) -> str | None:
+    """A sentence where many rows of (n, classes) look like another kind; None: they do not."""
+    if kind == "probabilities":
+        return None
+    alike = _probable(scores, _SUMS)
+    if kind == "logits" and alike.mean() <= _CHANCE:  # sums may be 1 by chance
+        return None
+    if kind == "sigmoid":
+        return (
+            f"the scores of '{stage}' lie in [0, 1], but {int((~alike).sum())} of {len(scores)} "
+            "rows do not sum to 1: taken as sigmoids, one for each class. If they are not, say "
+            "--scores logits or --scores probabilities."
         )
-    return "logits"
+    return (
+        f"{int(alike.sum())} of {len(scores)} rows of '{stage}' look like probabilities, the "
+        "others do not: all are taken as logits. Check the network, or say --scores."
+    )
 
 
-def check_probabilities(scores: FloatArray, stage: str) -> None:
-    """Raises ScoresError where a row of (n, classes) is below 0 somewhere, or does not sum to 1."""
-    wrong = np.flatnonzero(~_probable(scores))
+def check_kind(scores: FloatArray, kind: Kind, stage: str) -> None:
+    """Raises ScoresError where a row of (n, classes) is not what it is said to be."""
+    fitting = {
+        "logits": np.ones(len(scores), dtype=bool),
+        "probabilities": _probable(scores, _SAID),
+        "sigmoid": _within(scores),
+    }
+    wrong = np.flatnonzero(~fitting[kind])
     if wrong.size:
         row = scores[wrong[0]]
+        what = "probabilities" if kind == "probabilities" else "sigmoids"
         raise ScoresError(
-            f"stage '{stage}' has no probabilities in row {wrong[0]} and in {len(wrong)} of "
-            f"{len(scores)} rows: the smallest is {row.min():.4g} and the sum "
-            f"{row.sum(dtype=np.float64):.4g}. Give probabilities, or say --scores logits."
+            f"stage '{stage}' has no {what} in row {wrong[0]} and in {len(wrong)} of "
+            f"{len(scores)} rows: the smallest is {row.min():.4g}, the largest {row.max():.4g} "
+            f"and the sum {row.sum(dtype=np.float64):.4g}. Give {what}, or say --scores logits."
         )
 
 
-def _probable(scores: FloatArray) -> AnyArray:
-    """Which rows of (n, classes) are at least 0 and sum to 1, (n,) of booleans."""
-    sums = scores.sum(axis=1, dtype=np.float64)
-    return np.asarray((scores.min(axis=1, initial=0.0) >= 0) & (np.abs(sums - 1) <= _SUM_TOLERANCE))
+def _within(scores: FloatArray) -> AnyArray:
+    """Which rows of (n, classes) lie within [0, 1], (n,) of booleans."""
+    low, high = scores.min(axis=1, initial=0.0), scores.max(axis=1, initial=1.0)
+    return np.asarray((low >= -_ROUNDING) & (high <= _SUMS[1]))
+
+
+def _probable(scores: FloatArray, sums: tuple[float, float]) -> AnyArray:
+    """Which rows of (n, classes) lie within [0, 1] and sum to 1, (n,) of booleans."""
+    total = scores.sum(axis=1, dtype=np.float64)
+    return np.asarray(_within(scores) & (total >= sums[0]) & (total <= sums[1]))
 
 
 def check_scores(scores: AnyArray, stage: str) -> FloatArray:
-    """`scores` as float32, contiguous (n, classes).
+    """`scores` as float32, contiguous (n, classes); minus infinity as a finite number.
 
     Raises:
-        ScoresError: not two-dimensional, fewer than two classes, no numbers, NaN or infinite.
+        ScoresError: not two-dimensional, fewer than two classes, no numbers, NaN, plus infinity, or
+            a row in which no class is possible.
     """
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise ScoresError(
@@ -121,23 +166,33 @@ def check_scores(scores: AnyArray, stage: str) -> FloatArray:
         raise ScoresError(
             f"stage '{stage}' has scores of type {scores.dtype}; they must be floats."
         )
-    scores = np.ascontiguousarray(scores, dtype=np.float32)
-    if not np.isfinite(scores).all():
-        row = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
+    with np.errstate(over="ignore"):  # beyond float32: infinite, and refused
+        scores = np.ascontiguousarray(scores, dtype=np.float32)
+    if (broken := no_scores(scores)).any():
+        row = int(np.flatnonzero(broken)[0])
         raise ScoresError(
-            f"stage '{stage}' has NaN or infinite scores, first in row {row}. "
-            "Repair or leave out these examples."
+            f"stage '{stage}' has NaN or infinite scores, first in row {row}; only minus infinity "
+            "is taken, for classes that are impossible. Repair or leave out these examples."
         )
-    return scores
+    return possible(scores)
+
+
+def no_scores(scores: FloatArray) -> AnyArray:
+    """Which rows of (n, classes) hold NaN or plus infinity, or no finite score, (n,)."""
+    bad = np.isnan(scores) | np.isposinf(scores)
+    return np.asarray(bad.any(axis=1) | ~np.isfinite(scores).any(axis=1))
+
+
+def possible(scores: FloatArray) -> FloatArray:
+    """Scores (n, classes) in which those of impossible classes are finite, and harm no sums."""
+    if scores.min(initial=0.0) >= _IMPOSSIBLE:
+        return scores
+    return np.maximum(scores, _IMPOSSIBLE, dtype=scores.dtype)
 
 
 def check_labels(labels: AnyArray, examples: int, classes: int) -> IntArray:
     """`labels` as int64 (examples,). Raises DataError: wrong type, number, or out of range."""
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"labels must be integers of shape (examples,), but are {labels.dtype} of shape "
-            f"{labels.shape}. Give the class number of every example."
-        )
+    labels = whole_labels(labels)
     if len(labels) != examples:
         raise DataError(f"there are {len(labels)} labels for {examples} examples.")
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -146,24 +201,63 @@ def check_labels(labels: AnyArray, examples: int, classes: int) -> IntArray:
             f"the label in row {wrong[0]} is {labels[wrong[0]]}, outside 0..{classes - 1} "
             f"({classes} classes). Mend the label, or leave the example out."
         )
-    return np.asarray(labels, dtype=np.int64)
+    return labels
+
+
+def whole_labels(labels: AnyArray, source: str = "") -> IntArray:
+    """`labels` as int64 (examples,). Raises DataError, with what to do: others than integers."""
+    if labels.ndim == 1 and labels.dtype.kind in "iu":
+        return np.asarray(labels, dtype=np.int64)
+    raise DataError(
+        f"labels must be integers of shape (examples,), but {f'those in {source} ' * bool(source)}"
+        f"are {labels.dtype} of shape {labels.shape}. {_advice(labels)}"
+    )
+
+
+def _advice(labels: AnyArray) -> str:
+    """What makes class numbers of labels of another form."""
+    numbers = labels.dtype.kind in "fiub"
+    if numbers and labels.ndim == 2 and labels.shape[1] == 1:
+        return "They are a column: save labels[:, 0]."
+    if numbers and labels.ndim == 2 and ((labels == 0) | (labels == 1)).all():
+        return "They are one-hot or of several classes each: where one, save labels.argmax(axis=1)."
+    if labels.dtype.kind == "b" or (numbers and labels.ndim == 1 and (labels % 1 == 0).all()):
+        return "They are whole numbers: save labels.astype(int)."
+    if labels.dtype.kind in "OUS":
+        return "Number the classes 0, 1, 2, ... in the order in which the networks score them."
+    return "Give the class number of every example."
+
+
+def logits(scores: FloatArray, kind: Kind) -> FloatArray:
+    """What scores (n, classes) that are no probabilities are to softmax, (n, classes).
+
+    Sigmoids p are turned back into log(p / (1 - p)): softmax of these is the chance of each class
+    given that exactly one of them is right, where each was judged by itself.
+    """
+    if kind == "sigmoid":
+        left = np.log(np.maximum(1 - scores, NEAREST))
+        return np.asarray(np.log(np.maximum(scores, SMALLEST)) - left)
+    return possible(scores)
 
 
 def log_probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
     """The logarithms of the probabilities that the scores stand for, (n, classes)."""
     if kind == "probabilities":
-        return np.asarray(np.log(np.maximum(scores, _SMALLEST)))
+        likely = np.maximum(scores, SMALLEST)
+        return np.asarray(np.log(likely / likely.sum(axis=1, keepdims=True)))
+    scores = logits(scores, kind)
     shifted = scores - scores.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
     """The probabilities that the scores stand for, float64 (n, classes), a new array."""
-    values = scores.astype(np.float64)
     if kind == "probabilities":
-        return np.asarray(np.maximum(values, _SMALLEST))
-    values -= values.max(axis=1, keepdims=True)
-    np.exp(values, out=values)
+        values = np.maximum(scores.astype(np.float64), SMALLEST)
+    else:
+        values = logits(scores, kind).astype(np.float64)
+        values -= values.max(axis=1, keepdims=True)
+        np.exp(values, out=values)
     values /= values.sum(axis=1, keepdims=True)
     return values
 

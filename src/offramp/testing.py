@@ -245,7 +245,12 @@ def close(plan: Plan, trace: Trace) -> AnyArray:
     before = replay(trace, plan.running, plan.setting).stage
     for sign in (-1, 1):
         tilt = 1 + sign * _MARGIN
-        scores = {stage: values * np.float32(tilt) for stage, values in trace.scores.items()}
+        scores = {
+            stage: values * np.float32(tilt)
+            if trace.kinds[stage] == "logits"
+            else np.maximum(values, 0) ** np.float32(tilt)  # a factor says nothing of shares
+            for stage, values in trace.scores.items()
+        }
         moved = Trace(trace.graph, trace.costs, scores, trace.kinds)
         found |= replay(moved, plan.running, plan.setting).stage != before
     return found

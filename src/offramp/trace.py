@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import platform
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -112,6 +114,29 @@ class Trace:
     def log_probabilities(self, stage: str) -> FloatArray:
         """The logarithms of the probabilities of a stage, (examples, classes)."""
         return tasks.log_probabilities(self.scores[stage], self.kinds[stage])
+
+    def doubts(self) -> list[str]:
+        """Sentences on stages many of whose rows look like scores of another kind."""
+        found = (tasks.doubt(self.scores[s], self.kinds[s], s) for s in self.graph.order)
+        return [sentence for sentence in found if sentence]
+
+    def other_classes(self, names: Sequence[str] = ()) -> list[str]:
+        """Sentences on the names of classes: fewer than are scored, or others than `names`."""
+        own = list(self.info.get("class_names", ()))
+        if own and len(own) < self.classes:
+            return [
+                f"the examples are of {len(own)} named classes, but networks score {self.classes}: "
+                "if a folder is missing, the labels after it are wrong"
+            ]
+        if not (own and names) or own == list(names):
+            return []
+        at = next(
+            (i for i, pair in enumerate(zip(own, names, strict=False)) if pair[0] != pair[1]), 0
+        )
+        return [
+            f"label {at} is '{own[at]}' here and '{names[at]}' in the other recording: one of them "
+            "has its classes in another order, or lacks one"
+        ]
 
     def take(self, rows: AnyArray | slice) -> Trace:
         """The trace of some examples, of which nothing is sealed or seen: indices or a mask."""
@@ -294,7 +319,7 @@ def assemble(
     Args:
         graph: the stages and edges.
         costs: one cost per stage.
-        scores: stage -> (examples, classes), probabilities or logits.
+        scores: stage -> (examples, classes), of any kind.
         labels: (examples,) class numbers, or None.
         kind: what all scores are; None finds out, stage by stage.
         ids: (examples,) names of the examples; None numbers them.
@@ -307,8 +332,8 @@ def assemble(
 
     Raises:
         BudgetError: a seal out of range.
-        ScoresError: a stage without scores, wrong numbers of rows or classes, NaN, or no
-            probabilities where `kind` says so.
+        ScoresError: a stage without scores, wrong numbers of rows or classes, NaN, or others than
+            `kind` says.
         DataError: labels that do not fit.
         CostError: costs that do not fit.
         TraceError: no examples.
@@ -317,9 +342,9 @@ def assemble(
     checked = {stage: tasks.check_scores(_given(scores, stage), stage) for stage in graph.order}
     _check_shapes(checked)
     examples, classes = checked[graph.root].shape
-    if kind == "probabilities":
+    if kind is not None:
         for stage, values in checked.items():
-            tasks.check_probabilities(values, stage)
+            tasks.check_kind(values, kind, stage)
     found = Trace(
         graph,
         costs,
@@ -371,12 +396,13 @@ def import_scores(
 
     Args:
         path: an .npz with `labels` (n,) and one array (n, classes) per stage, and optionally
-            `<stage>.loss` (n,). The stages are those of `costs`, in its order.
+            `<stage>.loss` (n,). The stages are those of `costs`, in its order. What else it holds
+            is named in `info`, under `left_aside`.
         costs: what each stage costs by itself, never cumulative.
         stages: which body continues which; None: every stage is a network of its own.
         edges: "a>b,b>c"; None makes a chain.
         reference: None takes the last stage.
-        kind: logits or probabilities; None finds out.
+        kind: what all scores are; None finds out, stage by stage.
         seal: as in `assemble`.
 
     Raises:
@@ -388,7 +414,8 @@ def import_scores(
             better than chance.
     """
     arrays = read_npz(path)
-    scored = [n for n, a in arrays.items() if a.ndim >= 2]
+    label = next((n for n in tasks.LABELS if n in arrays and n not in costs.body), None)
+    scored = [n for n, a in arrays.items() if a.ndim >= 2 and n != label]
     for stage in costs.body:
         if stage not in arrays:  # before other complaints: its name may be misspelt
             raise ScoresError(
@@ -402,21 +429,37 @@ def import_scores(
             f"stage '{missing[0]}' in {path.name} has no cost. Add it to --cost, for example "
             f"--cost {','.join(f'{name}=1' for name in [*costs.body, *missing])}."
         )
-    loss = {n.removesuffix(".loss"): a for n, a in arrays.items() if n.endswith(".loss")}
+    losses = {f"{stage}.loss": stage for stage in costs.body}
+    loss = {losses[n]: a for n, a in arrays.items() if n in losses}
+    used = [label, *costs.body, *losses]
+    left = [*unread(arrays, used, path.name), *_meant(set(arrays) - {*used}, losses)]
     trace = assemble(
         graph,
         costs,
         arrays,
-        labels=arrays.get("labels"),
+        labels=None if label is None else tasks.whole_labels(arrays[label], path.name),
         kind=kind,
         loss=loss or None,
-        info={"data": fingerprint(path), "versions": versions()},
+        info={"data": fingerprint(path), "versions": versions(), "left_aside": left},
         seal=seal,
     )
     shown = trace.take(trace.opening[: trace.unsealed])
     for sentence in [] if loss else doubts(shown.scores, shown.labels, trace.graph.reference):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
+
+
+def _meant(left: Iterable[str], losses: Mapping[str, str]) -> list[str]:
+    """Sentences on arrays that nothing reads but whose names come close to what is read."""
+    found = []
+    for name in sorted(left):
+        stages = [s for s in losses.values() if re.match(rf"{re.escape(s)}[._:/ -]", name)]
+        near = difflib.get_close_matches(name, ["labels", *losses], n=1, cutoff=0.8)
+        if stages or near:
+            meant = f"{max(stages, key=len)}.loss" if stages else near[0]
+            what = "the labels are" if meant == "labels" else "a loss of your own is"
+            found.append(f"if `{name}` was meant to be read: {what} called `{meant}`")
+    return found
 
 
 def read_npz(path: Path) -> dict[str, AnyArray]:
@@ -440,6 +483,13 @@ def read_npz(path: Path) -> dict[str, AnyArray]:
             f"{path} cannot be read as an .npz archive of plain arrays: {problem}. "
             "It may be cut short; save it again."
         ) from None
+
+
+def unread(names: Iterable[str], read: Iterable[str | None], where: str | Path) -> list[str]:
+    """A sentence on the arrays or columns that nothing reads; none where all are read."""
+    used = set(read)
+    left = [f"`{name}`" for name in sorted(names) if name not in used]
+    return [f"not read in {where}: {', '.join(left)}"] if left else []
 
 
 def table(trace: Trace, start: int = 0) -> pa.Table:

@@ -104,8 +104,9 @@ def _never_trust_broken(action: IntArray, scores: FloatArray, last: int) -> IntA
 
     A class that is impossible, at minus infinity, breaks nothing.
     """
-    if math.isfinite(scores.sum()):  # the quick look that nearly every batch passes
-        return action
+    with np.errstate(over="ignore"):  # many impossible classes, at the smallest number there is
+        if math.isfinite(scores.sum()):  # the quick look that nearly every batch passes
+            return action
     broken = ~np.isfinite(scores.max(axis=1))
     return np.where(broken & (action == STOP), last, action)
 

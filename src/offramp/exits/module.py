@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 
 from offramp.arrays import AnyArray
-from offramp.data import Batch
+from offramp.data import Arrays
 from offramp.errors import MissingExtra, NetworkError
 from offramp.exits.attach import Exits, Settings, add_exits
 from offramp.exits.network import Network
@@ -164,9 +164,8 @@ def export(
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.onnx"
         to_onnx(model, x, path)
-        found = add_exits(
-            path, _Some(x), Settings(["outputs"]), folder, preprocessing=preprocessing
-        )
+        some = Arrays(x.cpu().numpy(), None, "inputs of the export", None)
+        found = add_exits(path, some, Settings(["outputs"]), folder, preprocessing=preprocessing)
         return replace(found, networks=replace(found.networks, taught=taught))
 
 
@@ -189,22 +188,3 @@ def to_onnx(model: nn.Module, x: Tensor, path: Path) -> None:
                 "depends on the data, or on the batch, must go: use torch.where or torch.cond."
             ) from None
     Network.of(onnx.load(str(path)), x.cpu().numpy(), path)
-
-
-@dataclass(frozen=True)
-class _Some:
-    """A few inputs as examples without labels."""
-
-    x: Tensor
-
-    @property
-    def examples(self) -> int:
-        return len(self.x)
-
-    @property
-    def fingerprint(self) -> str:
-        return "inputs of the export"
-
-    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
-        values = self.x.cpu().numpy()[start : start + size]
-        yield Batch(values[:, :0], values, None)

@@ -64,7 +64,12 @@ def cut_into_stages(
 
 
 def check_parts(networks: Networks, x: AnyArray) -> None:
-    """Raises NetworkError unless the stages composed, with rows dropped, answer as the whole."""
+    """Raises NetworkError unless the stages composed, with rows dropped, answer as the whole.
+
+    Args:
+        networks: the stages, and the whole.
+        x: a few examples, (n, ...).
+    """
     runtime = OnnxRuntime(networks.files, networks.graph)
     reference = networks.graph.reference
     x = np.resize(x, (5, *x.shape[1:])).astype(x.dtype)

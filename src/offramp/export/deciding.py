@@ -21,7 +21,8 @@ from offramp.policies.routing import Routing
 from offramp.policies.rules import Alike, Threshold
 from offramp.policies.statistics import LOWEST
 from offramp.policies.thresholds import Thresholds
-from offramp.tasks import FEW_CLASSES
+from offramp.tasks import FEW_CLASSES, NEAREST, Kind
+from offramp.tasks import SMALLEST as SMALLEST_PROBABILITY
 
 Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recorded under it
 Recipe = Callable[[Scope, Get], str]
@@ -30,7 +31,6 @@ Recorded = dict[str, Recipe]  # by key
 TAINT = "taint"  # the key of what tells examples that are no numbers, (n, 1): 0, or NaN
 _EARLIER, _DIVERGENCE = 3, 2  # numbers of an earlier stage in these blocks of features
 _ROUNDED = 2.0**-54  # 1 minus less than this is 1 in numpy
-_TINY = 1e-12  # probabilities below are treated as this
 
 
 def tainted(scope: Scope, x: str) -> str:
@@ -54,7 +54,7 @@ class Evidence:
 
     scope: Scope
     scores: str  # (n, classes)
-    kind: str  # logits or probabilities
+    kind: Kind
     classes: int
     stage: str
     get: Get
@@ -63,15 +63,28 @@ class Evidence:
     @cached_property
     def probabilities(self) -> str:
         """(n, classes)."""
-        if self.kind == "logits":
-            return self.scope.add("Softmax", self.scores, axis=1)
-        return self.scope.add("Max", self.scores, self.scope.constant(_TINY))
+        scope = self.scope
+        if self.kind != "probabilities":
+            return scope.add("Softmax", self.logits, axis=1)
+        likely = scope.add("Max", self.scores, scope.constant(SMALLEST_PROBABILITY))
+        return scope.add("Div", likely, scope.add("ReduceSum", likely, scope.integers(1)))
+
+    @cached_property
+    def logits(self) -> str:
+        """`tasks.logits` of scores that are no probabilities, (n, classes)."""
+        if self.kind != "sigmoid":
+            return self.scores
+        scope = self.scope
+        left = scope.add("Sub", scope.constant(1.0), self.scores)
+        each = ((self.scores, SMALLEST_PROBABILITY), (left, NEAREST))
+        logs = [scope.add("Log", scope.add("Max", t, scope.constant(low))) for t, low in each]
+        return scope.add("Sub", *logs)
 
     @cached_property
     def logs(self) -> str:
         """Logarithms of the probabilities, (n, classes)."""
-        if self.kind == "logits":
-            return self.scope.add("LogSoftmax", self.scores, axis=1)
+        if self.kind != "probabilities":
+            return self.scope.add("LogSoftmax", self.logits, axis=1)
         return self.scope.add("Log", self.probabilities)
 
     @cached_property
@@ -107,10 +120,10 @@ class Evidence:
     def spread(self) -> str:
         """The entropy, the energy, and the logarithm of what other classes get, (n, 3)."""
         scope, one = self.scope, self.scope.integers(1)
-        if self.kind == "logits":
+        if self.kind != "probabilities":
             # a score minus its log-probability; ReduceLogSumExp fails in branches of OpenVINO
             answer = scope.add("Unsqueeze", self.first, one)
-            own = [scope.add("GatherElements", t, answer, axis=1) for t in (self.scores, self.logs)]
+            own = [scope.add("GatherElements", t, answer, axis=1) for t in (self.logits, self.logs)]
             energy = scope.add("Sub", *own)
         else:
             energy = scope.add("Mul", self.entropy, scope.constant(0.0))
@@ -143,7 +156,9 @@ class Evidence:
 
     def _weighted(self, logs: str) -> str:
         """Logarithms of probabilities, each as often as it happens, (n, 1)."""
-        weighted = self.scope.add("Mul", logs, self.scope.add("Exp", logs))
+        # a class that is impossible counts nothing: minus infinity times 0 would be NaN
+        finite = self.scope.add("Max", logs, self.scope.constant(LOWEST))
+        weighted = self.scope.add("Mul", finite, self.scope.add("Exp", logs))
         return self.scope.add("ReduceSum", weighted, self.scope.integers(1))
 
     def column(self, tensor: str, number: int) -> str:
@@ -152,7 +167,7 @@ class Evidence:
 
     def trusted(self, values: str, columns: int) -> str:
         """(n, columns) values, NaN in the rows whose scores or inputs are no numbers."""
-        if self.kind == "probabilities":  # NaN logits are NaN in every probability already
+        if self.kind != "logits":  # NaN logits are NaN in every probability already
             nothing = self.scope.constant(np.zeros((self.classes, columns)))
             values = self.scope.add("Gemm", self.scores, nothing, values)
         return values if self.taint is None else self.scope.add("Add", values, self.taint)

@@ -11,7 +11,7 @@ from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.protocol import Seen
 from offramp.policies.rules import margin as margin_of
-from offramp.tasks import FEW_CLASSES
+from offramp.tasks import FEW_CLASSES, logits
 
 BLOCKS = ("margin", "answer", "second", "spread", "earlier", "divergence")
 """Names of the blocks of features, in their order; the first is always there."""
@@ -207,8 +207,9 @@ def _spread(seen: Seen, probable: FloatArray) -> FloatArray:
     scores = seen.scores()
     entropy = -(probable * np.log(np.maximum(probable, _TINY))).sum(axis=1)
     rest = np.log(np.maximum(1.0 - probable.max(axis=1), SURE))
-    if seen.kinds[seen.stage] == "probabilities":
+    if (kind := seen.kinds[seen.stage]) == "probabilities":
         return np.column_stack([entropy, np.zeros(len(scores)), rest])
+    scores = logits(scores, kind)
     highest = scores.max(axis=1, keepdims=True)
     energy = highest[:, 0] + np.log(np.exp(scores - highest).sum(axis=1))
     return np.column_stack([entropy, energy, rest])

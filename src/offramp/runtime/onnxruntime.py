@@ -219,8 +219,10 @@ class Session:
         self.stage = stage
         self.inputs = {value.name: value.type for value in self.session.get_inputs()}
         self.made = tuple(value.name for value in self.session.get_outputs())
+        self.types = {value.name: value.type for value in self.session.get_outputs()}
         self.metadata: Mapping[str, str] = self.session.get_modelmeta().custom_metadata_map
         self.wanted: list[str] = []
+        self.answers = False
         self.axes: tuple[int | None, ...] = ()
 
     def check_inputs(self, examples: Sequence[str]) -> None:
@@ -248,7 +250,12 @@ class Session:
                 f"the first output of stage '{self.stage}', {wanted[0]}, has shape "
                 f"{shapes[wanted[0]]}; it must be scores (batch, classes)."
             )
-        self.wanted = wanted
+        if answers and (kind := self.types[wanted[0]]) not in _TYPES:
+            raise NetworkError(
+                f"stage '{self.stage}' gives scores of type {kind}, which cannot be read here. End "
+                "it with a Cast to float and export it again."
+            )
+        self.wanted, self.answers = wanted, answers
         found = [shapes[name].index(BATCH) if BATCH in shapes[name] else None for name in wanted]
         self.axes = (0, *found[1:]) if answers else tuple(found)
 
@@ -262,6 +269,9 @@ class Session:
             found: list[AnyArray] = self.session.run(self.wanted, feeds)
         except Exception as problem:  # see above
             raise self._failed(given, problem) from None
+        if self.answers and found[0].dtype != np.float32:  # in half precision, say
+            with np.errstate(over="ignore"):  # infinite, and no score
+                found[0] = found[0].astype(np.float32)
         return found
 
     def bound(self, given: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
