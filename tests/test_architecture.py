@@ -8,7 +8,18 @@ from pathlib import Path
 import offramp
 
 ORDER = [
-    *("errors", "arrays", "files", "records", "graph", "tasks", "hulls", "trace"),
+    *(
+        "errors",
+        "arrays",
+        "files",
+        "outputs",
+        "manifests",
+        "records",
+        "graph",
+        "tasks",
+        "hulls",
+        "trace",
+    ),
     *("committees", "refit"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
     *("policies.thresholds", "policies.statistics", "policies.gates", "policies.routing"),

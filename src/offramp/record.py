@@ -6,7 +6,8 @@ the part in hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -18,16 +19,21 @@ import numpy as np
 from offramp.arrays import AnyArray, FloatArray
 from offramp.data import Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
-from offramp.files import new_folder, read_json, remove, write_json
+from offramp.files import fingerprint, remove
 from offramp.graph import Costs
+from offramp.manifests import PRINTS, read_manifest, write_manifest
 from offramp.measure import source, stage_costs
 from offramp.networks import Networks
+from offramp.outputs import check_output, new_folder, only_one
 from offramp.runtime.driver import Runtime
 from offramp.trace import (
+    TRACE,
     VERSION,
+    Recording,
     Trace,
     assemble,
     part_path,
+    parts,
     read_parts,
     table,
     versions,
@@ -90,19 +96,40 @@ def record(
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")
     identity = _identity(networks, examples, settings, graph_folder)
-    done = _begin(out, identity, force)
+    with _begun(out, identity, force) as prints:
+        x = _record(networks, runtime, examples, out, settings, identity, prints, progress)
+        return _finish(networks, runtime, out, identity, settings, x, prints)
+
+
+def _record(
+    networks: Networks,
+    runtime: Runtime,
+    examples: Examples,
+    out: Path,
+    settings: Settings,
+    identity: Mapping[str, Any],
+    prints: dict[str, str],
+    progress: Progress,
+) -> AnyArray:
+    """Writes the parts that are missing, whose fingerprints it adds; gives the first inputs."""
+    done = len(prints)
     first: AnyArray | None = None
     progress(min(done * settings.part, examples.examples), examples.examples)
     batches = examples.batches(settings.batch, done * settings.part)
     seen = done * settings.part
     while group := list(islice(batches, settings.batches_per_part)):
         write_part(out, done, _part(networks, runtime, group))
+        part = part_path(out, done)
+        prints[part.name] = fingerprint(part)
+        _note(out, identity, prints)
         first = group[0].x if first is None else first
         done, seen = done + 1, min(seen + settings.part, examples.examples)
         progress(seen, examples.examples)
     if first is None or not len(first):
-        first = next(b.x for b in examples.batches(settings.batch) if len(b.x))
-    return _finish(networks, runtime, out, identity, settings, first)
+        first = next((b.x for b in examples.batches(settings.batch) if len(b.x)), None)
+    if first is None:
+        raise TraceError("none of the examples can be read, so that there is nothing to record.")
+    return first
 
 
 def _identity(
@@ -121,21 +148,27 @@ def _identity(
     }
 
 
-def _begin(out: Path, identity: Mapping[str, Any], force: bool) -> int:
-    """Makes `out` ready and returns the number of parts that it already holds."""
-    manifest = out / "trace.json"
-    if not force and manifest.exists():
-        value = read_json(manifest, TraceError)
-        if not value.get("complete", True):
-            return _continue(out, value, identity)
-    with new_folder(
-        out, force=force
-    ) as folder:  # killed here, it leaves no folder without manifest
-        write_json(folder / manifest.name, {"version": VERSION, "complete": False, **identity})
-    return 0
+@contextmanager
+def _begun(out: Path, identity: Mapping[str, Any], force: bool) -> Iterator[dict[str, str]]:
+    """Makes `out` ready, keeps others from it, and gives the fingerprints of the parts it holds."""
+    if force or not (out / "trace.json").exists():
+        with new_folder(out, TRACE, force=force) as folder:  # it is never without a manifest
+            _note(folder, identity, {})
+    with only_one(out):
+        # read again here: whoever wrote it a moment ago may have ended since
+        value = read_manifest(out, "trace", VERSION, Recording, TraceError)
+        if value["complete"]:
+            check_output(out, False, TRACE)  # says that it exists already
+        yield _continued(out, value, identity)
 
 
-def _continue(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> int:
+def _note(out: Path, identity: Mapping[str, Any], prints: Mapping[str, str]) -> None:
+    """Writes trace.json of a recording that goes on; it lists the parts that are done."""
+    value = {"version": VERSION, "complete": False, **identity}
+    write_manifest(out, "trace", value, prints)
+
+
+def _continued(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, str]:
     for name, value in identity.items():
         if found.get(name) != value:
             raise InputError(
@@ -144,10 +177,13 @@ def _continue(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) 
             )
     for left in out.glob(".*.part"):  # what was being written when it stopped
         remove(left)
-    done = 0
-    while part_path(out, done).exists():
-        done += 1
-    return done
+    prints: dict[str, str] = dict(found[PRINTS])
+    if list(prints) != [part_path(out, part).name for part in range(len(prints))]:
+        raise TraceError(f"{out} does not list its parts in order; start again with --force.")
+    for part in parts(out):  # written, but not yet listed
+        if part.name not in prints:
+            remove(part)
+    return prints
 
 
 def _part(networks: Networks, runtime: Runtime, group: list[Batch]) -> Any:
@@ -200,6 +236,7 @@ def _finish(
     identity: Mapping[str, Any],
     settings: Settings,
     x: AnyArray,
+    prints: Mapping[str, str],
 ) -> Trace:
     graph = networks.graph
     costs = stage_costs(runtime, graph, x, settings.batch, source(settings.batch, settings.threads))
@@ -218,7 +255,7 @@ def _finish(
             "created": _now(),
         },
     )
-    write_json(out / "trace.json", trace.manifest())
+    write_manifest(out, "trace", trace.manifest(), prints)
     return replace(trace, ids=columns["id"])
 
 

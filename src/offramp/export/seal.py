@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import helper
 
-from offramp.errors import NetworkError
+from offramp.errors import InputError, NetworkError
 from offramp.export.stages import Stages
-from offramp.files import fingerprint
+from offramp.files import fingerprint, read_bytes
+from offramp.outputs import Kind
 
 ABOUT, FINGERPRINT = "offramp", "fingerprint"
 
@@ -56,6 +58,17 @@ def check_seal(content: bytes, name: str) -> None:
             f"{name} was not made by `offramp export`, or it was cut short or altered since, and a "
             "certificate holds for the original alone. Export the plan again."
         )
+
+
+def _is_exported(path: Path) -> bool:
+    try:
+        check_seal(read_bytes(path, NetworkError), str(path))
+    except InputError:
+        return False
+    return True
+
+
+EXPORTED = Kind("an exported file", _is_exported)
 
 
 def _seal(content: bytes) -> bytes:

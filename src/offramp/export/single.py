@@ -17,10 +17,11 @@ from offramp.errors import PlanError
 from offramp.export.deciding import Decider, Dial, Recipe, spoken
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, Shape, value
-from offramp.export.seal import described, facts, sealed
+from offramp.export.seal import EXPORTED, described, facts, sealed
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of
-from offramp.files import replacing, storage
+from offramp.files import storage
 from offramp.graph import BATCH
+from offramp.outputs import new_output
 from offramp.plan import Plan
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -242,10 +243,13 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
     return _model(stages, outside, [example, *tradeoff])
 
 
-def write_file(plan: Plan, path: Path, *, dial: bool = False, images: bool = False) -> None:
+def write_file(
+    plan: Plan, path: Path, *, dial: bool = False, images: bool = False, force: bool = False
+) -> None:
     """Writes `one_file`, checked, whole or not at all.
 
     Raises:
+        InputError: `path` is taken; with `force`, by something else than an exported file.
         PlanError, NetworkError: as `one_file`, or it is too large for one file.
         StorageError: it cannot be written.
     """
@@ -256,8 +260,8 @@ def write_file(plan: Plan, path: Path, *, dial: bool = False, images: bool = Fal
             "2. Write a file per stage: --stages."
         )
     onnx.checker.check_model(model, full_check=True)
-    with replacing(path) as temporary, storage(path):
-        temporary.write_bytes(sealed(model))
+    with new_output(path, EXPORTED, force=force) as written, storage(path):
+        written.write_bytes(sealed(model))
 
 
 def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> list[str]:
