@@ -191,7 +191,7 @@ def damaged(path: Path, how: str) -> None:
         ("a list", "JSON object"),
         ("no graph", "graph"),
         ("unfinished", "interrupted"),
-        ("costs", "record of costs"),
+        ("costs", "required field `head`"),
     ],
 )
 def test_damaged_traces_are_refused(tmp_path: Path, how: str, says: str) -> None:

@@ -542,6 +542,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         with _reading():
             code = app(args=arguments, prog_name="offramp", standalone_mode=False)
             sys.stdout.flush()
+        if code == _INTERRUPTED:  # as the command-line library says it
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         _silence()
@@ -553,7 +555,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except _UsageError as error:
         return _say(error.format_message())  # type: ignore[attr-defined]
     except (typer.Abort, KeyboardInterrupt):
-        return _say("interrupted; " + _TIDY, 130)
+        return _say("interrupted; " + _TIDY, _INTERRUPTED)
     except _Stopped as stopped:
         return _say("asked to end; " + _TIDY, 128 + int(stopped.args[0]))
     except (Exception, SystemExit) as error:  # Python would exit with 1: "do not route"
@@ -562,6 +564,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _say(f"unexpected {reason(error)}; run with --debug and report it", 3)
 
 
+_INTERRUPTED = 130
 _TIDY = "nothing is half-written, and `record` goes on where it stopped when it is run again."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,8 +17,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from offramp.arrays import AnyArray, IntArray
-from offramp.errors import DataError, MissingExtra, TraceError
-from offramp.files import fingerprint
+from offramp.errors import DataError, MissingExtra, TraceError, foreign
+from offramp.files import fingerprint, regular
 from offramp.preprocessing import Preprocessing
 from offramp.trace import read_npz
 
@@ -222,32 +223,56 @@ def _parquet(files: list[Path], preprocessing: Preprocessing, skipped: Skipped) 
 
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as problem:
-        raise DataError(f"{path} cannot be read as Parquet: {problem}.") from None
+    with foreign(DataError, f"{path} cannot be read as Parquet"):
+        file = pq.ParquetFile(regular(path, DataError))
+        names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} has two columns of one name; its columns are {', '.join(names)}.")
     if "image" not in file.schema_arrow.names:
         raise DataError(
             f"{path} has no column `image` of encoded images; "
             f"its columns are {', '.join(file.schema_arrow.names)}."
         )
+    if not _encoded(file.schema_arrow.field("image").type):
+        raise DataError(
+            f"the column `image` of {path} is {file.schema_arrow.field('image').type}; it must "
+            "hold encoded images: binary, or a struct with such a field `bytes`."
+        )
     return file
+
+
+def _encoded(kind: pa.DataType) -> bool:
+    """Whether a column holds the bytes of files."""
+    if pa.types.is_struct(kind):  # as Hugging Face keeps them, beside the path
+        at = kind.get_field_index("bytes")
+        return bool(at >= 0 and _encoded(kind.field(at).type))
+    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(check(kind) for check in checks)
 
 
 def _parquet_rows(
     file: pq.ParquetFile, path: Path, labelled: bool, first: int
 ) -> Iterator[tuple[int, bytes, int | None]]:
     columns = ["image", "label"] if labelled else ["image"]
-    try:
-        for group in file.iter_batches(256, columns=columns):
+    groups = iter(_groups(file, path, columns))
+    for group in groups:
+        with foreign(DataError, f"{path} cannot be read to its end"):
             images = group.column("image").to_pylist()
             labels = _labels_of(group, labelled, path)
-            for image, label in zip(images, labels, strict=True):
-                # Hugging Face keeps the bytes in a struct beside the path
-                yield first, image["bytes"] if isinstance(image, dict) else image, label
-                first += 1
-    except (pa.ArrowException, OSError) as problem:
-        raise DataError(f"{path} cannot be read to its end: {problem}.") from None
+        for image, label in zip(images, labels, strict=True):
+            found = image["bytes"] if isinstance(image, dict) else image
+            yield first, b"" if found is None else found, label  # which no decoder takes
+            first += 1
+
+
+def _groups(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    rows = file.iter_batches(256, columns=columns)
+    while True:
+        with foreign(DataError, f"{path} cannot be read to its end"):
+            group = next(rows, None)
+        if group is None:
+            return
+        yield group
 
 
 def _labels_of(group: pa.RecordBatch, labelled: bool, path: Path) -> list[int | None]:
@@ -282,7 +307,13 @@ def _folder(path: Path, preprocessing: Preprocessing, skipped: Skipped) -> Encod
     if not found:
         raise DataError(f"{path} holds no images ({', '.join(sorted(IMAGES))}).")
     names = [str(file.relative_to(path)) for file, _ in found]
-    listing = "\n".join(f"{n} {f.stat().st_size}" for n, (f, _) in zip(names, found, strict=True))
+    for name in names:
+        if name.encode(errors="replace") != os.fsencode(name):
+            raise DataError(
+                f"the file name {name!r} holds bytes that are no text; rename the file."
+            )
+    prints = (fingerprint(file) for file, _ in found)  # contents: names and sizes may stay the same
+    listing = "\n".join(f"{name} {of}" for name, of in zip(names, prints, strict=True))
 
     def read(start: int) -> Iterator[tuple[str, Path, int | None]]:
         for name, (file, label) in zip(names[start:], found[start:], strict=True):
@@ -293,7 +324,7 @@ def _folder(path: Path, preprocessing: Preprocessing, skipped: Skipped) -> Encod
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGES and f.is_file())
 
 
 def _hugging_face(name: str, preprocessing: Preprocessing, skipped: Skipped) -> Encoded:

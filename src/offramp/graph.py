@@ -17,6 +17,7 @@ from offramp.arrays import AnyArray
 from offramp.errors import CostError, GraphError
 
 BATCH = "batch"  # the name of the batch dimension in every part of a network
+_LEAST, _MOST = 1e-30, 1e30  # costs: sums and ratios of these fit what decides, float32 as well
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -351,9 +352,11 @@ def parse_edges(text: str) -> tuple[tuple[str, str], ...]:
 def _check_cost(name: str, part: str, value: float | None) -> None:
     if value is None:
         raise CostError(f"stage '{name}' has no {part} cost. Give one cost per stage.")
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (value == 0 or _LEAST <= value <= _MOST):
         raise CostError(
-            f"the {part} cost of stage '{name}' is {value!r}; a cost is a number of at least 0."
+            f"the {part} cost of stage '{name}' is {value!r}; a cost is a number of at least 0, "
+            f"and not beyond {_MOST:g} or, above 0, below {_LEAST:g}: choose another unit."
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from offramp.errors import InputError
+from offramp.errors import InputError, foreign
 from offramp.files import fingerprint, fingerprint_of, read_json, regular, write_json
 from offramp.outputs import Kind, restore
 
@@ -133,10 +133,8 @@ def check_schema(
     path: Path, value: Mapping[str, Any], schema: type, error: type[InputError]
 ) -> None:
     """Raises `error` where a value is missing or not of the type that `schema` says."""
-    try:
+    with foreign(error, f"{path} is damaged", "Make the folder again."):
         msgspec.convert(value, schema)
-    except (msgspec.ValidationError, OverflowError, RecursionError) as problem:
-        raise error(f"{path} is damaged ({problem}); make the folder again.") from None
 
 
 def _check_file(folder: Path, name: str, expected: str, error: type[InputError]) -> None:

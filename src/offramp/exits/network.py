@@ -16,6 +16,7 @@ from onnx import helper
 from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
 from offramp.exits.work import multiply_adds
+from offramp.files import regular
 
 _ROWS = (2, 3)  # batch sizes that tell which axis of a tensor is the batch
 _SCOPES = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
@@ -67,10 +68,9 @@ class Network:
             NetworkError: it does not load, has several inputs or no symbolic batch, or does not
                 run on `x`.
         """
+        regular(path, NetworkError)
         try:
             model = onnx.load(str(path))
-        except FileNotFoundError:
-            raise NetworkError(f"{path} does not exist.") from None
         except Exception as problem:  # protobuf's errors share no public base class
             raise NetworkError(
                 f"{path} does not load as ONNX ({type(problem).__name__}). Export it again."

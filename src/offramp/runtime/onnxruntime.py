@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.errors import InputError, NetworkError
+from offramp.files import regular
 from offramp.graph import BATCH, Graph, head, whole
 from offramp.networks import sources
 
@@ -214,6 +215,7 @@ class Session:
         options.graph_optimization_level = LEVELS[level]
         options.log_severity_level = 4  # what goes wrong is raised, in our words
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+        regular(file, NetworkError)
         try:
             self.session = ort.InferenceSession(file, options, providers=providers)
         except Exception as problem:  # ONNX Runtime's errors share no public base class
