@@ -171,7 +171,7 @@ class System:
         with TemporaryDirectory() as name:
             folder = Path(name)
             file = folder / "plan.onnx"
-            export_s = seconds(lambda: write_file(plan, file))
+            export_s = seconds(lambda: write_file(plan, file, force=True))
             folder_s = seconds(lambda: write_folder(plan, folder / "stages"))
             networks = [alone(plan, stage, folder) for stage in self.separate()]
             parts = [file for part, file in plan.runnable().items() if not part.endswith(".whole")]
@@ -223,7 +223,7 @@ class System:
             for outcome, goes_on in (("stop", False), ("go", True)):
                 policy, setting = forced(plan.policy, goes_on=goes_on)
                 file = folder / f"{outcome}.onnx"
-                write_file(replace(plan, policy=policy, tradeoff=setting), file)
+                write_file(replace(plan, policy=policy, tradeoff=setting), file, force=True)
                 runs[outcome] = SingleFile(file, threads=threads)
             static = {}
             for stage in (graph.root, *self.separate()):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,9 +18,20 @@ from sklearn.neural_network import MLPClassifier
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.ledger import Ledger
+from offramp.manifests import HASH, content_hash
 from offramp.policies import Seen
 from offramp.testing import synthetic
 from offramp.trace import Trace, assemble
+
+
+def rehashed(manifest: Path, value: Mapping[str, Any]) -> None:
+    """Writes a manifest that was changed on purpose, with the hash of what it now says."""
+    said = {key: item for key, item in value.items() if key != HASH}
+    try:
+        said[HASH] = content_hash(said)
+    except ValueError:  # NaN has no hash: JSON has no NaN
+        said[HASH] = ""
+    manifest.write_text(json.dumps(said))
 
 
 def linear_network(

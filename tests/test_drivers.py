@@ -61,12 +61,12 @@ def walker(case: Case) -> Driver:
 
 
 def one_file(case: Case) -> Driver:
-    write_file(case.plan, case.folder / "plan.onnx")
+    write_file(case.plan, case.folder / "plan.onnx", force=True)
     return SingleFile(case.folder / "plan.onnx")
 
 
 def with_a_dial(case: Case) -> Driver:
-    write_file(case.plan, case.folder / "dial.onnx", dial=True)
+    write_file(case.plan, case.folder / "dial.onnx", dial=True, force=True)
     return SingleFile(case.folder / "dial.onnx", threads=2)
 
 

@@ -24,7 +24,7 @@ from offramp.policies import FAMILIES, policy_to_json
 from offramp.teach import Taught, Ways
 from offramp.testing import synthetic
 from offramp.trace import Trace, learning_share
-from tests.made import blob_networks, different, shown, unseen
+from tests.made import blob_networks, different, rehashed, shown, unseen
 
 LEARN = synthetic(1500, seed=1)
 FRESH = synthetic(1500, seed=2)
@@ -269,7 +269,9 @@ def test_damaged_plans_are_refused(tmp_path: Path, how: str, says: str) -> None:
         network.write_bytes(network.read_bytes() + b"\0")
     elif how == "missing network":
         network.unlink()
-    manifest.write_text("{" if how == "no json" else json.dumps(value))
+    rehashed(manifest, value)
+    if how == "no json":
+        manifest.write_text("{")
     with pytest.raises(InputError, match=says):
         Plan.read(plan)
 
@@ -342,7 +344,7 @@ def test_every_value_of_a_plan_is_checked(path: str, new: object, tmp_path: Path
     value = json.loads(manifest.read_text())
     Plan.read(tmp_path / "plan")
     _put(value, path, new)
-    manifest.write_text(json.dumps(value))
+    rehashed(manifest, value)
     with pytest.raises(PlanError) as caught:
         Plan.read(tmp_path / "plan")
     assert "\n" not in str(caught.value)
@@ -362,7 +364,7 @@ def test_a_plan_that_does_not_route_has_no_tradeoff(tmp_path: Path) -> None:
     plan.write(tmp_path / "plan")
     assert Plan.read(tmp_path / "plan").tradeoff is None
     manifest = tmp_path / "plan" / "plan.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"tradeoff": 5.0}))
+    rehashed(manifest, json.loads(manifest.read_text()) | {"tradeoff": 5.0})
     with pytest.raises(PlanError, match="keep the reference"):
         Plan.read(tmp_path / "plan")
 

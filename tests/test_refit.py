@@ -29,6 +29,7 @@ from offramp.report import report_inputs, write_report
 from offramp.runtime import infer
 from offramp.testing import MemoryRuntime, RuntimeLaws, synthetic
 from offramp.trace import Trace, assemble
+from tests.made import rehashed
 
 BIAS = np.array([3.0, 0, 0, 0, -3.0], dtype=np.float32)
 
@@ -331,7 +332,7 @@ def test_plans_are_written_and_read(tmp_path: Path) -> None:
 def test_refits_that_do_not_fit_are_refused(tmp_path: Path, spoil: object) -> None:
     planned(biased(fair(), "n0", "n1")).write(tmp_path / "plan")
     path = tmp_path / "plan" / "plan.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "refits": spoil}))
+    rehashed(path, {**json.loads(path.read_text()), "refits": spoil})
     with pytest.raises(PlanError, match="damaged"):
         Plan.read(tmp_path / "plan")
 
@@ -342,7 +343,7 @@ def test_plans_from_before_there_were_refits_load(tmp_path: Path) -> None:
     path = tmp_path / "plan" / "plan.json"
     value = json.loads(path.read_text())
     del value["refits"], value["repair"]
-    path.write_text(json.dumps(value))
+    rehashed(path, value)
     read = Plan.read(tmp_path / "plan")
     assert (read.refits, read.repair) == ({}, None)
 

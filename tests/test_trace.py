@@ -24,6 +24,7 @@ from offramp.errors import (
 from offramp.graph import Costs
 from offramp.testing import synthetic
 from offramp.trace import Trace, import_scores
+from tests.made import rehashed
 
 COSTS = Costs({"a": 1.0, "b": 3.0}, {"a": 0.0, "b": 0.0}, "MFLOP")
 
@@ -201,19 +202,21 @@ def damaged(path: Path, how: str) -> None:
         part.unlink()
     else:
         manifest.write_text(texts[how])
+        if how not in ("no json", "a list"):
+            rehashed(manifest, json.loads(texts[how]))
 
 
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("cut", "cannot be read"),
-        ("absent", "a part is missing"),
+        ("cut", "cut short"),
+        ("absent", "is missing"),
         ("newer", "version 99"),
         ("no json", "JSON"),
         ("a list", "JSON object"),
-        ("no graph", "lacks 'graph'"),
+        ("no graph", "graph"),
         ("unfinished", "interrupted"),
-        ("costs", "record of costs"),
+        ("costs", "required field `head`"),
     ],
 )
 def test_damaged_traces_are_refused(tmp_path: Path, how: str, says: str) -> None:

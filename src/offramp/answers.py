@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,14 +13,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import csv
+from pyarrow import compute, csv
 
 from offramp.arrays import AnyArray
 from offramp.data import Examples
-from offramp.errors import InputError
-from offramp.files import replacing, storage
+from offramp.errors import InputError, foreign
+from offramp.files import regular, storage
+from offramp.outputs import Kind, new_output
 from offramp.plan import Plan
 from offramp.runtime.driver import Runtime, infer
+
+_MARK = {b"offramp": b"answers"}  # in the schema: what --force may replace
+_FORMULA = r"^([=+\-@\t\r])"  # spreadsheets run cells that begin so
+
+
+def _is_answers(path: Path) -> bool:
+    try:
+        with foreign(InputError, str(path)):
+            found = pq.read_schema(regular(path, InputError)).metadata or {}
+    except InputError:
+        return False
+    return _MARK.items() <= found.items()
+
+
+ANSWERS = Kind("answers", _is_answers)
 
 _NO_ANSWERS = pa.table(
     {
@@ -58,6 +75,15 @@ def _ids(ids: AnyArray) -> pa.Array:
     return pa.array(ids.astype(np.int64) if ids.dtype.kind in "iuf" else ids.astype(object))
 
 
+def harmless(answers: pa.Table) -> pa.Table:
+    """The table with a ' before every text that a spreadsheet would run as a formula."""
+    for position, field in enumerate(answers.schema):
+        if pa.types.is_string(field.type):
+            plain = compute.replace_substring_regex(answers.column(position), _FORMULA, r"'\1")
+            answers = answers.set_column(position, field, plain)
+    return answers
+
+
 class AnswerFile:
     """Where answers go: a Parquet file, whole or absent, or CSV on standard output."""
 
@@ -66,43 +92,58 @@ class AnswerFile:
         self.stages: Counter[str] = Counter()
         self.cost = 0.0
         self._writer: Any = None
+        self._started = False
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path | None, *, scores: bool = False) -> Iterator[AnswerFile]:
+    def open(
+        cls, path: Path | None, *, scores: bool = False, force: bool = False
+    ) -> Iterator[AnswerFile]:
         """A file to write answers to; it takes its name when the block ends well.
 
         Raises:
-            InputError: scores are asked for without a file: CSV has no lists.
+            InputError: `path` is taken, or scores are asked for without a file: CSV has no lists.
+            StorageError: it cannot be written.
         """
         if path is None:
             if scores:
                 raise InputError("scores are lists, which CSV cannot hold; add --out FILE.parquet.")
             yield cls(None, scores)
             return
-        with replacing(path) as temporary, storage(path):
-            file = cls(temporary, scores)
+        with new_output(path, ANSWERS, force=force) as written:
+            file = cls(written, scores)
             try:
                 yield file
                 if file._writer is None:
                     file.write(_NO_ANSWERS)
             finally:
-                if file._writer is not None:
-                    file._writer.close()
+                file.close()
 
     def write(self, answers: pa.Table) -> None:
         """Adds the answers of a batch."""
         self.stages.update(answers.column("stage").to_pylist())
         self.cost += float(np.sum(answers.column("cost").to_numpy()))
         chosen = answers if self.scores else answers.drop_columns(["scores"])
-        if self._writer is None:
-            self._writer = self._start(chosen.schema)
-        self._writer.write_table(chosen)
-
-    def _start(self, schema: pa.Schema) -> Any:
         if self.target is None:
-            return csv.CSVWriter(sys.stdout.buffer, schema)
-        return pq.ParquetWriter(self.target, schema)
+            self._print(chosen)
+            return
+        with storage(self.target):
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self.target, chosen.schema.with_metadata(_MARK))
+            self._writer.write_table(chosen.replace_schema_metadata(_MARK))
+
+    def _print(self, answers: pa.Table) -> None:
+        """CSV, in one call a batch: whoever reads it may close the pipe at any moment."""
+        rows, text = csv.WriteOptions(include_header=not self._started), io.BytesIO()
+        csv.write_csv(harmless(answers), text, rows)
+        self._started = True
+        sys.stdout.buffer.write(text.getvalue())
+
+    def close(self) -> None:
+        """Ends the file, where it was begun."""
+        if self.target is not None and self._writer is not None:
+            with storage(self.target):
+                self._writer.close()
 
     def summary(self, plan: Plan) -> str:
         """How many examples each stage answered, and at what cost."""

@@ -22,6 +22,7 @@ from offramp.pvalues import Method, examples_needed, method_for, p_value, upper_
 from offramp.records import record
 from offramp.tasks import Excess
 
+SUREST = 1 - 1e-9  # confidence; see `pvalues._NEGLIGIBLE`
 ROUTE, ONE_NETWORK, KEEP = "route", "one network", "keep the reference"
 VERDICTS = (ROUTE, ONE_NETWORK, KEEP)
 _DO_NOT_ROUTE = "do not route"  # what certificates of earlier versions say for the last two
@@ -145,6 +146,11 @@ def check_promise(budget: float, confidence: float) -> None:
         )
     if not (isinstance(confidence, int | float) and 0 < confidence < 1):
         raise BudgetError(f"the confidence is {confidence}; it must lie between 0 and 1.")
+    if confidence > SUREST:
+        raise BudgetError(
+            f"the confidence is {confidence}; it may be {SUREST} at most: the tests leave out what "
+            "is less likely than that, and would never pass."
+        )
 
 
 def safest_first(

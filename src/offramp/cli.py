@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -16,25 +21,27 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from offramp import parsing, tables
-from offramp.answers import AnswerFile, stream
+from offramp.answers import ANSWERS, AnswerFile, stream
 from offramp.bench import EXAMPLES, REQUESTS
 from offramp.bench import bench as bench_plan
 from offramp.certify import KEEP
 from offramp.compare import compare as compare_policies
 from offramp.data import NOTHING, Examples, open_examples
-from offramp.errors import InputError, OfframpError, OfframpWarning
+from offramp.errors import InputError, OfframpError, OfframpWarning, reason
 from offramp.evaluate import evaluate as evaluate_plan
 from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
 from offramp.export import write_file, write_folder
-from offramp.files import check_output
+from offramp.export.folder import EXPORTED as EXPORTED_FOLDER
+from offramp.export.seal import EXPORTED
 from offramp.fit import Choices, draft, fit_each
 from offramp.folders import listed
 from offramp.independence import check_made_up
 from offramp.measure import latency as measure_latency
 from offramp.needs import needs as examples_needs
-from offramp.networks import Networks, combine, recorded_networks
-from offramp.plan import Plan, write_plans
+from offramp.networks import GRAPH, Networks, combine, recorded_networks
+from offramp.outputs import check_output
+from offramp.plan import PLAN, Plan, write_plans
 from offramp.preprocessing import Preprocessing
 from offramp.pvalues import POWER
 from offramp.record import Settings, blank
@@ -45,7 +52,7 @@ from offramp.runtime.onnxruntime import Device
 from offramp.split import Repeats
 from offramp.tasks import Excess, Kind, is_own
 from offramp.teach import AUTO
-from offramp.trace import Trace, import_scores
+from offramp.trace import TRACE, Trace, import_scores
 
 app = typer.Typer(
     name="offramp",
@@ -151,6 +158,7 @@ def graph(
 ) -> None:
     """Put trained networks into a graph: which may follow which, and what they read."""
     files = parsing.files(networks)
+    check_output(out, force, GRAPH, files.values())
     pixels = parsing.preprocessing(size, mean, std, layout)
     described = combine(files, edges, reference, pixels)
     runtime = OnnxRuntime(described.files, described.graph)  # finds out here whether they load
@@ -189,7 +197,7 @@ def exits(
         return
     if out is None:
         raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
-    check_output(out, force)
+    check_output(out, force, GRAPH, _given(model, data))
     settings = ExitSettings(
         parsing.points(at), None if head == "auto" else head, hears, padding, seed
     )
@@ -222,6 +230,8 @@ def record(
 ) -> None:
     """Run every stage once on every example and measure costs; goes on after an interruption."""
     sizes = parsing.batches(batch)
+    if force:
+        check_output(out, force, TRACE, _given(graph, data))
     networks = Networks.read(graph)
     examples = _examples(data, networks.preprocessing, skip_broken)
     if examples.classes:
@@ -263,7 +273,7 @@ def import_(
     force: Force = False,
 ) -> None:
     """Make a trace of scores that were recorded elsewhere."""
-    check_output(out, force)
+    check_output(out, force, TRACE, [scores])
     costs = parsing.costs(cost, cost_unit)
     trace = import_scores(
         scores,
@@ -289,7 +299,7 @@ def reprice(
     force: Force = False,
 ) -> None:
     """Give a trace costs of another kind; everything else in it stays as it is."""
-    check_output(out, force)
+    check_output(out, force, TRACE, _given(trace))
     costs = reprice_trace(trace, parsing.costs(cost, cost_unit), out, force=force)
     messages.print(f"{out}: the costs of {' '.join(costs.body)} in {costs.unit}, {costs.source}")
 
@@ -338,7 +348,7 @@ def fit(
     force: Force = False,
 ) -> None:
     """Learn a policy, certify the budget, and write the plan. Exit code 1: keep the reference."""
-    check_output(out, force)
+    check_output(out, force, PLAN, _given(trace, certify, graph))
     sizes = parsing.batches(batch) if batch else []
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
@@ -462,11 +472,11 @@ def run(
 ) -> None:
     """Answer examples with just enough network: id, answer, stage, cost (and scores)."""
     if out:
-        check_output(out, force)
+        check_output(out, force, ANSWERS, _given(plan, data))
     read = Plan.read(plan)
     examples = _examples(data, read.preprocessing, skip_broken)
     runtime = OnnxRuntime(read.runnable(), read.graph, threads=threads, device=device)
-    with _progress() as step, AnswerFile.open(out, scores=scores) as file:
+    with _progress() as step, AnswerFile.open(out, scores=scores, force=force) as file:
         for done, answers in stream(read, runtime, examples, batch):
             file.write(answers)
             step("answering", done, examples.examples)
@@ -513,12 +523,12 @@ def export(
     force: Force = False,
 ) -> None:
     """Write the plan as one ONNX file, or as a file per stage: networks, exits and policy."""
-    check_output(out, force)
+    check_output(out, force, EXPORTED_FOLDER if stages else EXPORTED, [plan])
     read = Plan.read(plan)
     if stages:
         write_folder(read, out, dial=dial, images=images, force=force)
     else:
-        write_file(read, out, dial=dial, images=images)
+        write_file(read, out, dial=dial, images=images, force=force)
     messages.print(f"{out}: scores, answer, stage and cost of {' '.join(read.running.graph.order)}")
 
 
@@ -535,9 +545,10 @@ def report(
 ) -> None:
     """One page that opens offline: the clock, frontiers, the certificate, where inputs stop."""
     from offramp.report import report_inputs, write_report
+    from offramp.report.page import REPORT
 
-    check_output(out, force)
-    write_report(out, report_inputs(inputs))
+    check_output(out, force, REPORT, inputs)
+    write_report(out, report_inputs(inputs), force=force)
     messages.print(f"{out}: open it in a browser")
 
 
@@ -553,6 +564,11 @@ def _say_classes(trace: Trace, other: Mapping[str, Any]) -> None:
     """Says where the classes of a trace have other names than another recording's."""
     for sentence in trace.other_classes(other.get("class_names", ())):
         messages.print(sentence, markup=False)
+
+
+def _given(*inputs: str | Path | None) -> list[Path]:
+    """The files and folders that a command reads, to keep its output from them."""
+    return [Path(given) for given in inputs if given and not str(given).startswith("hf:")]
 
 
 def _loss(name: str | None, unlabelled: bool = False) -> str | None:
@@ -599,34 +615,88 @@ def _spoken_warnings() -> Iterator[None]:
         yield
 
 
+class _Stopped(BaseException):
+    """Another program asked this one to end."""
+
+
+def _stop(signal_: int, _: FrameType | None) -> None:
+    raise _Stopped(signal_)
+
+
 def main() -> None:
     """Runs the command line.
 
-    Exit codes: 0 done, 1 `fit` says keep the reference, 2 bad input, 3 an error of offramp's own.
+    Exit codes: 0 done, 1 `fit` says keep the reference, 2 bad input, 3 an error of offramp's own;
+    as shells count them, 130 interrupted, 143 asked to end, 141 nobody reads the output any more.
     """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    ours = threading.current_thread() is threading.main_thread()  # others handle no signals
+    before = {number: signal.signal(number, _stop) for number in _ENDING if ours}
     try:
-        with _spoken_warnings():
-            code = app(args=arguments or ["--help"], prog_name="offramp", standalone_mode=False)
+        code = _run(arguments or ["--help"], debug)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    sys.exit(code)
+
+
+# without these, a command that is asked to end could not tidy up
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    """The exit code, after what went wrong was said; this is where every exception ends."""
+    try:
+        with _reading(), _spoken_warnings():
+            code = app(args=arguments, prog_name="offramp", standalone_mode=False)
+            sys.stdout.flush()
+        if code == _INTERRUPTED:  # as the command-line library says it
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        _silence()
+        return 128 + 13
     except (OfframpError, OSError) as error:
         if debug:
             raise
-        code = _say(str(error))
+        return _say(str(error) if isinstance(error, OfframpError) else reason(error))
     except _UsageError as error:
-        code = _say(error.format_message())  # type: ignore[attr-defined]
+        return _say(error.format_message())  # type: ignore[attr-defined]
     except (typer.Abort, KeyboardInterrupt):
-        code = 130
-    except Exception as error:  # Python would exit with 1, which reads as "keep the reference"
+        return _say("interrupted; " + _TIDY, _INTERRUPTED)
+    except _Stopped as stopped:
+        return _say("asked to end; " + _TIDY, 128 + int(stopped.args[0]))
+    except (Exception, SystemExit) as error:  # Python would exit with 1: "keep the reference"
         if debug:
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        code = _say(f"unexpected {what}; run with --debug and report it", 3)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _say(f"unexpected {reason(error)}; run with --debug and report it", 3)
+
+
+_INTERRUPTED = 130
+_TIDY = "nothing is half-written, and `record` goes on where it stopped when it is run again."
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tells a pipe that nobody reads any more, which the command-line library ends with exit 1."""
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, OSError) and ended.__context__.errno == errno.EPIPE:
+            raise BrokenPipeError from None
+        raise
+
+
+def _silence() -> None:
+    """Python writes what is left at its end, and would complain that nobody reads it."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(sentence: str, code: int = 2) -> int:
-    messages.print(f"offramp: {sentence}", markup=False, soft_wrap=True)
+    line = " ".join(sentence.split()).encode("utf-8", "backslashreplace").decode()
+    messages.print(f"offramp: {line}", markup=False, soft_wrap=True)
     return code
 
 

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from offramp.errors import CostError
 
 COST_KEYS = (  # of a manifest
     *("cost", "cost_unit", "cost_source", "cost_whole", "cost_batch", "cost_overhead", "cost_at"),
 )
+_LEAST, _MOST = 1e-30, 1e30  # sums and ratios of these fit what decides, float32 as well
+
+
+class PartCosts(TypedDict):
+    body: float
+    head: float
+
+
+class CostsJson(TypedDict):
+    """Costs as JSON values."""
+
+    cost: dict[str, PartCosts]
+    cost_unit: str
+    cost_source: str
+    cost_whole: NotRequired[dict[str, float] | float | None]
+    cost_batch: NotRequired[int | None]
+    cost_overhead: NotRequired[float | None]
+    cost_at: NotRequired[dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +102,9 @@ def check_sizes(costs: Costs) -> Mapping[int, Costs]:
 def check_cost(name: str, part: str, value: float | None) -> None:
     if value is None:
         raise CostError(f"stage '{name}' has no {part} cost. Give one cost per stage.")
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (value == 0 or _LEAST <= value <= _MOST):
         raise CostError(
-            f"the {part} cost of stage '{name}' is {value!r}; a cost is a number of at least 0."
+            f"the {part} cost of stage '{name}' is {value!r}; a cost is a number of at least 0, "
+            f"and not beyond {_MOST:g} or, above 0, below {_LEAST:g}: choose another unit."
         )

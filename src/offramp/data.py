@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from offramp.arrays import AnyArray, IntArray
-from offramp.errors import DataError, MissingExtra, TraceError
-from offramp.files import fingerprint
+from offramp.errors import DataError, MissingExtra, TraceError, foreign
+from offramp.files import fingerprint, regular
 from offramp.folders import fingerprint_text, read_folder
 from offramp.images import decode
 from offramp.preprocessing import Preprocessing
@@ -278,31 +278,54 @@ def _parquet_classes(file: pq.ParquetFile, label: str | None) -> Sequence[str]:
 
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as problem:
-        raise DataError(f"{path} cannot be read as Parquet: {problem}.") from None
+    with foreign(DataError, f"{path} cannot be read as Parquet"):
+        file = pq.ParquetFile(regular(path, DataError))
+        names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} has two columns of one name; its columns are {', '.join(names)}.")
     if "image" not in file.schema_arrow.names:
         raise DataError(
             f"{path} has no column `image` of encoded images; "
             f"its columns are {', '.join(file.schema_arrow.names)}."
         )
+    if not _holds_bytes(file.schema_arrow.field("image").type):
+        raise DataError(
+            f"the column `image` of {path} is {file.schema_arrow.field('image').type}; it must "
+            "hold encoded images: binary, or a struct with such a field `bytes`."
+        )
     return file
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds the bytes of files."""
+    if pa.types.is_struct(kind):  # as Hugging Face keeps them, beside the path
+        at = kind.get_field_index("bytes")
+        return bool(at >= 0 and _holds_bytes(kind.field(at).type))
+    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(check(kind) for check in checks)
 
 
 def _parquet_rows(
     file: pq.ParquetFile, path: Path, label: str | None, first: int
 ) -> Iterator[tuple[int, Source, int | None]]:
-    columns = ["image"] if label is None else ["image", label]
     row = 0
-    try:
-        for group in file.iter_batches(256, columns=columns):
+    for group in _groups(file, path, ["image"] if label is None else ["image", label]):
+        with foreign(DataError, f"{path} cannot be read to its end"):
             images = group.column("image").to_pylist()
-            for image, number in zip(images, _labels_of(group, label, path), strict=True):
-                yield first + row, _encoded(image, f"row {row} of column `image` in {path}"), number
-                row += 1
-    except (pa.ArrowException, OSError) as problem:
-        raise DataError(f"{path} cannot be read to its end: {problem}.") from None
+            labels = _labels_of(group, label, path)
+        for image, number in zip(images, labels, strict=True):
+            yield first + row, _encoded(image, f"row {row} of column `image` in {path}"), number
+            row += 1
+
+
+def _groups(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    rows = file.iter_batches(256, columns=columns)
+    while True:
+        with foreign(DataError, f"{path} cannot be read to its end"):
+            group = next(rows, None)
+        if group is None:
+            return
+        yield group
 
 
 def _encoded(image: Any, where: str) -> Source:

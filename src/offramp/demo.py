@@ -17,16 +17,18 @@ from offramp.compare import Comparison, compare
 from offramp.data import open_examples
 from offramp.errors import MissingExtra
 from offramp.evaluate import Evaluation, evaluate
-from offramp.files import new_folder, write_json
 from offramp.fit import fit
 from offramp.graph import Graph
+from offramp.manifests import kind_of_folder, write_manifest
 from offramp.measure import machine
 from offramp.networks import Networks
+from offramp.outputs import new_folder
 from offramp.plan import Plan
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from offramp.trace import Trace, versions
 
+DEMO = kind_of_folder("demo")
 BUDGET, CONFIDENCE = 0.02, 0.9
 LEARN_SHARE = 1 / 3  # the rest certifies: the digits are few, and a certificate needs more of them
 STAGES = ("small", "medium", "large")
@@ -76,7 +78,7 @@ def run(out: Path, *, force: bool = False, progress: Progress) -> Demo:
     Raises:
         InputError: `out` is taken.
     """
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, DEMO, force=force) as folder:
         with as_file(files("offramp") / "demo_networks") as shipped:
             found = {stage: shipped / f"{stage}.onnx" for stage in STAGES}
             Networks(Graph.build(STAGES, _EDGES), found).write(folder / "graph")
@@ -107,7 +109,7 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
     step(4)
     report, missing = _report(plan, evaluation, comparison, folder)
     result = Demo(plan, evaluation, comparison, benches, out / report if report else None, missing)
-    write_json(folder / "demo.json", result.to_json())
+    write_manifest(folder, "demo", result.to_json())
     return result
 
 

@@ -22,6 +22,9 @@ A message says what was asked, what came, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class OfframpError(Exception):
     """Every error that offramp raises on purpose."""
@@ -86,3 +89,35 @@ class MissingExtra(MachineError):  # noqa: N818 - reads as the situation, not as
 
 class StorageError(MachineError):
     """The disk is full, or a folder cannot be written."""
+
+
+@contextmanager
+def foreign(error: type[InputError], what: str, advice: str = "") -> Iterator[None]:
+    """Raises `error` in place of whatever another library, or a user's code, raises.
+
+    Decoders, engines and readers raise dozens of kinds for the same thing, and `sys.exit` counts as
+    one; this is the one place that turns them into ours. Only their own calls belong inside.
+
+    Args:
+        error: ours.
+        what: went wrong, a sentence without its end; the reason follows.
+        advice: a sentence that says what to do.
+    """
+    try:
+        yield
+    except (OfframpError, BrokenPipeError):
+        raise
+    except (Exception, SystemExit) as problem:
+        raise error(f"{what}: {reason(problem)}. {advice}".rstrip()) from problem
+
+
+def reason(problem: BaseException) -> str:
+    """What an exception says, on one line, or its name where it says nothing."""
+    name = type(problem).__name__
+    said = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+    line = " ".join(said.split()).rstrip(".")
+    if isinstance(problem, SystemExit):
+        return f"it called sys.exit({line})"
+    if isinstance(problem, OSError):
+        return line[:500] or name
+    return f"{name}: {line[:500]}" if line else name

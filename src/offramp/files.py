@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, then renamed."""
+"""Files that are whole or absent, and reading that never waits, never leaves a folder."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from offramp.errors import InputError, StorageError
-
-# A folder that holds one of these was written by offramp, and `--force` may replace it.
-MANIFESTS = ("graph.json", "trace.json", "plan.json", "plans.json", "routes.json", "demo.json")
+from offramp.errors import InputError, StorageError, reason
 
 
 @contextmanager
@@ -30,18 +28,52 @@ def storage(path: Path) -> Iterator[None]:
         ) from error
 
 
+def hidden(path: Path, ending: str) -> Path:
+    """A new name beside `path` that no listing shows: .NAME.<random>.<ending>."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{ending}")
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to `path` on success and removed on failure."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+def temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; what is there at the end is removed."""
+    found = hidden(path, "part")
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield temporary
-        with storage(path):
-            os.replace(temporary, path)
+        yield found
     finally:
-        remove(temporary)
+        remove(found)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to `path` on success and removed on failure.
+
+    The content is on the disk before the name is, so that a crash leaves the old or the new.
+    """
+    with temporary(path) as written:
+        yield written
+        with storage(path):
+            settle(written)
+            os.replace(written, path)
+            sync(path.parent)
+
+
+def settle(path: Path) -> None:
+    """Waits until a file, or a folder with all that it holds, is on the disk."""
+    if path.is_dir():
+        for inside in path.iterdir():
+            settle(inside)
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Waits until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:
@@ -54,70 +86,64 @@ def remove(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON, whole or not at all; NaN is refused, because JSON has none."""
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    with replacing(path) as temporary, storage(path):
-        temporary.write_text(text, encoding="utf-8")
+    with replacing(path) as written, storage(path):
+        # a name that is no UTF-8 is a lone surrogate in Python, and \udcff an escape in JSON
+        written.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def regular(path: Path, error: type[InputError]) -> Path:
+    """`path`, where it is a file: reading a pipe or a device may never end.
+
+    Raises:
+        InputError: `error`, where nothing, or something else, is there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise error(f"{path} does not exist.") from None
+    except (OSError, ValueError) as problem:
+        raise error(f"{path} cannot be read: {reason(problem)}.") from None
+    if not stat.S_ISREG(mode):
+        what = "folder" if stat.S_ISDIR(mode) else "pipe or device"
+        raise error(f"{path} is a {what}; give a file.")
+    return path
+
+
+def read_bytes(path: Path, error: type[InputError]) -> bytes:
+    """What a file holds; raises `error` where there is none that can be read."""
+    try:
+        return regular(path, error).read_bytes()
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {reason(problem)}.") from None
 
 
 def read_json(path: Path, error: type[InputError]) -> dict[str, Any]:
     """The JSON object in `path`; raises `error` where there is none."""
+    content = read_bytes(path, error)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path} does not exist.") from None
-    except (OSError, ValueError) as problem:
-        raise error(f"{path} cannot be read as JSON: {problem}.") from None
+        value = json.loads(content.decode("utf-8"))
+    except RecursionError:  # brackets within brackets, thousands deep
+        raise error(f"{path} cannot be read as JSON: it is nested too deeply.") from None
+    except ValueError as problem:
+        raise error(f"{path} cannot be read as JSON: {reason(problem)}.") from None
     if not isinstance(value, dict):
         raise error(f"{path} must hold a JSON object, but holds a {type(value).__name__}.")
     return value
 
 
-def read_manifest(folder: Path, kind: str, version: int, error: type[InputError]) -> dict[str, Any]:
-    """The JSON object in folder/KIND.json; raises `error` where it is absent or of another version.
-
-    `kind` is graph, trace or plan.
-    """
-    path = folder / f"{kind}.json"
-    if not path.exists():
-        raise error(f"{folder} is not a {kind}: it holds no {path.name}.")
-    value = read_json(path, error)
-    if value.get("version") != version:
-        raise error(
-            f"{folder} is a {kind} of version {value.get('version')}; this offramp reads version "
-            f"{version}. Upgrade offramp, or make the {kind} again."
-        )
-    return value
-
-
-def check_output(path: Path, force: bool) -> None:
-    """Raises where `path` is taken; with `force` only where it holds something that is not ours."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not force:
-        raise InputError(f"{path} exists already. Choose another --out, or add --force.")
-    if path.is_dir() and not any((path / name).exists() for name in MANIFESTS):
-        raise InputError(
-            f"{path} was not written by offramp, so --force will not replace it. "
-            "Choose another --out."
-        )
-
-
-@contextmanager
-def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """A folder to fill, which takes the name `path` once it is complete.
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file, as `sha256:` and hexadecimal digits.
 
     Raises:
-        InputError: `path` exists and `force` is not given, or is not a folder of ours.
-        StorageError: it cannot be written.
+        InputError: there is no file that can be read.
     """
-    check_output(path, force)
-    with replacing(path) as temporary:
-        with storage(path):
-            temporary.mkdir()
-        yield temporary
-        remove(path)
+    try:
+        with regular(path, InputError).open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise InputError(f"{path} cannot be read: {reason(problem)}.") from None
 
 
-def fingerprint(path: Path) -> str:
-    """The SHA-256 of a file, as `sha256:` and hexadecimal digits."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+def fingerprint_of(content: bytes) -> str:
+    """The fingerprint of a file that would hold `content`."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()

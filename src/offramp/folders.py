@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from offramp.errors import DataError
+from offramp.files import fingerprint
 from offramp.images import IMAGES
 
 _JUNK = frozenset(
@@ -129,6 +131,13 @@ def listed(classes: Sequence[str]) -> str:
     return f"{', '.join(each[: _SHOWN - 1])}, ..., {each[-1]}"
 
 
-def fingerprint_text(path: Path, images: Iterable[tuple[Path, int | None]]) -> str:
-    """What tells a folder of images from others: names and sizes."""
-    return "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file, _ in images)
+def fingerprint_text(path: Path, images: Sequence[tuple[Path, int | None]]) -> str:
+    """What tells a folder of images from others: names and contents.
+
+    Raises:
+        DataError: a file name that is no text.
+    """
+    for file, _ in images:
+        if str(file).encode(errors="replace") != os.fsencode(file):
+            raise DataError(f"the file name {file.name!r} holds bytes that are no text; rename it.")
+    return "\n".join(f"{file.relative_to(path)} {fingerprint(file)}" for file, _ in images)

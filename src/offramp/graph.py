@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -20,6 +20,21 @@ from offramp.errors import CostError, GraphError
 
 BATCH = "batch"  # the name of the batch dimension in every part of a network
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class StageJson(TypedDict):
+    name: str
+    after: NotRequired[str | None]
+    hears: NotRequired[list[str]]
+    answers: NotRequired[bool]
+
+
+class GraphJson(TypedDict):
+    """A graph as JSON values."""
+
+    stages: list[StageJson]
+    edges: list[tuple[str, str]]
+    reference: str
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from offramp import weights
 from offramp.arrays import AnyArray
-from offramp.errors import GraphError, InputError, NetworkError
-from offramp.files import fingerprint, new_folder, read_manifest, storage, write_json
-from offramp.graph import Graph, Stage, whole
+from offramp.errors import GraphError, InputError, NetworkError, foreign
+from offramp.files import regular, storage
+from offramp.graph import Graph, GraphJson, Stage, head, whole
+from offramp.manifests import PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
+from offramp.outputs import new_folder
 from offramp.preprocessing import Preprocessing
 
 VERSION = 1
 TAUGHT = "taught.npy"  # beside graph.json: the hashes of the examples that trained heads
+GRAPH = kind_of_folder("graph")
+
+
+class PreprocessingJson(TypedDict):
+    size: list[int]
+    mean: list[float]
+    std: list[float]
+    layout: str
+
+
+class GraphManifest(Sealed, GraphJson):
+    """What graph.json holds."""
+
+    networks: dict[str, str]  # part -> fingerprint
+    preprocessing: NotRequired[PreprocessingJson | None]
 
 
 @dataclass(frozen=True)
@@ -39,15 +56,14 @@ class Networks:
             InputError: `path` is taken, or a network's file does not exist.
             StorageError: it cannot be written.
         """
-        with new_folder(path, force=force) as folder:
+        with new_folder(path, GRAPH, force=force) as folder:
             prints = copy_networks(self.files, folder)
             value = {"version": VERSION, **self.graph.to_json(), "networks": prints}
             value["preprocessing"] = self.preprocessing and self.preprocessing.to_json()
             if self.taught is not None:
                 with storage(folder / TAUGHT):
                     np.save(folder / TAUGHT, self.taught)
-                value["taught"] = fingerprint(folder / TAUGHT)
-            write_json(folder / "graph.json", value)
+            write_manifest(folder, "graph", value)
 
     @classmethod
     def read(cls, path: Path) -> Networks:
@@ -56,13 +72,13 @@ class Networks:
         Raises:
             GraphError: no graph, a damaged or newer one, or networks that do not match.
         """
-        value = read_manifest(path, "graph", VERSION, GraphError)
+        value = read_manifest(path, "graph", VERSION, GraphManifest, GraphError)
         graph = Graph.from_json(value)
-        files = find_networks(path, graph, value.get("networks") or {}, GraphError)
+        files = find_networks(path, graph, value, GraphError)
         missing = [stage.name for stage in graph.stages if stage.name not in files]
         if missing:
             raise GraphError(f"{path} has no network for stage '{missing[0]}'; make it again.")
-        return cls(graph, files, read_preprocessing(value), _read_taught(path, value.get("taught")))
+        return cls(graph, files, read_preprocessing(value), _read_taught(path, value))
 
 
 def combine(
@@ -116,14 +132,12 @@ def combine(
     )
 
 
-def _read_taught(path: Path, expected: str | None) -> AnyArray | None:
-    """The hashes of the examples that trained heads. Raises GraphError where they are damaged."""
-    if expected is None:
+def _read_taught(path: Path, manifest: Mapping[str, Any]) -> AnyArray | None:
+    """The hashes of the examples that trained heads. Raises GraphError where they are none."""
+    if TAUGHT not in manifest[PRINTS]:
         return None
-    file = path / TAUGHT
-    if not file.is_file() or fingerprint(file) != expected:
-        raise GraphError(f"{file} is missing or does not match its fingerprint; make it again.")
-    hashes: AnyArray = np.load(file, allow_pickle=False)
+    with foreign(GraphError, f"{path / TAUGHT} cannot be read", "Make the graph again."):
+        hashes: AnyArray = np.load(path / TAUGHT, allow_pickle=False)
     return hashes
 
 
@@ -188,8 +202,7 @@ def copy_networks(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
     """Copies networks with their weights to folder/stages; their fingerprints by part."""
     prints = {}
     for part, network in files.items():
-        if not network.is_file():
-            raise NetworkError(f"the network of stage '{part}', {network}, does not exist.")
+        regular(network, NetworkError)
         target = folder / "stages" / f"{part}.onnx"
         with storage(target):
             target.parent.mkdir(exist_ok=True)
@@ -199,21 +212,24 @@ def copy_networks(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
 
 
 def find_networks(
-    path: Path, graph: Graph, prints: Mapping[str, str], error: type[InputError]
+    path: Path, graph: Graph, manifest: Mapping[str, Any], error: type[InputError]
 ) -> dict[str, Path]:
-    """The ONNX files in path/stages, each checked against its fingerprint."""
+    """The ONNX files in path/stages, by part.
+
+    Args:
+        path: of a graph or a plan.
+        graph: whose parts they are.
+        manifest: which was read, and so the files that it lists are as they were written.
+        error: raised where a network is none of a part, or not among the files of the manifest.
+    """
     networks = {}
-    names = {stage.name for stage in graph.stages}
-    for part, expected in prints.items():
-        if part.partition(".")[0] not in names:
-            raise error(f"{path} has a network of '{part}', which is not one of its stages.")
-        file = path / "stages" / f"{part}.onnx"
-        if not file.is_file():
-            raise error(f"{file} is missing; copy the whole folder, or make it again.")
-        if weights.fingerprint_of_copy(file) != expected:
-            raise error(
-                f"{file} does not match its fingerprint: it is cut short or altered, and a "
-                "certificate holds for the original alone. Make the folder again."
-            )
-        networks[part] = file
+    parts = {name(stage.name) for stage in graph.stages for name in (str, head, whole)}
+    for part, expected in manifest["networks"].items():
+        if part not in parts:  # a part is a name, and never a path
+            raise error(f"{path} has a network of {part!r}, which is not one of its stages.")
+        name, listed = f"stages/{part}.onnx", manifest[PRINTS]
+        found = [listed[file] for file in (name, f"{name}.data") if file in listed]
+        if name not in listed or weights.together(found) != expected:
+            raise error(f"{path} does not list {name} with the fingerprint of its network.")
+        networks[part] = path / name
     return networks

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from offramp import committees, refit, tasks
 from offramp.arrays import FloatArray
 from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.committees import Committees, answering
-from offramp.costs import COST_KEYS
+from offramp.costs import COST_KEYS, CostsJson
 from offramp.errors import InputError, PlanError
-from offramp.files import new_folder, read_manifest, write_json
-from offramp.graph import Costs, Graph
+from offramp.graph import Costs, Graph, GraphJson
 from offramp.inputs import Watch
-from offramp.networks import copy_networks, find_networks, read_preprocessing
+from offramp.manifests import HASH, PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
+from offramp.networks import PreprocessingJson, copy_networks, find_networks, read_preprocessing
+from offramp.outputs import new_folder
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.baselines import Static
 from offramp.policies.learned import Learned
@@ -34,13 +35,38 @@ from offramp.trace import Trace
 
 VERSION = 1
 _WORTH_A_CALL = 2.0  # times what a call and a decision take: below, they dominate
+PLAN = kind_of_folder("plan")
 _KEYS = frozenset(
     (
         *("version", "graph", *COST_KEYS, "scores", "classes", "policy"),
         *("tradeoff", "path", "certificate", "profile", "networks", "preprocessing"),
-        *("committees", "refits", "repair"),
+        *("committees", "refits", "repair", PRINTS, HASH),
     )
 )
+
+
+class PlanManifest(Sealed, CostsJson):
+    """What plan.json holds; records inside are checked where they are read."""
+
+    graph: GraphJson
+    scores: dict[str, Kind]
+    classes: int
+    policy: dict[str, Any]
+    tradeoff: float | None
+    path: list[float]
+    certificate: dict[str, Any]
+    profile: dict[str, Any]
+    committees: NotRequired[dict[str, dict[str, float]]]
+    refits: NotRequired[dict[str, dict[str, Any]]]
+    repair: NotRequired[dict[str, Any] | None]
+    networks: dict[str, str]  # part -> fingerprint
+    preprocessing: NotRequired[PreprocessingJson | None]
+    learning_data: NotRequired[str | None]
+    certification_data: NotRequired[str | None]
+    learning_examples: NotRequired[int]
+    learning_sampled_from: NotRequired[int | None]
+    pool: NotRequired[str | None]
+    dropped: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -272,9 +298,9 @@ class Plan:
             InputError: `path` is taken.
             StorageError: it cannot be written.
         """
-        with new_folder(path, force=force) as folder:
+        with new_folder(path, PLAN, force=force) as folder:
             prints = copy_networks(self.networks, folder)
-            write_json(folder / "plan.json", self._manifest(prints))
+            write_manifest(folder, "plan", self._manifest(prints))
 
     def _manifest(self, prints: Mapping[str, str]) -> dict[str, Any]:
         return {
@@ -304,12 +330,12 @@ class Plan:
             PlanError: no plan, a damaged one, a newer version, or networks that do not match their
                 fingerprints.
         """
-        value = read_manifest(path, "plan", VERSION, PlanError)
+        value = read_manifest(path, "plan", VERSION, PlanManifest, PlanError)
         try:
             return cls._from_manifest(path, value)
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as problem:
+        except Exception as problem:  # whatever reading a value of another kind ends in
             raise PlanError(f"{path}/plan.json is damaged ({problem!r}); fit again.") from None
 
     @classmethod
@@ -326,7 +352,7 @@ class Plan:
             Certificate.from_json(value["certificate"]),
             Profile.from_json(value["profile"]),
             committees.read(value.get("committees", {}), graph, policy.graph),
-            find_networks(path, graph, value["networks"], PlanError),
+            find_networks(path, graph, value, PlanError),
             read_preprocessing(value),
             {key: item for key, item in value.items() if key not in _KEYS},
             refit.read(value.get("refits", {}), graph, value["classes"]),
@@ -361,6 +387,9 @@ class Plan:
             raise ValueError("the repair lacks stages")
 
 
+PLANS = kind_of_folder("plans")
+
+
 def write_plans(plans: Sequence[Plan], path: Path, *, force: bool = False) -> None:
     """Writes one plan as a folder, or several as folders in it, called by their budgets.
 
@@ -371,8 +400,8 @@ def write_plans(plans: Sequence[Plan], path: Path, *, force: bool = False) -> No
     if len(plans) == 1:
         plans[0].write(path, force=force)
         return
-    with new_folder(path, force=force) as folder:
-        for plan in plans:
-            plan.write(folder / f"{plan.certificate.budget:g}")
+    with new_folder(path, PLANS, force=force) as folder:
         names = [f"{plan.certificate.budget:g}" for plan in plans]
-        write_json(folder / "plans.json", {"version": VERSION, "plans": names})
+        for name, plan in zip(names, plans, strict=True):
+            plan.write(folder / name)
+        write_manifest(folder, "plans", {"version": VERSION, "plans": names})

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -22,21 +23,25 @@ import pyarrow.parquet as pq
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.data import NOTHING, Batch, Examples
 from offramp.errors import InputError, ScoresError, TraceError
-from offramp.files import new_folder, read_json, remove, write_json
+from offramp.files import fingerprint, remove
 from offramp.graph import Costs, Graph, head, whole
 from offramp.hashing import hash_rows
 from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
 from offramp.inputs import Inputs, Range
 from offramp.ledger import Ledger
+from offramp.manifests import PRINTS, read_manifest, write_manifest
 from offramp.meaning import FEWEST, DoubtfulLabels, doubts, judge
 from offramp.measure import recorded_costs
 from offramp.networks import Networks
+from offramp.outputs import check_output, new_folder, only_one
 from offramp.records import record as record_of
 from offramp.runtime.driver import Runtime
 from offramp.runtime.onnxruntime import Session
 from offramp.tasks import Kind, no_scores
 from offramp.trace import (
+    TRACE,
     VERSION,
+    Recording,
     Trace,
     assemble,
     check_seal,
@@ -124,30 +129,61 @@ def record(
     identity = _identity(networks, examples, settings, graph_folder)
     if costs is not None:
         costs = networks.graph.check_costs(costs)
-    done = _begin(out, identity, force)
-    first: AnyArray | None = None
-    progress(min(done * settings.part, examples.examples), examples.examples)
-    batches = examples.batches(settings.batch, done * settings.part)
-    seen = done * settings.part
-    while group := list(islice(batches, settings.batches_per_part)):
-        rows, differing = _part(networks, runtime, group, judge, settings.kind)
-        write_part(out, done, rows)
-        notes = notes or _warned(differing)
-        first = group[0].x if first is None else first
-        done, seen = done + 1, min(seen + settings.part, examples.examples)
-        progress(seen, examples.examples)
-    if first is None or not len(first):
-        first = next(b.x for b in examples.batches(settings.batch) if len(b.x))
+    with _begun(out, identity, force) as prints:
+        recording = _Recording(networks, runtime, examples, settings, judge)
+        first, differing = recording.write(out, identity, prints, progress)
 
-    def priced(classes: int) -> Costs:
-        sizes = (settings.batch, *settings.sizes)
-        given = (networks.graph, first, classes, sizes, settings.threads)
-        return recorded_costs(runtime, *given) if costs is None else costs
+        def priced(classes: int) -> Costs:
+            sizes = (settings.batch, *settings.sizes)
+            given = (networks.graph, first, classes, sizes, settings.threads)
+            return recorded_costs(runtime, *given) if costs is None else costs
 
-    trace = _finish(networks.graph, out, {**identity, "notes": notes}, first, priced)
+        noted = {**identity, "notes": notes or differing}
+        trace = _finish(networks.graph, out, noted, first, priced, prints)
     for sentence in _doubts(networks, trace, examples):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """What is run on which examples."""
+
+    networks: Networks
+    runtime: Runtime
+    examples: Examples
+    settings: Settings
+    judge: Judge
+
+    def write(
+        self, out: Path, identity: Mapping[str, Any], prints: dict[str, str], progress: Progress
+    ) -> tuple[AnyArray, list[str]]:
+        """Writes the parts that are missing, whose fingerprints it adds.
+
+        Returns the first inputs, and what to say of stages whose rows depend on each other.
+        """
+        settings, total, done = self.settings, self.examples.examples, len(prints)
+        first: AnyArray | None = None
+        notes: list[str] = []
+        seen = done * settings.part
+        progress(min(seen, total), total)
+        batches = self.examples.batches(settings.batch, seen)
+        while group := list(islice(batches, settings.batches_per_part)):
+            rows, differing = _part(self.networks, self.runtime, group, self.judge, settings.kind)
+            write_part(out, done, rows)
+            notes = notes or _warned(differing)
+            part = part_path(out, done)
+            prints[part.name] = fingerprint(part)
+            _note(out, identity, prints)
+            first = group[0].x if first is None else first
+            done, seen = done + 1, min(seen + settings.part, total)
+            progress(seen, total)
+        if first is None or not len(first):
+            every = self.examples.batches(settings.batch)
+            first = next((batch.x for batch in every if len(batch.x)), None)
+        if first is None:
+            raise TraceError("none of the examples can be read: there is nothing to record.")
+        return first, notes
 
 
 def _compared(
@@ -189,21 +225,27 @@ def _identity(
     }
 
 
-def _begin(out: Path, identity: Mapping[str, Any], force: bool) -> int:
-    """Makes `out` ready and returns the number of parts that it already holds."""
-    manifest = out / "trace.json"
-    if not force and manifest.exists():
-        value = read_json(manifest, TraceError)
-        if not value.get("complete", True):
-            return _continue(out, value, identity)
-    with new_folder(
-        out, force=force
-    ) as folder:  # killed here, it leaves no folder without manifest
-        write_json(folder / manifest.name, {"version": VERSION, "complete": False, **identity})
-    return 0
+@contextmanager
+def _begun(out: Path, identity: Mapping[str, Any], force: bool) -> Iterator[dict[str, str]]:
+    """Makes `out` ready, keeps others from it, and gives the fingerprints of the parts it holds."""
+    if force or not (out / "trace.json").exists():
+        with new_folder(out, TRACE, force=force) as folder:  # it is never without a manifest
+            _note(folder, identity, {})
+    with only_one(out):
+        # read again here: whoever wrote it a moment ago may have ended since
+        value = read_manifest(out, "trace", VERSION, Recording, TraceError)
+        if value["complete"]:
+            check_output(out, False, TRACE)  # says that it exists already
+        yield _continued(out, value, identity)
 
 
-def _continue(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> int:
+def _note(out: Path, identity: Mapping[str, Any], prints: Mapping[str, str]) -> None:
+    """Writes trace.json of a recording that goes on; it lists the parts that are done."""
+    value = {"version": VERSION, "complete": False, **identity}
+    write_manifest(out, "trace", value, prints)
+
+
+def _continued(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, str]:
     for name, value in identity.items():
         if found.get(name) != value:
             raise InputError(
@@ -212,10 +254,13 @@ def _continue(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) 
             )
     for left in out.glob(".*.part"):  # what was being written when it stopped
         remove(left)
-    done = 0
-    while part_path(out, done).exists():
-        done += 1
-    return done
+    prints: dict[str, str] = dict(found[PRINTS])
+    if list(prints) != [part_path(out, part).name for part in range(len(prints))]:
+        raise TraceError(f"{out} does not list its parts in order; start again with --force.")
+    for part in parts(out):  # written, but not yet listed
+        if part.name not in prints:
+            remove(part)
+    return prints
 
 
 def _part(
@@ -300,6 +345,7 @@ def _finish(
     identity: Mapping[str, Any],
     x: AnyArray,
     priced: Callable[[int], Costs],
+    prints: Mapping[str, str],
 ) -> Trace:
     columns = read_parts(out)
     costs = priced(columns[f"{graph.root}.scores"].shape[1])
@@ -321,7 +367,7 @@ def _finish(
         seal=identity["seal"],
     )
     trace = replace(trace, taught=columns.get("taught"))
-    write_json(out / "trace.json", trace.manifest())
+    write_manifest(out, "trace", trace.manifest(), prints)
     return replace(trace, ledger=Ledger.read(out))
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from offramp.costs import COST_KEYS
 from offramp.errors import TraceError
-from offramp.files import new_folder, read_manifest, storage, write_json
+from offramp.files import storage
 from offramp.graph import Costs, Graph
-from offramp.trace import VERSION
+from offramp.manifests import HASH, PRINTS, read_manifest, write_manifest
+from offramp.outputs import new_folder
+from offramp.trace import TRACE, VERSION, Recording
 
 
 def reprice(path: Path, costs: Costs, out: Path, *, force: bool = False) -> Costs:
@@ -33,12 +35,12 @@ def reprice(path: Path, costs: Costs, out: Path, *, force: bool = False) -> Cost
         CostError: costs that do not fit its stages.
         StorageError: it cannot be written.
     """
-    manifest = read_manifest(path, "trace", VERSION, TraceError)
-    if not manifest.get("complete") or "graph" not in manifest:
+    manifest = read_manifest(path, "trace", VERSION, Recording, TraceError)
+    if not manifest["complete"]:
         raise TraceError(f"recording {path} was interrupted; finish it before it gets other costs.")
     checked = Graph.from_json(manifest["graph"]).check_costs(costs)
-    kept = {key: value for key, value in manifest.items() if key not in COST_KEYS}
-    with new_folder(out, force=force) as folder, storage(folder):
+    kept = {key: value for key, value in manifest.items() if key not in (*COST_KEYS, PRINTS, HASH)}
+    with new_folder(out, TRACE, force=force) as folder, storage(folder):
         shutil.copytree(path, folder, dirs_exist_ok=True)
-        write_json(folder / "trace.json", {**kept, **checked.to_json()})
+        write_manifest(folder, "trace", {**kept, **checked.to_json()})
     return checked

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import DataError, LossError, ScoresError
+from offramp.errors import DataError, LossError, ScoresError, foreign
 
 Kind = Literal["logits", "probabilities", "sigmoid"]
 """What scores are: of any size, to be put through softmax; chances of one class among all, which
@@ -280,10 +280,8 @@ def loss_function(name: str) -> LossFunction:
     module, _, function = name.partition(":")
     if not (module and function):
         raise LossError(f"loss '{name}' is unknown. Use top1, top5 or module:function.")
-    try:
+    with foreign(LossError, f"loss '{name}' cannot be imported"):  # which runs the user's code
         found = getattr(importlib.import_module(module), function)
-    except Exception as problem:  # importing runs the user's code, which may raise anything
-        raise LossError(f"loss '{name}' cannot be imported: {_line(problem)}.") from problem
     return _Checked(name, found)
 
 
@@ -331,15 +329,9 @@ class _Checked:
     function: LossFunction
 
     def __call__(self, scores: FloatArray, labels: IntArray) -> FloatArray:
-        try:
+        with foreign(LossError, f"loss '{self.name}' failed"):
             values = np.asarray(self.function(scores, labels))
-        except Exception as problem:  # the user's code may raise anything
-            raise LossError(f"loss '{self.name}' failed: {_line(problem)}.") from problem
         return check_loss(values, len(labels), self.name)
-
-
-def _line(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {' '.join(str(problem).split())}".rstrip(".")
 
 
 def check_loss(values: AnyArray, examples: int, name: str) -> FloatArray:

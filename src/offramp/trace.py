@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import numpy as np
 import pyarrow as pa
@@ -19,22 +19,26 @@ import pyarrow.parquet as pq
 
 from offramp import hashing, tasks
 from offramp.arrays import AnyArray, BoolArray, FloatArray, IntArray
-from offramp.costs import COST_KEYS
-from offramp.errors import BudgetError, InputError, LossError, ScoresError, TraceError
-from offramp.files import (
-    fingerprint,
-    new_folder,
-    read_manifest,
-    replacing,
-    storage,
-    write_json,
-)
-from offramp.graph import Costs, Graph, Stage
+from offramp.costs import COST_KEYS, CostsJson
+from offramp.errors import BudgetError, InputError, LossError, ScoresError, TraceError, foreign
+from offramp.files import fingerprint, regular, replacing, storage
+from offramp.graph import Costs, Graph, GraphJson, Stage
 from offramp.ledger import Ledger
+from offramp.manifests import (
+    HASH,
+    PRINTS,
+    Sealed,
+    check_schema,
+    kind_of_folder,
+    read_manifest,
+    write_manifest,
+)
 from offramp.meaning import DoubtfulLabels, doubts
+from offramp.outputs import new_folder
 from offramp.tasks import Excess, Kind, Losses
 
 VERSION = 1
+TRACE = kind_of_folder("trace")
 LEARN_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
 LEARN_MOST = 2500  # examples, likewise
 HashOf = Literal["inputs", "scores"]
@@ -42,9 +46,31 @@ PART_NUMBERS = 16_000_000  # scores in a part, so that reading one at a time tak
 _KEYS = frozenset(
     (
         *("version", "complete", "examples", "classes", "labelled"),
-        *("graph", *COST_KEYS, "scores", "seal", "hash_of"),
+        *("graph", *COST_KEYS, "scores", "seal", "hash_of", PRINTS, HASH),
     )
 )
+
+
+class Recording(Sealed):
+    """What trace.json holds from the first moment of a recording on."""
+
+    complete: bool
+    graph: GraphJson
+    data: NotRequired[str | None]
+    networks: NotRequired[dict[str, str]]  # part -> fingerprint
+    graph_folder: NotRequired[str | None]
+    input: NotRequired[dict[str, Any]]
+    seal: NotRequired[float | None]
+    hash_of: NotRequired[HashOf]
+
+
+class TraceManifest(Recording, CostsJson):
+    """What trace.json holds."""
+
+    examples: int
+    classes: int
+    labelled: bool
+    scores: dict[str, Kind]
 
 
 @dataclass(frozen=True)
@@ -236,12 +262,12 @@ class Trace:
             InputError: `path` is taken.
             StorageError: it cannot be written.
         """
-        with new_folder(path, force=force) as folder:
+        with new_folder(path, TRACE, force=force) as folder:
             step = max(1, PART_NUMBERS // (self.classes * len(self.graph.order)))
             for part, start in enumerate(range(0, self.examples, step)):
                 rows = slice(start, start + step)
                 write_part(folder, part, table(self.take(rows), start))
-            write_json(folder / "trace.json", self.manifest())
+            write_manifest(folder, "trace", self.manifest())
 
     def manifest(self) -> dict[str, Any]:
         """What trace.json holds."""
@@ -266,12 +292,15 @@ class Trace:
         Raises:
             TraceError: no trace, an unfinished one, a newer version, a part that cannot be read.
         """
-        manifest = read_manifest(path, "trace", VERSION, TraceError)
-        if not manifest.get("complete"):
+        manifest = read_manifest(path, "trace", VERSION, Recording, TraceError)
+        if not manifest["complete"]:
             raise TraceError(
                 f"recording {path} was interrupted. Run the same `offramp record` again: "
                 "it goes on where it stopped."
             )
+        check_schema(path / "trace.json", manifest, TraceManifest, TraceError)
+        if unlisted := {part.name for part in parts(path)} - set(manifest[PRINTS]):
+            raise TraceError(f"{path} holds {min(unlisted)}, which its manifest does not list.")
         columns = read_parts(path)
         rows = len(columns.get("id", ()))
         if rows != manifest.get("examples"):
@@ -282,7 +311,7 @@ class Trace:
         try:
             graph = Graph.from_json(manifest["graph"])
             return replace(_assemble(graph, manifest, columns), ledger=Ledger.read(path))
-        except (KeyError, TypeError, AttributeError) as problem:
+        except (KeyError, TypeError, AttributeError, ValueError) as problem:
             raise TraceError(f"{path} lacks {problem}; record or import it again.") from None
 
 
@@ -336,7 +365,7 @@ def assemble(
             `kind` says.
         DataError: labels that do not fit.
         CostError: costs that do not fit.
-        TraceError: no examples.
+        TraceError: no examples, or two of the same name.
     """
     costs = graph.check_costs(costs)
     checked = {stage: tasks.check_scores(_given(scores, stage), stage) for stage in graph.order}
@@ -345,6 +374,8 @@ def assemble(
     if kind is not None:
         for stage, values in checked.items():
             tasks.check_kind(values, kind, stage)
+    if ids is not None:
+        _check_ids(ids, examples)
     found = Trace(
         graph,
         costs,
@@ -358,6 +389,19 @@ def assemble(
         seal=check_seal(seal),
     )
     return replace(found, hashes=found.identity if hashes is None else hashes)
+
+
+def _check_ids(ids: AnyArray, examples: int) -> None:
+    if ids.shape != (examples,) or ids.dtype.kind not in "iuUO":
+        raise TraceError(
+            f"the ids are {ids.dtype} of shape {ids.shape}; they must be integers or names, one "
+            "per example."
+        )
+    seen = set[object]()
+    for name in ids.tolist():
+        if name in seen or name is None:
+            raise TraceError(f"the id {name!r} is there twice; every example needs its own.")
+        seen.add(name)
 
 
 def _given(arrays: Mapping[str, AnyArray], stage: str) -> AnyArray:
@@ -464,25 +508,27 @@ def _meant(left: Iterable[str], losses: Mapping[str, str]) -> list[str]:
 
 def read_npz(path: Path) -> dict[str, AnyArray]:
     """Every array in an .npz; never unpickles. Raises TraceError where it cannot be read."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise TraceError(f"{path} is a single array; save several with numpy.savez.")
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise TraceError(f"{path} does not exist.") from None
-    except TraceError:
-        raise
-    except ValueError:  # numpy advises to load it all the same, running whatever code it holds
-        raise TraceError(
-            f"{path} cannot be read as an .npz archive of plain arrays: it is none, or holds "
-            "Python objects. Save arrays of numbers with numpy.savez."
-        ) from None
-    except Exception as problem:  # numpy and zipfile raise a dozen kinds for a damaged archive
-        raise TraceError(
-            f"{path} cannot be read as an .npz archive of plain arrays: {problem}. "
-            "It may be cut short; save it again."
-        ) from None
+    what = f"{path} cannot be read as an .npz archive of plain arrays"
+    with foreign(TraceError, what, "It may be cut short; save it again."):
+        try:
+            with regular(path, TraceError).open("rb") as file:
+                return _arrays(path, np.load(file, allow_pickle=False))
+        except ValueError:  # numpy advises to load it all the same, running whatever code it holds
+            raise TraceError(
+                f"{what}: it is none, or holds Python objects. Save arrays of numbers with "
+                "numpy.savez."
+            ) from None
+
+
+def _arrays(path: Path, archive: Any) -> dict[str, AnyArray]:
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise TraceError(f"{path} is a single array; save several with numpy.savez.")
+    with archive:
+        found = {name: archive[name] for name in archive.files}
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):  # the archive holds other files as well
+            raise TraceError(f"{path} holds '{name}', which is no array; save it with numpy.savez.")
+    return found
 
 
 def unread(names: Iterable[str], read: Iterable[str | None], where: str | Path) -> list[str]:
@@ -532,31 +578,30 @@ def read_parts(path: Path) -> dict[str, AnyArray]:
     columns: dict[str, AnyArray] = {}
     start = 0
     for part, file in zip(found, files, strict=True):
-        rows = _read_part(part, file)
-        for name in rows.column_names:
-            values = column(rows, name)
-            if name not in columns:
-                columns[name] = np.empty((total, *values.shape[1:]), values.dtype)
+        read = _read_part(part, file)
+        for name, values in read.items() if not start else ():
+            columns[name] = np.empty((total, *values.shape[1:]), values.dtype)
+        if _types(read) != _types(columns):
+            raise TraceError(f"{part} has other columns than the first part; record it again.")
+        for name, values in read.items():
             columns[name][start : start + len(values)] = values
-        start += rows.num_rows
+        start += file.metadata.num_rows
     return columns
 
 
+def _types(columns: Mapping[str, AnyArray]) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    return {name: (values.dtype, values.shape[1:]) for name, values in columns.items()}
+
+
 def _open_part(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as problem:
-        raise TraceError(
-            f"{path} cannot be read: {problem}. It may be cut short; record it again."
-        ) from None
+    with foreign(TraceError, f"{path} cannot be read", "It may be cut short; record it again."):
+        return pq.ParquetFile(regular(path, TraceError))
 
 
-def _read_part(path: Path, file: pq.ParquetFile) -> pa.Table:
-    try:
-        with file:
-            return file.read()
-    except (pa.ArrowException, OSError) as problem:
-        raise TraceError(f"{path} cannot be read: {problem}. Record it again.") from None
+def _read_part(path: Path, file: pq.ParquetFile) -> dict[str, AnyArray]:
+    with foreign(TraceError, f"{path} cannot be read", "Record it again."), file:
+        rows = file.read()
+        return {name: column(rows, name) for name in rows.column_names}
 
 
 def column(rows: pa.Table, name: str) -> AnyArray:

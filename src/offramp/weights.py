@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_external_data
 
 from offramp.errors import NetworkError
-from offramp.files import fingerprint
+from offramp.files import fingerprint, regular
 
 
 class NoModel(NetworkError):  # noqa: N818 - reads as the situation
@@ -94,7 +94,11 @@ def fingerprint_of_copy(path: Path) -> str:
 
 
 def _together(files: list[Path]) -> str:
-    prints = [fingerprint(file) for file in files]
+    return together([fingerprint(file) for file in files])
+
+
+def together(prints: list[str]) -> str:
+    """The fingerprint of a network from those of its files, its own first."""
     if len(prints) == 1:
         return prints[0]
     return "sha256:" + hashlib.sha256(" ".join(prints).encode()).hexdigest()
@@ -103,6 +107,8 @@ def _together(files: list[Path]) -> str:
 def parsed(path: Path, what: str | None = None) -> onnx.ModelProto:
     """The model in an ONNX file, without what lies beside it. Raises NoModel."""
     what = what or str(path)
+    if path.exists():
+        regular(path, NetworkError)
     try:
         return onnx.load(str(path), load_external_data=False)
     except FileNotFoundError:

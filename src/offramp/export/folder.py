@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import onnx
 from onnx import TensorProto
@@ -20,13 +20,15 @@ from offramp.export.scope import Scope, value
 from offramp.export.seal import described, facts, write_sealed
 from offramp.export.single import TRADEOFF
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
-from offramp.files import new_folder, write_json
 from offramp.graph import BATCH
+from offramp.manifests import Sealed, kind_of_folder, write_manifest
+from offramp.outputs import new_folder
 from offramp.plan import Plan
 from offramp.preprocessing import Preprocessing
 from offramp.weights import fingerprint_of_copy
 
-MANIFEST, VERSION = "routes.json", 1
+KIND, VERSION = "routes", 1
+EXPORTED = kind_of_folder(KIND)
 PATH, SCORES = "path", "scores"  # names of tensors; keys of what is handed on contain a / or a :
 
 
@@ -53,7 +55,7 @@ def write_folder(
     written = [_Written.of(stages, block, pixels, dial, known) for block in blocks]
     asked = {key for found in written for key in found.reads}
     axes = {key: tensor.axis for found in written for key, tensor in found.makes.items()}
-    with new_folder(path, force=force) as folder:
+    with new_folder(path, EXPORTED, force=force) as folder:
         routes = []
         for found in written:
             makes = {key: found.makes[key] for key in found.makes if key in asked}
@@ -69,9 +71,8 @@ def write_folder(
                     "makes": {key: tensor.axis for key, tensor in makes.items()},
                 }
             )
-        write_json(
-            folder / MANIFEST, {"version": VERSION, **_manifest(stages, dial), "files": routes}
-        )
+        about = _manifest(stages, dial)
+        write_manifest(folder, KIND, {"version": VERSION, **about, "files": routes})
 
 
 def _manifest(stages: Stages, dial: bool) -> dict[str, Any]:
@@ -82,6 +83,34 @@ def _manifest(stages: Stages, dial: bool) -> dict[str, Any]:
         "stage_of_path": [stages.itinerary.graph.order.index(path.stage) for path in paths],
         "cost_of_path": stages.costs,
     }
+
+
+class File(TypedDict):
+    """One file of a folder."""
+
+    stage: str
+    fingerprint: str
+    entering: list[int]  # paths that it is given
+    reads: dict[str, int | None]  # key -> axis of the batch; None: the same for every row
+    makes: dict[str, int | None]
+
+
+class About(TypedDict):
+    """What exported files say of themselves."""
+
+    stages: list[str]
+    classes: int
+    tradeoffs: list[float]
+
+
+class Routes(Sealed):
+    """What routes.json holds."""
+
+    about: About
+    dial: str | None
+    stage_of_path: list[int]
+    cost_of_path: list[float]
+    files: list[File]
 
 
 @dataclass

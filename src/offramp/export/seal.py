@@ -12,9 +12,10 @@ import onnx
 from onnx import helper
 
 from offramp import weights
-from offramp.errors import NetworkError
+from offramp.errors import InputError, NetworkError
 from offramp.export.stages import Stages
-from offramp.files import fingerprint, replacing
+from offramp.files import fingerprint, read_bytes, replacing
+from offramp.outputs import Kind
 from offramp.weights import fingerprint_of
 
 ABOUT, FINGERPRINT, WEIGHTS = "offramp", "fingerprint", "weights"
@@ -88,6 +89,17 @@ def check_seal(content: bytes, name: str) -> None:
             f"{name} was not made by `offramp export`, or it was cut short or altered since, and a "
             "certificate holds for the original alone. Export the plan again."
         )
+
+
+def _is_exported(path: Path) -> bool:
+    try:
+        check_seal(read_bytes(path, NetworkError), str(path))
+    except InputError:
+        return False
+    return True
+
+
+EXPORTED = Kind("an exported file", _is_exported)
 
 
 def _seal(content: bytes) -> bytes:

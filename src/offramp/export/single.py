@@ -17,10 +17,11 @@ from offramp.errors import PlanError
 from offramp.export.deciding import Decider, Dial, Recipe, spoken
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, Shape, value
-from offramp.export.seal import described, facts, write_sealed
+from offramp.export.seal import EXPORTED, described, facts, write_sealed
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
-from offramp.files import replacing, storage
+from offramp.files import storage
 from offramp.graph import BATCH
+from offramp.outputs import new_output
 from offramp.plan import Plan
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -241,16 +242,19 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
     return _model(stages, outside, [example, *tradeoff])
 
 
-def write_file(plan: Plan, path: Path, *, dial: bool = False, images: bool = False) -> None:
+def write_file(
+    plan: Plan, path: Path, *, dial: bool = False, images: bool = False, force: bool = False
+) -> None:
     """Writes `one_file`, checked, whole or not at all; with weights beside it where above 2 GB.
 
     Raises:
+        InputError: `path` is taken; with `force`, by something else than an exported file.
         PlanError, NetworkError: as `one_file`.
         StorageError: it cannot be written.
     """
     model = one_file(plan, dial=dial, images=images)
-    with replacing(path) as temporary, storage(path):
-        write_sealed(model, temporary, path)
+    with new_output(path, EXPORTED, force=force) as written, storage(path):
+        write_sealed(model, written, path)
 
 
 def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> list[str]:

@@ -10,13 +10,26 @@ from typing import Any
 from offramp.bands import CONFIDENCE, Band
 from offramp.certify import KEEP
 from offramp.compare import OWN, Comparison, Row
-from offramp.errors import MissingExtra
+from offramp.errors import InputError, MissingExtra
 from offramp.evaluate import Evaluation
-from offramp.files import replacing, storage
+from offramp.files import read_bytes, storage
 from offramp.hulls import LEVELS
+from offramp.outputs import Kind, new_output
 from offramp.plan import Plan
 from offramp.report import figures, sentences
 from offramp.report.drawing import draw_exits, draw_frontier, draw_gaps
+
+_MARK = b'<meta name="generator" content="offramp">'  # in the page: what --force may replace
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return _MARK in read_bytes(path, InputError)
+    except InputError:
+        return False
+
+
+REPORT = Kind("a report", _is_report)
 
 
 @dataclass(frozen=True)
@@ -45,18 +58,19 @@ class ReportInput:
     clocks: tuple[Clock, ...] = ()  # of the plan
 
 
-def write_report(path: Path, entries: Sequence[ReportInput]) -> None:
+def write_report(path: Path, entries: Sequence[ReportInput], *, force: bool = False) -> None:
     """Writes the page, whole or not at all; the same inputs give the same bytes.
 
     Raises:
+        InputError: `path` is taken; with `force`, by something else than a report.
         MissingExtra: the extra `report` is not installed.
         StorageError: it cannot be written.
     """
     text = _template().render(
         sections=[_section(entry) for entry in entries], assumptions=sentences.ASSUMPTIONS
     )
-    with replacing(path) as temporary, storage(path):
-        temporary.write_text(text, encoding="utf-8")
+    with new_output(path, REPORT, force=force) as written, storage(path):
+        written.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _template() -> Any:

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from offramp import weights
 from offramp.arrays import AnyArray, FloatArray, IntArray
 from offramp.errors import InputError, NetworkError
+from offramp.files import regular
 from offramp.graph import BATCH, Graph, head, whole
 from offramp.networks import sources
 
@@ -313,6 +314,7 @@ class Session:
 def _opened(
     stage: str, file: Path, options: ort.SessionOptions, providers: list[str]
 ) -> ort.InferenceSession:
+    regular(file, NetworkError)
     try:
         return ort.InferenceSession(file, options, providers=providers)
     except Exception as problem:  # ONNX Runtime's errors share no public base class

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from offramp.arrays import AnyArray, IntArray
-from offramp.errors import PlanError
-from offramp.export.folder import PATH, SCORES, VERSION
-from offramp.files import read_manifest
+from offramp.errors import NetworkError, PlanError, foreign
+from offramp.export.folder import KIND, PATH, SCORES, VERSION, Routes
 from offramp.inputs import Watch
+from offramp.manifests import PRINTS, read_manifest
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session
-from offramp.weights import fingerprint_of_copy
 
 Run = Callable[[Mapping[str, AnyArray]], Mapping[str, AnyArray]]
 Engine = Callable[[Path, int], Run]
@@ -39,29 +38,33 @@ class Routed:
     """
 
     def __init__(self, folder: Path, engine: Engine | None = None, *, threads: int = 1) -> None:
-        found = read_manifest(folder, "routes", VERSION, PlanError)
+        found = read_manifest(folder, KIND, VERSION, Routes, PlanError)
+        self.folder = folder
         self.about, self.files = found["about"], found["files"]
         self.watch = Watch.of(self.about.get("input"))
         self.stages = np.array(self.about["stages"])
         self.stage_of_path = np.array(found["stage_of_path"])
         self.cost_of_path = np.array(found["cost_of_path"])
         self.dial = found["dial"]
-        self.runs = [
-            self._open(folder, file, engine or onnxruntime, threads) for file in self.files
-        ]
-
-    def _open(self, folder: Path, file: Mapping[str, str], engine: Engine, threads: int) -> Run:
-        path = folder / f"{file['stage']}.onnx"
-        if not path.is_file() or fingerprint_of_copy(path) != file["fingerprint"]:
-            raise PlanError(
-                f"{path} does not match its fingerprint: it is cut short or altered, and a "
-                "certificate holds for the original alone. Export the plan again."
-            )
-        return engine(path, threads)
+        names = [f"{file['stage']}.onnx" for file in self.files]
+        paths, stages = range(len(self.stage_of_path)), range(len(self.stages))
+        if (
+            not set(names) <= set(found[PRINTS])
+            or len(self.cost_of_path) != len(paths)
+            or not set(found["stage_of_path"]) <= set(stages)
+            or not {path for file in self.files for path in file["entering"]} <= set(paths)
+        ):
+            raise PlanError(f"{folder} is damaged: its routes do not fit; export the plan again.")
+        open_ = engine or onnxruntime
+        with foreign(NetworkError, f"the files of {folder} do not load", "Export the plan again."):
+            self.runs = [open_(folder / name, threads) for name in names]
 
     def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
         self.watch(x)
-        turned = check_tradeoff(tradeoff, self.about, self.dial)
+        with foreign(NetworkError, f"{self.folder} cannot run on these inputs"):
+            return self._answers(x, check_tradeoff(tradeoff, self.about, self.dial))
+
+    def _answers(self, x: AnyArray, turned: Mapping[str, AnyArray]) -> Answers:
         path = np.zeros(len(x), dtype=np.int64)
         scores = np.zeros((len(x), self.about["classes"]), dtype=np.float32)
         kept: dict[str, tuple[IntArray, AnyArray]] = {"x": (np.arange(len(x)), x)}

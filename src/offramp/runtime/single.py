@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from offramp.arrays import AnyArray
 from offramp.errors import NetworkError
 from offramp.export.seal import ABOUT, WEIGHTS, check_seal, check_weights
 from offramp.export.single import OUTPUTS, TRADEOFF
+from offramp.files import read_bytes
 from offramp.inputs import Watch
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session
@@ -32,12 +32,10 @@ class SingleFile:
     """
 
     def __init__(self, path: Path, *, threads: int = 1, device: Device = "cpu") -> None:
-        with ThreadPoolExecutor(1) as pool:  # hashing takes a quarter of the time of loading
-            checking = pool.submit(check_seal, read(path), str(path))
-            try:
-                self.session = Session(str(path), path, threads, device=device, spins=True)
-            finally:
-                checking.result()  # what it says comes first
+        # before it is loaded, although hashing takes a quarter of the time of loading: what was
+        # damaged may end the process of an engine that reads it
+        check_seal(read_bytes(path, NetworkError), str(path))
+        self.session = Session(str(path), path, threads, device=device, spins=True)
         check_weights(path, self.session.metadata.get(WEIGHTS))
         self.about: Mapping[str, Any] = json.loads(self.session.metadata[ABOUT])
         self.watch = Watch.of(self.about.get("input"))
@@ -50,11 +48,3 @@ class SingleFile:
         turned = check_tradeoff(tradeoff, self.about, self.dial)
         scores, answer, stage, cost = self.session.run([x, *turned.values()])
         return Answers(answer, stage, self.stages, cost, scores)
-
-
-def read(path: Path) -> bytes:
-    """What a file holds. Raises NetworkError where there is none."""
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise NetworkError(f"{path} cannot be read: {problem.strerror}.") from None
