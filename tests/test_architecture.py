@@ -8,7 +8,7 @@ from pathlib import Path
 import offramp
 
 ORDER = [
-    *("errors", "arrays", "files", "records", "graph", "tasks", "hulls", "trace"),
+    *("_version", "errors", "arrays", "files", "records", "graph", "tasks", "hulls", "trace"),
     *("committees", "refit"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
     *("policies.thresholds", "policies.statistics", "policies.gates", "policies.routing"),
