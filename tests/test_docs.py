@@ -22,7 +22,7 @@ from offramp import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "CONTRIBUTING.md"])
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 RUN = ("shell", "python")  # what is run; a block of another kind must say what it is
 SHOWN = ("text", "json", "{toctree}", "{api}", "{commands}", "{house}")
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
@@ -213,3 +213,8 @@ def test_links_of_pages_outside_the_site_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         if not urlsplit(target).scheme:
             assert (ROOT / urlsplit(target).path).exists(), target
+
+
+def test_the_readme_stays_short() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
