@@ -41,6 +41,28 @@ NAMED = {
     "versions": ("<package>",),
     "part_ms": ("<part>", "<rows>"),
     "stop_ms": ("<rows>",),
+    "fingerprints": ("<file>",),
+}
+HASH = {"hash", "fingerprints.<file>"}
+COSTS = {"cost_batch", "cost_overhead"}
+RANGE = {
+    f"input.range.{key}" for key in ("low", "high", "mean", "whole", "numbers", "rows", "narrowest")
+}
+# rows of keys that nothing writes yet; a test fails once something does, until they leave this list
+LATER = {
+    "graph.json": HASH,
+    "trace.json": {*HASH, *COSTS, *RANGE, "seal", "hash_of"},
+    "Columns of a part": {"hash"},
+    "plan.json": {
+        *(*HASH, *COSTS, *RANGE, "input", "input.shape[]", "input.dtype"),
+        *("learning_rows", "certification_rows", "recorded_preprocessing"),
+    },
+    "The certificate": {
+        *("reference_loss", "chance_loss", "batch"),
+        *("level", "look", "looks", "joint_confidence"),
+    },
+    "routes.json": HASH,
+    "What an exported file says of itself": {*RANGE, "input.shape[]", "input.dtype"},
 }
 # what is described elsewhere on the page, and numbers in lists of any depth
 WHOLE = ("graph", "policy", "certificate", "about")
@@ -84,10 +106,12 @@ def written(*values: Any) -> set[str]:
 
 
 def agree(heading: str, found: set[str]) -> None:
-    known = set(documented()[heading])
+    known, later = set(documented()[heading]), LATER.get(heading, set())
+    already = sorted(found & later)
+    assert not already, f"'{heading}': {already} are written now; take them out of LATER"
     missing = sorted(found - known)
     assert not missing, f"docs/formats.md, '{heading}', lacks {missing}"
-    stale = sorted(known - found)
+    stale = sorted(known - found - later)
     assert not stale, f"docs/formats.md, '{heading}', names {stale}, which nothing writes"
 
 
@@ -115,7 +139,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     latency = Latency(64, {"small": times, "big": {n: 9 * t for n, t in times.items()}}, {64: 1e-4})
     given = Networks.read(made / "graph")
     fit(priced, 0.02, networks=given, refit=True, pool=True, latency=latency).write(made / "full")
-    plan = fit(priced, 0.02, networks=given)
+    plan = fit(priced, 0.01, networks=given)
     together = {"big": Committee(("small", "big"), (0.5, 1.0))}
     mended = {"small": Refit(np.ones(()), np.zeros(4))}
     replace(plan, committees=together, refits=mended).write(made / "plan")
