@@ -1,6 +1,6 @@
-"""Writes the README's tables and its figures from the saved results.
+"""Writes the tables of the results pages, the README's numbers and the figures from saved results.
 
-Usage: python -m benchmarks.readme [--check]       --check: exit 1 where the README is out of date
+Usage: python -m benchmarks.readme [--check]       --check: exit 1 where a page is out of date
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.results import ROOT, load
@@ -17,8 +18,8 @@ from offramp.bench import ONE_FILE
 from offramp.report.drawing import draw_frontier, draw_speedups
 from offramp.report.figures import FrontierFigure, Role, Series, SpeedupsFigure
 
-README = ROOT.parent / "README.md"
-FIGURES = ROOT.parent / "docs"
+DOCS = ROOT.parent / "docs"
+PAGES = (*sorted((DOCS / "results").glob("*.md")), ROOT.parent / "README.md")
 SHOWN = "ResNet-20, 32, 56 with skips"  # in the figure
 SHORT = {  # in the figure of the clock
     "ResNet-20 > ResNet-56": "two networks",
@@ -33,14 +34,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
     if options.check:
-        sys.exit(after != before)
-    README.write_text(after, encoding="utf-8")
+        sys.exit(any(filled(text) != text for text in map(_read, PAGES)))
+    for page in PAGES:
+        page.write_text(filled(_read(page)), encoding="utf-8")
     for name, draw in {"frontier": figure, "clock": clock_figure}.items():
         drawn = '<?xml version="1.0" encoding="utf-8"?>\n' + draw()
-        (FIGURES / f"{name}.svg").write_text(drawn, encoding="utf-8")
+        (DOCS / f"{name}.svg").write_text(drawn, encoding="utf-8")
+
+
+def _read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def filled(text: str) -> str:
@@ -123,12 +127,15 @@ def levels() -> str:
 
 def _level(policies: dict[str, Any], i: int) -> str:
     """Our speed-up, and our lead over the best peer; a cross where that is beyond the noise."""
-    published = [name for name in policies if name not in OWN + KNOWING]
-    best = max(published, key=lambda name: policies[name]["speedups"][i])
+    best = max(_published(policies), key=lambda name: policies[name]["speedups"][i])
     lead, error = (policies[best][f"speedups_{part}"][i] for part in ("lead", "lead_se"))
     behind = " \u2717" if lead < -2 * error and lead < -0.0005 else ""
     own = policies[DEFAULT]["speedups"][i]
     return f"{own:.2f} ({lead:+.2f} ± {error:.2f} {best}){behind}"
+
+
+def _published(policies: dict[str, Any]) -> list[str]:
+    return [name for name in policies if name not in OWN + KNOWING]
 
 
 def blocks() -> str:
@@ -406,7 +413,76 @@ def machine() -> str:
     return f"Measured on {' and '.join(sorted(where))}; {engines}."
 
 
+def numbers() -> str:
+    """The README's five numbers, each with its page, its file and the command that repeats it."""
+    found = (_saved(), _ahead(), _kept(), _timed(), _alone())
+    return "\n".join(
+        f"- {what} [{page}](docs/results/{page}.md), `python -m benchmarks.{file}{data}`"
+        for what, page, file, data in found
+    )
+
+
+def _saved() -> tuple[str, str, str, str]:
+    at = load("peers")["levels"].index(0.01)
+    policies = _sized(load("peers")["traces"][SHOWN], 2000)
+    own = policies[DEFAULT]["speedups"][at]
+    published = {name: policies[name]["speedups"][at] for name in _published(policies)}
+    best = max(published, key=published.__getitem__)
+    what = (
+        f"**{own:.2f} times** less computation than a ResNet-56 at 1 point of excess loss, three "
+        f"ResNets in one graph; the best published policy reaches {published[best]:.2f} ({best})."
+    )
+    return what, "policies", "peers", " DATA"
+
+
+def _ahead() -> tuple[str, str, str, str]:
+    ranked = [name for name in _ranked("gap_cost") if name not in OWN]
+    own, best = (_mean(name, "gap_cost") for name in (DEFAULT, ranked[0]))
+    what = (
+        f"**{own:.1%}** of the cost between the best single network and the exact oracle is saved, "
+        f"on average over eleven traces; {best:.1%} by the best published policy ({ranked[0]})."
+    )
+    return what, "policies", "peers", " DATA"
+
+
+def _kept() -> tuple[str, str, str, str]:
+    rows = [row for row in load("promise")["rows"] if row["confidence"] == 0.95]
+    kept, broken = (max(row[which]["broken"] for row in rows) for which in ("certified", "tuned"))
+    what = (
+        f"**{kept:.1%}** of the promises at 95 % confidence were broken at worst; 5 % may be; "
+        f"without a certificate {broken:.1%}."
+    )
+    return what, "promise", "promise", " DATA"
+
+
+def _timed() -> tuple[str, str, str, str]:
+    rows = _rows_of_clock()
+    found = next(row for row in rows if row["certified"] and row["budget"] == 0.01)
+    what = (
+        f"**{found['speedup']:.2f} times** as fast on the clock as the fastest static fp32 runtime "
+        "of ResNet-56, certified at 1 point: two ResNets in one file, one thread, batch 1."
+    )
+    return what, "clock", "clock", " DATA"
+
+
+def _alone() -> tuple[str, str, str, str]:
+    row = next(row for row in _rows_of_clock() if not row["certified"])
+    int8 = next(c for c in row["contestants"] if c["name"].endswith("int8"))
+    what = (
+        f"**{int8['speedup']:.2f} times**: int8 alone, without routing, on the same clock, with "
+        f"{int8['changed']:.1%} of the answers changed. Routing of fp32 networks does not beat it."
+    )
+    return what, "clock", "clock", " DATA"
+
+
+def _rows_of_clock() -> list[dict[str, Any]]:
+    """Of two networks, one thread, batch 1."""
+    rows = load("clock")["systems"]["ResNet-20 > ResNet-56"]["rows"]
+    return [row for row in rows if row["threads"] == row["batch"] == 1]
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "numbers": numbers,
     "gap_cost": partial(peers, "gap_cost"),
     "gap_loss": partial(peers, "gap_loss"),
     "levels": levels,

@@ -21,6 +21,7 @@ RESULTS = ROOT / "results"
 MADE = (
     "benchmarks/results",
     "README.md",
+    "docs/results",
     "docs/frontier.svg",
     "docs/clock.svg",
 )  # what benchmarks write

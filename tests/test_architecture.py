@@ -8,8 +8,8 @@ from pathlib import Path
 import offramp
 
 ORDER = [
-    *("errors", "arrays", "files", "outputs", "manifests", "records", "costs", "graph", "tasks"),
-    *("meaning", "hulls", "hashing", "ledger", "trace", "split", "reprice"),
+    *("_version", "errors", "arrays", "files", "outputs", "manifests", "records", "costs"),
+    *("graph", "tasks", "meaning", "hulls", "hashing", "ledger", "trace", "split", "reprice"),
     *("committees", "refit"),
     *("policies.protocol", "policies.rules", "policies.features", "policies.posterior"),
     *("policies.thresholds", "policies.statistics", "policies.gates", "policies.routing"),

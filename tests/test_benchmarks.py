@@ -1,4 +1,4 @@
-"""What the README says is what was saved, and what was saved says where it comes from."""
+"""What the pages say is what was saved, and what was saved says where it comes from."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cifar
-from benchmarks.readme import README, TABLES, filled
-from benchmarks.results import RESULTS, ROOT
+from benchmarks.readme import DOCS, PAGES, TABLES, filled
+from benchmarks.results import RESULTS
 
 SAVED = sorted(RESULTS.glob("*.json"))
 
@@ -28,12 +28,18 @@ def test_results_name_machine_versions_and_commit(path: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?", about["commit"])
 
 
-def test_the_tables_of_the_readme_come_from_saved_results() -> None:
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
+def test_the_tables_of_pages_come_from_saved_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     assert filled(text) == text, "run python -m benchmarks.readme"
-    assert set(re.findall(r"<!-- (\w+) -->\n", text)) - {"end"} == set(TABLES)
+
+
+def test_every_table_is_shown_once() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    shown = [name for name in re.findall(r"<!-- (\w+) -->\n", text) if name != "end"]
+    assert sorted(shown) == sorted(TABLES)
     for figure in ("frontier", "clock"):
-        assert (ROOT.parent / "docs" / f"{figure}.svg").exists()
+        assert (DOCS / f"{figure}.svg").exists()
 
 
 def test_promises_were_broken_no_more_often_than_allowed() -> None:

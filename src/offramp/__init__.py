@@ -3,6 +3,7 @@
 The names below come in the order in which the modules build on each other.
 """
 
+from offramp._version import __version__
 from offramp.bench import bench
 from offramp.certify import Certificate, certify
 from offramp.compare import Comparison, compare
@@ -26,6 +27,7 @@ from offramp.trace import Trace, import_scores
 from offramp.walk import Outcome, Work, drive, walk
 
 __all__ = [  # noqa: RUF022 - in the order of the modules
+    "__version__",
     "OfframpError",
     "Stage",
     "Costs",

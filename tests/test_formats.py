@@ -1,0 +1,223 @@
+"""The formats page names every key that offramp writes, and none that it does not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pyarrow.parquet as pq
+import pytest
+
+from offramp import OnnxRuntime, Plan, Preprocessing, Trace, fit, open_examples, record
+from offramp.answers import AnswerFile, stream
+from offramp.committees import Committee
+from offramp.export import write_file, write_folder
+from offramp.latency import Latency
+from offramp.networks import Networks, combine
+from offramp.policies import FAMILIES, policy_to_json
+from offramp.record import Settings
+from offramp.refit import Refit
+from offramp.testing import synthetic
+from tests.made import blob_networks, blobs
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "formats.md"
+HEADING, ROW = re.compile(r"^#+ (.+)$"), re.compile(r"^\| `([^`]+)` \|")
+# the keys of these objects are names: of what
+NAMED = {
+    **dict.fromkeys(("cost", "scores", "exits", "before", "after", "dropped"), ("<stage>",)),
+    **dict.fromkeys(("models", "cuts", "weights", "actions", "costs", "refits"), ("<stage>",)),
+    **dict.fromkeys(("networks", "recorded_networks"), ("<part>",)),
+    **dict.fromkeys(("reads", "makes"), ("<tensor>",)),
+    "committees": ("<stage>", "<stage>"),
+    "policies_tried": ("<policy>",),
+    "versions": ("<package>",),
+    "part_ms": ("<part>", "<rows>"),
+    "stop_ms": ("<rows>",),
+    "fingerprints": ("<file>",),
+}
+HASH = {"hash", "fingerprints.<file>"}
+COSTS = {"cost_batch", "cost_overhead"}
+RANGE = {
+    f"input.range.{key}" for key in ("low", "high", "mean", "whole", "numbers", "rows", "narrowest")
+}
+# rows of keys that nothing writes yet; a test fails once something does, until they leave this list
+LATER = {
+    "graph.json": HASH,
+    "trace.json": {*HASH, *COSTS, *RANGE, "seal", "hash_of"},
+    "Columns of a part": {"hash"},
+    "plan.json": {
+        *(*HASH, *COSTS, *RANGE, "input", "input.shape[]", "input.dtype"),
+        *("learning_rows", "certification_rows", "recorded_preprocessing"),
+    },
+    "The certificate": {
+        *("reference_loss", "chance_loss", "batch"),
+        *("level", "look", "looks", "joint_confidence"),
+    },
+    "routes.json": HASH,
+    "What an exported file says of itself": {*RANGE, "input.shape[]", "input.dtype"},
+}
+# what is described elsewhere on the page, and numbers in lists of any depth
+WHOLE = ("graph", "policy", "certificate", "about")
+DEEP = re.compile(
+    r"^(models\.<stage>\.(loss|cost|hidden\.(weights|out))"
+    r"|(cuts|weights|actions|costs)\.<stage>|refits\.<stage>\.weights)(?=[.\[]|$).*"
+)
+
+
+@cache
+def documented() -> Mapping[str, frozenset[str]]:
+    """The first column of the tables under each heading."""
+    found: dict[str, set[str]] = {}
+    heading = ""
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if title := HEADING.match(line):
+            heading = title[1]
+        elif row := ROW.match(line):
+            found.setdefault(heading, set()).add(row[1])
+    return {heading: frozenset(keys) for heading, keys in found.items()}
+
+
+def keys(value: Any, path: str = "", named: tuple[str, ...] = ()) -> Iterator[str]:
+    """The paths of a JSON value, with `<stage>` and the like for names and [] for items."""
+    if path in WHOLE:
+        yield path
+    elif isinstance(value, dict) and (value or not path):
+        for key, inner in value.items():
+            step, below = (named[0], named[1:]) if named else (key, NAMED.get(key, ()))
+            yield from keys(inner, f"{path}.{step}".lstrip("."), below)
+    elif isinstance(value, list) and value:
+        for inner in value:
+            yield from keys(inner, f"{path}[]")
+    elif not isinstance(value, list | dict):
+        yield DEEP.sub(r"\1", path)
+
+
+def written(*values: Any) -> set[str]:
+    """The paths of several values, of which each may lack what is optional."""
+    return {path for value in values for path in keys(value)}
+
+
+def agree(heading: str, found: set[str]) -> None:
+    known, later = set(documented()[heading]), LATER.get(heading, set())
+    already = sorted(found & later)
+    assert not already, f"'{heading}': {already} are written now; take them out of LATER"
+    missing = sorted(found - known)
+    assert not missing, f"docs/formats.md, '{heading}', lacks {missing}"
+    stale = sorted(known - found - later)
+    assert not stale, f"docs/formats.md, '{heading}', names {stale}, which nothing writes"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Graphs of arrays and of images, a recorded trace, and plans with all that is optional."""
+    made = tmp_path_factory.mktemp("formats")
+    networks = combine(blob_networks(made / "onnx"))
+    networks.write(made / "graph")
+    pixels = Preprocessing((2, 3), (0.5,), (0.5,))
+    heard = replace(
+        networks.graph,
+        stages=(networks.graph.stages[0], replace(networks.graph.stages[1], hears=("small",))),
+    )
+    replace(networks, preprocessing=pixels, graph=heard).write(made / "images")
+    x, y = blobs(1500)
+    np.savez(made / "data.npz", x=x, y=y)
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    examples = open_examples(made / "data.npz")
+    trace = record(
+        networks, runtime, examples, made / "trace", Settings(), graph_folder=made / "graph"
+    )
+    priced = replace(trace, costs=replace(trace.costs, body={"small": 1.0, "big": 9.0}))
+    times = {1: 1e-3, 64: 2e-2}
+    latency = Latency(64, {"small": times, "big": {n: 9 * t for n, t in times.items()}}, {64: 1e-4})
+    given = Networks.read(made / "graph")
+    fit(priced, 0.02, networks=given, refit=True, pool=True, latency=latency).write(made / "full")
+    plan = fit(priced, 0.01, networks=given)
+    together = {"big": Committee(("small", "big"), (0.5, 1.0))}
+    mended = {"small": Refit(np.ones(()), np.zeros(4))}
+    replace(plan, committees=together, refits=mended).write(made / "plan")
+    return made
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def test_graphs(folder: Path) -> None:
+    plain, images = (manifest(folder / name / "graph.json") for name in ("graph", "images"))
+    agree("graph.json", written(plain, images))
+
+
+def test_traces(folder: Path) -> None:
+    found = manifest(folder / "trace/trace.json")
+    whole = replace(synthetic(20).costs, whole=20.0)  # as of a network that was cut
+    agree("trace.json", written(found, whole.to_json()))
+
+
+def test_parts_of_traces(folder: Path) -> None:
+    trace = synthetic(20)
+    loss = {stage: np.zeros(20) for stage in trace.graph.order}
+    replace(trace, loss=loss).write(folder / "with-loss")
+    columns = {
+        name if "." not in name else f"<stage>.{name.partition('.')[2]}"
+        for path in ("trace", "with-loss")
+        for name in pq.read_schema(folder / path / "part-000000.parquet").names
+    }
+    agree("Columns of a part", columns)
+
+
+def test_plans(folder: Path) -> None:
+    plan, full = (manifest(folder / name / "plan.json") for name in ("plan", "full"))
+    imported = fit(synthetic(900), 0.05)
+    dropped = replace(imported, info={**imported.info, "dropped": {"medium": "it saves nothing"}})
+    whole = replace(dropped, costs=replace(dropped.costs, whole=30.0))
+    whole.write(folder / "imported")
+    agree("plan.json", written(plan, full, manifest(folder / "imported/plan.json")))
+
+
+@cache
+def _fitted(policy: str) -> Plan:
+    return fit(synthetic(450), 0.2, policy=policy, confidence=0.8)
+
+
+def test_policies() -> None:
+    agree("The policy", written(*(policy_to_json(_fitted(name).policy) for name in FAMILIES)))
+
+
+def test_certificates() -> None:
+    agree("The certificate", written(_fitted("learned").certificate.to_json()))
+
+
+def test_exported_files(folder: Path) -> None:
+    plan = Plan.read(folder / "plan")
+    write_file(plan, folder / "one.onnx", dial=True)
+    write_folder(plan, folder / "files", dial=True)
+    agree("routes.json", written(manifest(folder / "files/routes.json")))
+    metadata = {entry.key: entry.value for entry in onnx.load(folder / "one.onnx").metadata_props}
+    assert metadata.keys() == {"offramp", "fingerprint"}
+    about = written(json.loads(metadata["offramp"]))
+    session = onnxruntime.InferenceSession(folder / "one.onnx")
+    ends = {"tradeoff", *(output.name for output in session.get_outputs())}
+    assert "tradeoff" in {given.name for given in session.get_inputs()}
+    agree("What an exported file says of itself", about | ends)
+
+
+def test_answers(folder: Path) -> None:
+    plan = Plan.read(folder / "plan")
+    runtime, examples = OnnxRuntime(plan.networks, plan.graph), open_examples(folder / "data.npz")
+    with AnswerFile.open(folder / "answers.parquet", scores=True) as file:
+        for _, answers in stream(plan, runtime, examples, 512):
+            file.write(answers)
+    agree("Answers", set(pq.read_schema(folder / "answers.parquet").names))
+
+
+def test_a_trace_reads_what_the_page_says(folder: Path) -> None:
+    assert Trace.read(folder / "trace").examples == 1500
