@@ -79,7 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # networks this small all take the same time; here the big one shall cost four times as much
     four = ["--cost", "small=1,big=4", "--cost-unit", "s"]
     do("reprice", folder / "timed", *four, "--out", folder / "recorded")
-    do("fit", folder / "recorded", "--budget", 0.02, "--policy", "margin", "--out", folder / "runs")
+    do("fit", folder / "recorded", "--budget", 0.01, "--policy", "margin", "--out", folder / "runs")
     costs = ["--cost", "small=1,medium=3,large=9"]
     do("import", folder / "scores.npz", *costs, "--out", folder / "trace")
     do("fit", folder / "trace", "--budget", 0.1, "--out", folder / "plan")
@@ -172,8 +172,9 @@ def test_compare_shows_everything_side_by_side(offramp: Offramp, made: Path) -> 
     for point in [*points, *(p for ps in found["policies"].values() for p in ps)]:
         assert point.keys() >= POINT
     other = offramp("compare", made / "trace", "--test", made / "trace", "--json")
-    assert other.json["examples"] == 1500
-    assert found["examples"] == 750
+    # a third of 1,500 rows is not sealed
+    assert other.json["examples"] == 500
+    assert found["examples"] == 250
 
 
 def test_compare_sums_up_every_frontier(offramp: Offramp, made: Path) -> None:
@@ -420,8 +421,9 @@ def test_photographs_go_through_what_record_wrote_into_the_graph(
     for label, colour in enumerate(colours):
         (photos / f"{label}").mkdir(parents=True)
         for i in range(30):
+            shade = (colour[0] + i, *colour[1:])  # no two pictures are alike
             size = (4 + i % 3, 5)
-            (photos / f"{label}" / f"{i:02}.png").write_bytes(picture(colour, size))
+            (photos / f"{label}" / f"{i:02}.png").write_bytes(picture(shade, size))
     said = offramp("record", tmp_path / "g", "--data", photos, "--out", tmp_path / "t")
     assert said.code == 0
     assert not any(Trace.read(tmp_path / "t").losses().values["big"])
@@ -672,7 +674,7 @@ def test_what_nobody_expected_never_reads_as_a_verdict(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("of [all]\nthings")
 
-    monkeypatch.setattr(cli, "fit_plan", broken)
+    monkeypatch.setattr(cli, "fit_each", broken)
     fit = ["fit", made / "trace", "--budget", 0.1, "--out", made / "none"]
     said = offramp(*fit)
     assert (said.code, said.out) == (3, "")

@@ -108,7 +108,7 @@ def test_committees_are_written_and_read(tmp_path: Path) -> None:
 
 
 def test_reports_say_who_answers_with_whom(tmp_path: Path) -> None:
-    plan = fit(different(), 0.02)
+    plan = fit(different(), 0.0)
     expected = str(plan.committees["c"])
     assert " a + " in expected
     page = tmp_path / "r.html"
@@ -143,7 +143,7 @@ def test_a_network_that_runs_alone_answers_by_itself() -> None:
 class TestCommitteesInMemory(RuntimeLaws):
     @pytest.fixture
     def plan(self) -> Plan:
-        plan = fit(different(), 0.05)
+        plan = fit(different(), 0.0)
         assert plan.speaking
         return plan
 

@@ -205,9 +205,9 @@ def test_empty_files_are_broken_and_pipes_are_no_images(tmp_path: Path) -> None:
     ("images", "says"),
     [
         ([b"", None], "row 1 of column `image` .* is empty"),
-        (["a.png", "b.png"], "row 0 of column `image` .* of type str"),
-        ([[1, 2], [3]], "row 0 .* of type list"),
-        ([{"path": "a.png"}, {"path": "b.png"}], "row 0 .* is empty"),
+        (["a.png", "b.png"], "the column `image` of .* is string"),
+        ([[1, 2], [3]], "the column `image` of .* is list"),
+        ([{"path": "a.png"}, {"path": "b.png"}], "the column `image` of .* is struct<path"),
     ],
 )
 def test_what_is_no_image_in_a_table_is_named(tmp_path: Path, images: Any, says: str) -> None:

@@ -36,7 +36,8 @@ def scored(
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, examples)
     said = np.where(random.random(examples) < error, random.integers(0, classes, examples), labels)
-    return np.eye(classes, dtype=np.float32)[said], labels
+    scores = np.eye(classes)[said] + random.normal(size=(examples, classes)) * 1e-3
+    return scores.astype(np.float32), labels
 
 
 @given(SEEDS, CLASSES, st.sampled_from([0.0, 0.2, 0.4]))

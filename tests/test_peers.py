@@ -251,7 +251,7 @@ def test_gates_are_trained_on_those_that_come(monkeypatch: pytest.MonkeyPatch, r
     comes = replay(fresh, policy, tradeoff).exits()["a"] < 0.75
     assert comes
     outcome = replay(fresh, policy, tradeoff)
-    last = outcome.stage[fresh.ids == 1] == 2  # what needs the last stage
+    last = outcome.stage[fresh.info["hard"]] == 2  # what needs the last stage
     assert (last.mean() > 0.9) == (rounds == 2)
 
 
@@ -268,8 +268,8 @@ def misleading(seed: int = 0) -> Trace:
         for stage in "abc"
     }
     costs = Costs({"a": 1.0, "b": 1.0, "c": 8.0}, dict.fromkeys("abc", 0.0))
-    ids = hard.astype(np.int64)
-    return assemble(Graph.chain("abc"), costs, scores, labels=labels, kind="logits", ids=ids)
+    info = {"hard": hard}
+    return assemble(Graph.chain("abc"), costs, scores, labels=labels, kind="logits", info=info)
 
 
 def test_logistic_regression_is_the_optimum_of_its_penalised_likelihood() -> None:
@@ -423,7 +423,7 @@ ODD = (
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_odd_data_are_no_exception(name: str, kind: str) -> None:
     if name in ("learned", "network") and kind == "one example":
-        pytest.skip("it asks for some: `offramp.fit.FEWEST`")
+        pytest.skip("it asks for some: `offramp.split.FEWEST`")
     trace = odd(kind)
     policy = fitted(name, trace)
     loaded = policy_from_json(json.loads(json.dumps(policy_to_json(policy), allow_nan=False)))

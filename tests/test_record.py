@@ -304,19 +304,20 @@ class Counted(Broken):
 
 
 def test_what_does_not_fit_is_refused_after_the_first_batch(setup: Setup) -> None:
+    few = 60  # calls: the first batch, compared with its rows alone; all rows take far more
     with pytest.raises(ScoresError, match="3 classes"):
         setup.record("a", runtime=(runtime := Counted(setup.runtime, 3)))
-    assert runtime.calls == 2
+    assert runtime.calls < few
     kind = Settings(batch=16, kind="probabilities")
     with pytest.raises(ScoresError, match="no probabilities in row 0"):
         setup.record("b", runtime=(runtime := Counted(setup.runtime, 4)), settings=kind)
-    assert runtime.calls == 2
+    assert runtime.calls < few
     x, y = blobs(10_000)
     np.savez(setup.folder / "other.npz", x=x, y=y + 2)
     examples = open_examples(setup.folder / "other.npz")
     with pytest.raises(DataError, match=r"outside 0\.\.3"):
         setup.record("c", runtime=(runtime := Counted(setup.runtime, 4)), examples=examples)
-    assert runtime.calls == 2
+    assert runtime.calls < few
 
 
 def test_what_the_scores_are_can_be_said(setup: Setup) -> None:

@@ -202,7 +202,7 @@ def test_the_promise_is_against_the_refitted_reference() -> None:
     trace = biased(fair(8000), "n0", "n1")
     plan = planned(trace, 0.05)
     assert plan.routes
-    _, rest = trace.split(0.5, 0)
+    rest = trace.opening[4000:]
     after = plan.answering(trace.take(rest))
     outcome = replay(after, plan.running, plan.setting)
     excess = excess_of(outcome, after.losses("top1"))
@@ -222,8 +222,7 @@ def test_a_repair_is_not_sold_as_routing() -> None:
     plan = planned(trace, 0.01)
     repair = plan.repair
     assert repair is not None
-    _, rest = trace.split(0.5, 0)
-    recorded = trace.take(rest)
+    recorded = trace.take(trace.opening[4000:])
     assert repair.before["n1"] == pytest.approx(loss_of(recorded, "n1"))
     assert repair.after["n1"] == pytest.approx(loss_of(plan.answering(recorded), "n1"), abs=0.01)
     assert repair.after["n1"] < repair.before["n1"] - 0.02

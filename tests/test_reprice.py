@@ -12,8 +12,9 @@ import pytest
 from offramp import parsing
 from offramp.data import open_examples
 from offramp.errors import CostError, InputError, TraceError
-from offramp.files import read_json, write_json
+from offramp.files import read_json
 from offramp.graph import Costs
+from offramp.manifests import HASH, write_manifest
 from offramp.networks import combine
 from offramp.record import Settings, record
 from offramp.reprice import reprice
@@ -33,8 +34,8 @@ def trace(tmp_path: Path) -> Path:
     part = path / "part-000000.parquet"
     rows = pq.read_table(part)
     pq.write_table(rows.append_column("mood", rows.column("id")), part)
-    write_json(path / "trace.json", {**read_json(path / "trace.json", TraceError), "later": [1]})
-    (path / "ledger.jsonl").write_text('{"opened": 1}\n')
+    write_manifest(path, "trace", {**read_json(path / "trace.json", TraceError), "later": [1]})
+    (path / "ledger.jsonl").write_text('{"by": "fit", "opened": "0000000000000001"}\n')
     return path
 
 
@@ -45,7 +46,9 @@ def test_all_but_the_costs_stays(trace: Path, tmp_path: Path) -> None:
     assert before.pop("trace.json") != after.pop("trace.json")
     assert before == after
     one, other = (read_json(p / "trace.json", TraceError) for p in (trace, tmp_path / "priced"))
-    kept = [{k: v for k, v in m.items() if not k.startswith("cost")} for m in (one, other)]
+    kept = [
+        {k: v for k, v in m.items() if not k.startswith("cost") and k != HASH} for m in (one, other)
+    ]
     assert kept[0] == kept[1]
     assert other["later"] == [1]
     found = Trace.read(tmp_path / "priced")
@@ -70,7 +73,7 @@ def test_costs_that_do_not_fit_leave_nothing(trace: Path, tmp_path: Path) -> Non
 
 def test_an_unfinished_recording_is_not_repriced(trace: Path, tmp_path: Path) -> None:
     manifest = read_json(trace / "trace.json", TraceError)
-    write_json(trace / "trace.json", {**manifest, "complete": False})
+    write_manifest(trace, "trace", {**manifest, "complete": False})
     with pytest.raises(TraceError, match="finish it"):
         reprice(trace, MONEY, tmp_path / "priced")
     with pytest.raises(TraceError, match=r"no trace\.json"):

@@ -61,7 +61,7 @@ def test_a_plan_says_at_which_size_it_saves_and_what_at_others(tmp_path: Path) -
     assert (found.verdict, found.batch) == ("route", 64)
     (single,) = found.sizes
     trace = timed()
-    certifying = trace.take(trace.split(1 / 3, 0)[1])
+    certifying = trace.take(trace.opening[trace.unsealed :])
     walked = plan.answering(replace(certifying, costs=ONE))
     cost = replay(walked, plan.policy, plan.setting).cost.mean()
     assert single.batch == 1

@@ -105,6 +105,7 @@ def restrict(trace: Trace, names: Sequence[str], edges: str) -> Trace:
         {name: trace.scores[name] for name in names},
         labels=trace.labels,
         kind=trace.kinds[names[0]],
+        seal=0.0,  # one half is only learned from, the other only measured on
     )
 
 

@@ -106,7 +106,7 @@ class Ledger:
 
     def together(self, number: int) -> float:
         """The confidence with which all promises of the first looks hold together, at least 0."""
-        return max(0.0, 1 - sum(look.error for look in self.looks[:number]))
+        return max(0.0, round(1 - sum(look.error for look in self.looks[:number]), 12))
 
     def _add(self, line: Mapping[str, Any]) -> None:
         if self.path is None:

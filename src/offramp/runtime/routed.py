@@ -41,7 +41,8 @@ class Routed:
         found = read_manifest(folder, KIND, VERSION, Routes, PlanError)
         self.folder = folder
         self.about, self.files = found["about"], found["files"]
-        self.watch = Watch.of(self.about.get("input"))
+        with foreign(PlanError, f"{folder} is damaged", "Export the plan again."):
+            self.watch = Watch.of(self.about.get("input"))
         self.stages = np.array(self.about["stages"])
         self.stage_of_path = np.array(found["stage_of_path"])
         self.cost_of_path = np.array(found["cost_of_path"])
