@@ -19,6 +19,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from offramp import cli
+from offramp.demo import Demo
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -63,29 +64,25 @@ def test_every_block_runs_or_says_why_not() -> None:
                 assert snippet.reason, f"{where}: say why it is not run"
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `offramp demo` writes, made once."""
-    folder = tmp_path_factory.mktemp("docs") / "offramp-demo"
-    code = _offramp(["demo", "--out", str(folder)])
-    assert code == 0
-    return folder
-
-
 RUNNABLE = [
     page for page in PAGES if any(s.language in RUN and s.reason is None for s in snippets(page))
 ]
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=id_of)
-def test_pages_run(page: Path, tmp_path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_run(
+    page: Path,
+    tmp_path: Path,
+    journey: tuple[Demo, Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """All blocks of a page, one after the other, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     for snippet in snippets(page):
         if snippet.reason is None and snippet.language == "shell":
             for line in snippet.text.replace("\\\n", " ").splitlines():
-                _run_line(line, demo, f"{id_of(page)}, line {snippet.line}")
+                _run_line(line, journey[1], f"{id_of(page)}, line {snippet.line}")
         if snippet.reason is None and snippet.language == "python":
             _run_python(snippet, names, page)
 
