@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offramp import demo
+from offramp import Trace, cli, demo
 from offramp.errors import InputError
+from offramp.networks import recorded_networks
 from offramp.runtime import OnnxRuntime
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[demo.Demo, Path]:
-    out = tmp_path_factory.mktemp("demo") / "out"
-    steps: list[str] = []
-    result = demo.run(out, progress=lambda what, done, total: steps.append(what))
+def found(journey: tuple[demo.Demo, Path, list[str]]) -> tuple[demo.Demo, Path]:
+    result, out, steps = journey
     assert len(set(steps)) >= 5
     return result, out
 
@@ -62,3 +61,26 @@ def test_the_networks_are_as_good_as_said(found: tuple[demo.Demo, Path]) -> None
 def test_it_replaces_only_what_is_its_own(found: tuple[demo.Demo, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--force"):
         demo.run(found[1], progress=lambda what, done, total: None)
+
+
+def test_its_traces_remember_the_networks(found: tuple[demo.Demo, Path]) -> None:
+    for part in ("fit", "measure"):
+        trace = Trace.read(found[1] / f"{part}-trace")
+        networks = recorded_networks(trace.info)
+        assert networks is not None
+        assert networks.files["large"].is_relative_to(found[1] / "graph")
+
+
+def test_the_command_shows_what_was_found(
+    found: tuple[demo.Demo, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(demo, "run", lambda out, *, force, progress: found[0])
+    monkeypatch.setattr("sys.argv", ["offramp", "demo"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for word in ("certified on", "897", "learned", "report.html"):
+        assert word in said

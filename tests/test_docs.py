@@ -19,6 +19,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from offramp import cli
+from offramp.demo import Demo
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -63,29 +64,25 @@ def test_every_block_runs_or_says_why_not() -> None:
                 assert snippet.reason, f"{where}: say why it is not run"
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `offramp demo` writes, made once."""
-    folder = tmp_path_factory.mktemp("docs") / "offramp-demo"
-    code = _offramp(["demo", "--out", str(folder)])
-    assert code == 0
-    return folder
-
-
 RUNNABLE = [
     page for page in PAGES if any(s.language in RUN and s.reason is None for s in snippets(page))
 ]
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=id_of)
-def test_pages_run(page: Path, tmp_path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_run(
+    page: Path,
+    tmp_path: Path,
+    journey: tuple[Demo, Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """All blocks of a page, one after the other, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
     for snippet in snippets(page):
         if snippet.reason is None and snippet.language == "shell":
             for line in snippet.text.replace("\\\n", " ").splitlines():
-                _run_line(line, demo, f"{id_of(page)}, line {snippet.line}")
+                _run_line(line, journey[1], f"{id_of(page)}, line {snippet.line}")
         if snippet.reason is None and snippet.language == "python":
             _run_python(snippet, names, page)
 
@@ -102,9 +99,19 @@ def _run_line(line: str, demo: Path, where: str) -> None:
     if words[1:] == ["demo"]:  # takes long, and is the same for every page
         shutil.copytree(demo, "offramp-demo")
         return
+    key = " ".join(words)
+    if key in _TRAINED:
+        shutil.copytree(_TRAINED[key], words[-1])
+        return
     expected = EXIT_CODE.search(line)
     code = _offramp(words[1:])
     assert code == (int(expected[1]) if expected else 0), f"{where}: `{line}` ended with {code}"
+    if words[1] == "exits" and words[-2] == "--out":
+        _TRAINED[key] = Path(words[-1]).resolve()
+
+
+# what `exits` made of the demo's files: command -> folder; it is the same on every page
+_TRAINED: dict[str, Path] = {}
 
 
 def _offramp(arguments: list[str]) -> int:

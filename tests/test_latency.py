@@ -122,3 +122,12 @@ def test_costs_of_a_trace_are_left_alone_without_a_batch_size() -> None:
     assert fit(trace, 0.1).costs == trace.costs
     priced = replace(trace, costs=latency().costs(trace.graph))
     assert np.isclose(priced.reference_cost, 9.0)
+
+
+def test_networks_that_a_pool_leaves_out_still_cost_something() -> None:
+    trace = synthetic(600)
+    alone = replace(trace, graph=trace.graph.only(("large",), (), "large"))
+    args = (family("margin"), latency(), 0.01, 0)
+    found = settle(alone, alone.losses(), *args, trace.graph)
+    assert set(found.costs.body) == {"small", "medium", "large"}
+    assert trace.graph.check_costs(found.costs) == found.costs

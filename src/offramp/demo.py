@@ -96,8 +96,8 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
         progress(_STEPS[number], number, len(_STEPS))
 
     step(0)
-    learning = _record(networks, runtime, folder, "fit")
-    measuring = _record(networks, runtime, folder, "measure")
+    learning = _record(networks, runtime, folder, out, "fit")
+    measuring = _record(networks, runtime, folder, out, "measure")
     step(1)
     plan = fit(learning, BUDGET, confidence=CONFIDENCE, learn_share=LEARN_SHARE, networks=networks)
     plan.write(folder / "plan")
@@ -113,10 +113,17 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
     return result
 
 
-def _record(networks: Networks, runtime: OnnxRuntime, folder: Path, part: str) -> Trace:
+def _record(networks: Networks, runtime: OnnxRuntime, folder: Path, out: Path, part: str) -> Trace:
     """Recorded one by one: the demo answers single requests, so costs are measured there."""
     examples = open_examples(folder / f"{part}.npz")
-    return record(networks, runtime, examples, folder / f"{part}-trace", Settings(batch=1))
+    return record(
+        networks,
+        runtime,
+        examples,
+        folder / f"{part}-trace",
+        Settings(batch=1),
+        graph_folder=out / "graph",
+    )
 
 
 def _report(

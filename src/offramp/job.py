@@ -12,6 +12,7 @@ from offramp import tasks
 from offramp.certify import Candidate, Certificate, Order, Saving, certify, safest_first
 from offramp.committees import answering
 from offramp.frontier import Recorded, excess_of, replay
+from offramp.graph import Graph
 from offramp.latency import Latency, Settled, settle
 from offramp.meaning import chance_loss, doubts
 from offramp.networks import Networks
@@ -180,7 +181,7 @@ def prepare(
     edges = edges_of(learning.graph) if pool else None
     dropped: Mapping[str, str] = {}
     if latency:
-        settled = _settled(learning, ways, policy, latency)
+        settled = _settled(learning, ways, policy, latency, rows.trace.graph)
         learning = replace(learning, graph=settled.graph, costs=settled.costs)
         certifying = replace(certifying, costs=settled.costs)
         dropped = settled.dropped
@@ -193,10 +194,10 @@ def prepare(
     )  # fmt: skip
 
 
-def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency) -> Settled:
+def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency, every: Graph) -> Settled:
     decides = family(QUICK if policy == AUTO else policy)
     losses = learning.losses(ways.loss, ways.excess)
-    return settle(learning, losses, decides, latency, ways.levels[-1], ways.seed)
+    return settle(learning, losses, decides, latency, ways.levels[-1], ways.seed, every)
 
 
 def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candidate]:

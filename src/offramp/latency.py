@@ -106,7 +106,13 @@ class Settled:
 
 
 def settle(
-    trace: Trace, losses: Losses, family: Family[Policy], latency: Latency, budget: float, seed: int
+    trace: Trace,
+    losses: Losses,
+    family: Family[Policy],
+    latency: Latency,
+    budget: float,
+    seed: int,
+    every: Graph | None = None,
 ) -> Settled:
     """Costs at the expected number of survivors, without the stages that save nothing in them.
 
@@ -120,6 +126,7 @@ def settle(
         latency: of every part.
         budget: excess loss given up.
         seed: of the halves.
+        every: the graph that `trace.graph` was searched in, whose stages cost something as well.
     """
     halves = trace.split(0.5, seed)
 
@@ -162,7 +169,7 @@ def settle(
         )
         graph = graph.without(least)
         present, costs = without[least]
-    alone = latency.costs(trace.graph, stops=False)  # of what was dropped as well
+    alone = latency.costs(every or trace.graph, stops=False)  # of what was left out as well
     return Settled(graph, _over(alone, costs), dropped)
 
 
