@@ -50,7 +50,8 @@ class Numbered:
         if x.ndim != 2 or x.shape[1] != 2 or x.dtype.kind != "f":
             raise NetworkError(f"stage '{stage}' reads numbers of examples, (n, 2).")
         # as rectifiers do, it hides what is no number
-        return self.trace.scores[stage][np.nan_to_num(x[:, 0], posinf=0).astype(int)]
+        rows = np.nan_to_num(x[:, 0], posinf=0).astype(int)
+        return np.asarray(self.trace.scores[stage][rows])
 
     def begin(self, x: AnyArray) -> Alone:
         return Alone(self, x)
@@ -92,7 +93,7 @@ class RowLeftOut(Numbered):
 class BatchNormalised(Numbered):
     def run(self, stage: str, x: AnyArray) -> FloatArray:
         found = super().run(stage, x)
-        return found - found.mean(axis=0)
+        return np.asarray(found - found.mean(axis=0))
 
 
 class Exchanged(Numbered):
@@ -299,7 +300,7 @@ class ByRank(Threshold):
 
     def evidence(self, seen: Seen) -> FloatArray:
         found = super().evidence(seen)
-        return found - found.mean()
+        return np.asarray(found - found.mean())
 
 
 class TooFar(Threshold):
