@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import cifar
+from benchmarks import cifar, draws
 from benchmarks.readme import DOCS, PAGES, TABLES, filled
 from benchmarks.results import RESULTS
 
@@ -18,7 +19,7 @@ SAVED = sorted(RESULTS.glob("*.json"))
 def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
     older = {"real_networks", "promise", "clock", "scale", "exits", "structure"}
-    assert names == older | {"peers", "pool", "refit", "few"}
+    assert names == older | {"peers", "pool", "refit", "few", "draws"}
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: str(path.stem))
@@ -48,6 +49,27 @@ def test_promises_were_broken_no_more_often_than_allowed() -> None:
         delta = 1 - row["confidence"]
         noise = 3 * (delta * (1 - delta) / found["draws"]) ** 0.5
         assert row["certified"]["broken"] <= delta + noise
+
+
+def test_promises_of_whole_fits_were_broken_no_more_often_than_allowed() -> None:
+    found = json.loads((RESULTS / "draws.json").read_text(encoding="utf-8"))
+    assert [row["options"] for row in found["rows"]] == list(draws.CASES)
+    for row in found["rows"]:
+        assert row["broken"] <= row["allowed"], row["options"]
+        assert row["certified"] > 0.5, row["options"]
+        assert row["truth_error"] < min(row["budgets"]) / 10, row["options"]
+
+
+def test_a_fit_that_certifies_everything_is_counted_as_broken() -> None:
+    """Where the confidence is next to none, plans lose more than their budgets, and are found."""
+    case = draws.CASES["default"]
+    choices = replace(case.choices, confidence=0.01, policy="margin", committees=False)
+    world = draws.World.endless(20_000)
+    careless = draws.counted(replace(case, choices=choices), world, 8)
+    assert careless["broken"] >= 0.25
+    careful = draws.counted(replace(case, choices=replace(choices, confidence=0.99)), world, 8)
+    assert careful["broken"] == 0
+    assert careless["cost"] < careful["cost"] < 1
 
 
 def test_the_graphs_of_the_benchmarks_are_those_they_are_called() -> None:

@@ -144,7 +144,7 @@ def test_evaluate_says_whether_the_promise_is_kept(offramp: Offramp, made: Path)
         *("kept", "interval", "shift"),
     }
     assert said.json.keys() == names
-    assert said.json["kept"] in ("yes", "no", "unknown")
+    assert said.json["kept"] == "yes"
     assert list(said.json["exits"]) == ["small", "medium", "large"]
     assert said.json["cost_unit"] == "MFLOP"
 
@@ -249,7 +249,7 @@ def test_the_whole_journey_without_labels(offramp: Offramp, tmp_path: Path) -> N
     found = offramp("evaluate", plan, later, "--json").json
     assert found["reference_loss"] == 0
     assert found["speedup"] > 1.5
-    assert found["kept"] in ("yes", "unknown")
+    assert found["kept"] == "yes"
 
     assert_refused(offramp("compare", trace), "--unlabelled")
     compare = ["compare", trace, "--test", later, "--unlabelled", "--policies", "margin"]
@@ -329,7 +329,8 @@ def test_costs_are_the_time_of_requests_where_a_batch_size_is_given(
 ) -> None:
     arguments = ["fit", made / "recorded", "--budget", 0.02, "--batch", "1,4", "--json"]
     said = offramp(*arguments, "--out", tmp_path / "p")
-    assert said.code in (0, 1)  # networks this small may not be worth routing
+    # networks this small may not be worth routing: the clock says
+    assert said.code == (said.json["verdict"] == "keep the reference")
     assert (said.json["batch"], [s["batch"] for s in said.json["sizes"]]) == (4, [1])
     plan = json.loads((tmp_path / "p" / "plan.json").read_text())
     assert plan["cost_unit"] == "s"
@@ -403,7 +404,7 @@ def test_a_plan_gets_networks_that_were_recorded_or_are_given(
     said = offramp("fit", tmp_path / "t", "--budget", 0.1, "--out", tmp_path / "bare")
     assert "no networks" in said.err
     arguments = ["--budget", 0.1, "--graph", made / "graph", "--out", tmp_path / "p"]
-    assert offramp("fit", tmp_path / "t", *arguments).code in (0, 1)
+    assert offramp("fit", tmp_path / "t", *arguments).code == 0
     assert (tmp_path / "p" / "stages" / "big.onnx").exists()
 
 
@@ -427,8 +428,8 @@ def test_photographs_go_through_what_record_wrote_into_the_graph(
     said = offramp("record", tmp_path / "g", "--data", photos, "--out", tmp_path / "t")
     assert said.code == 0
     assert not any(Trace.read(tmp_path / "t").losses().values["big"])
-    fitted = offramp("fit", tmp_path / "t", "--budget", 0.5, "--out", tmp_path / "p")
-    assert fitted.code in (0, 1)
+    fit = ["fit", tmp_path / "t", "--budget", 0.5, "--repeats", "real", "--out", tmp_path / "p"]
+    assert offramp(*fit).code == 0
     flat = tmp_path / "flat"
     flat.mkdir()
     for i, colour in enumerate(colours):
@@ -703,7 +704,7 @@ def test_a_loss_of_ones_own_lies_in_the_current_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     fit = ["fit", made / "trace", "--budget", 0.1, "--out", tmp_path / "p", "--force"]
-    assert offramp(*fit, "--loss", "graded_loss:near").code in (0, 1)
+    assert offramp(*fit, "--loss", "graded_loss:near").code == 0
     evaluate = ["evaluate", tmp_path / "p", made / "trace"]
     assert_refused(offramp(*evaluate), "--loss graded_loss:near")
     assert offramp(*evaluate, "--loss", "graded_loss:near").code == 0
@@ -715,7 +716,7 @@ def test_missing_labels(offramp: Offramp, tmp_path: Path) -> None:
     said = offramp("fit", tmp_path / "t", "--budget", 0.1, "--out", tmp_path / "p")
     assert_refused(said, "--unlabelled")
     said = offramp("fit", tmp_path / "t", "--budget", 0.3, "--unlabelled", "--out", tmp_path / "p")
-    assert said.code in (0, 1)
+    assert said.code == 0
 
 
 def copied(made: Path, name: str, tmp_path: Path) -> Path:

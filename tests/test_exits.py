@@ -87,7 +87,9 @@ def test_from_a_trained_network_to_a_plan_that_runs(
     data = ["--data", str(folder / "test.npz")]
     assert run("record", str(tmp_path / "graph"), *data, "--out", str(tmp_path / "trace")) == 0
     fitted = run("fit", str(tmp_path / "trace"), "--budget", "0.1", "--out", str(tmp_path / "plan"))
-    assert fitted in (0, 1)
+    # networks this small may not be worth routing: the clock says
+    keeps = Plan.read(tmp_path / "plan").certificate.verdict == "keep the reference"
+    assert fitted == keeps
     assert run("run", str(tmp_path / "plan"), *data, "--out", str(tmp_path / "a.parquet")) == 0
     capsys.readouterr()
     assert run("bench", str(tmp_path / "plan"), *data, "--batch", "1,32", "--json") == 0

@@ -271,28 +271,6 @@ class TestMemoryRuntime(RuntimeLaws):
         return np.arange(200, dtype=float)[:, None]
 
 
-class Faulty(MemoryRuntime):
-    """Mixes up the first two rows, as a careless driver would."""
-
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        return super().run(stage, np.concatenate([x[1:2], x[:1], x[2:]]))
-
-
-@pytest.mark.parametrize(
-    "law", ["a_row_does_not_depend_on_its_batch", "live_is_replay", "batch_size_changes_nothing"]
-)
-def test_a_faulty_runtime_fails_the_laws(law: str) -> None:
-    runtime, plan = Faulty(SEEN.scores), fit(FITTED, 0.05)
-    if law == "live_is_replay":  # what is replayed must come from a sound runtime
-        live, sound = (
-            infer(plan, one, np.arange(40.0)[:, None]) for one in (runtime, MemoryRuntime.of(SEEN))
-        )
-        assert (live.answer != sound.answer).any()
-        return
-    with pytest.raises(AssertionError):
-        getattr(RuntimeLaws(), f"test_{law}")(runtime, plan, np.arange(40.0)[:, None])
-
-
 def test_a_saved_plan_is_the_same_plan(tmp_path: Path) -> None:
     plan = fit(FITTED, 0.05)
     assert plan.routes

@@ -56,7 +56,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x, y = blobs(400)
     np.savez(made / "data.npz", x=x, y=y)
     for name in COMMANDS:
-        assert said(*command(made, name, made / name, networks))[0] in (0, 1), name
+        assert said(*command(made, name, made / name, networks))[0] == 0, name
     return made
 
 
@@ -68,7 +68,7 @@ def command(made: Path, name: str, out: Path, networks: list[str]) -> list[objec
     commands: dict[str, list[object]] = {
         "graph": ["graph", *networks],
         "trace": ["record", made / "graph", *data],
-        "plan": ["fit", made / "trace", "--budget", 0.1, "--policy", "margin"],
+        "plan": ["fit", made / "trace", "--budget", 0.3, "--policy", "margin"],
         "stages": ["export", made / "plan", "--stages"],
         "one.onnx": ["export", made / "plan"],
         "answers.parquet": ["run", made / "plan", *data],
@@ -87,7 +87,7 @@ def test_force_replaces_only_the_same_kind(kinds: Path, tmp_path: Path) -> None:
         for other in COMMANDS:
             out = copy(kinds / other, tmp_path / "out")
             code, _ = said(*command(kinds, name, out, networks), "--force")
-            assert (code in (0, 1)) == (name == other), (name, other)
+            assert code == (0 if name == other else 2), (name, other)
             shutil.rmtree(out) if out.is_dir() else out.unlink()
     assert not list(tmp_path.iterdir())
 

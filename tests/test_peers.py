@@ -419,11 +419,12 @@ ODD = (
 )
 
 
-@pytest.mark.parametrize("kind", ODD)
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+NEEDS_MORE = {("learned", "one example"), ("network", "one example")}  # `offramp.split.FEWEST`
+ODD_FOR_EACH = sorted({(name, kind) for name in FAMILIES for kind in ODD} - NEEDS_MORE)
+
+
+@pytest.mark.parametrize(("name", "kind"), ODD_FOR_EACH)
 def test_odd_data_are_no_exception(name: str, kind: str) -> None:
-    if name in ("learned", "network") and kind == "one example":
-        pytest.skip("it asks for some: `offramp.split.FEWEST`")
     trace = odd(kind)
     policy = fitted(name, trace)
     loaded = policy_from_json(json.loads(json.dumps(policy_to_json(policy), allow_nan=False)))
@@ -581,7 +582,7 @@ def test_every_policy_is_fitted_by_its_name(
     monkeypatch.setattr(sys, "argv", ["offramp", *map(str, given)])
     with pytest.raises(SystemExit) as left:
         cli.main()
-    assert left.value.code in (0, 1)
+    assert left.value.code == 0
     assert json.loads((tmp_path / "p" / "plan.json").read_text())["policy"]["kind"] == name
 
 

@@ -126,7 +126,7 @@ def test_shifted_examples_do_not_look_alike() -> None:
     }
     found = evaluate(fit(LEARN, 0.1), replace(FRESH, scores=noisy))
     assert not found.shift.alike
-    assert found.kept == "no" or found.excess_loss is not None
+    assert found.kept == "yes"  # the reference sees the noise as well: excess loss tells no shift
 
 
 def test_a_broken_promise_is_called_broken() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,23 +15,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp import hashing, split
-from offramp.arrays import IntArray
+from offramp.arrays import FloatArray, IntArray
 from offramp.certify import Certificate
 from offramp.compare import compare
-from offramp.errors import BudgetError, InputError, LossError, StorageError, TraceError
+from offramp.errors import (
+    BudgetError,
+    CostError,
+    InputError,
+    LossError,
+    OfframpError,
+    StorageError,
+    TraceError,
+)
 from offramp.evaluate import evaluate
 from offramp.fit import Choices, draft, fit, fit_each
 from offramp.graph import Costs
+from offramp.job import Job, prepare
+from offramp.latency import Latency
 from offramp.ledger import LEDGER, Ledger, Look
 from offramp.needs import needs
 from offramp.plan import Plan
-from offramp.policies import policy_to_json
+from offramp.policies import FAMILIES, policy_to_json
 from offramp.testing import synthetic
 from offramp.trace import Trace, assemble
 from tests.made import unseen
 
 TRACE = synthetic(1500, seed=1)
 OTHER = synthetic(1500, seed=2)
+SMALL = synthetic(300, seed=3)
 
 
 def shuffled(trace: Trace, seed: int = 0) -> Trace:
@@ -119,39 +133,118 @@ def replaced(trace: Trace, rows: IntArray, seed: int = 5) -> Trace:
     random = np.random.default_rng(seed)
     labels = labels_of(trace).copy()
     labels[rows] = random.integers(0, trace.classes, len(rows))
+    loss = trace.loss and {stage: values.copy() for stage, values in trace.loss.items()}
+    for values in (loss or {}).values():
+        values[rows] = random.random(len(rows))
     scores = {stage: values.copy() for stage, values in trace.scores.items()}
     for values in scores.values():
         values[rows] = random.normal(size=(len(rows), trace.classes)) * 3
-    return replace(trace, scores=scores, labels=labels, ledger=Ledger())
+    return replace(trace, scores=scores, labels=labels, loss=loss, ledger=Ledger())
 
 
-OPTIONS: dict[str, Choices] = {
-    "default": Choices(),
-    "pool": Choices(pool=True),
-    "refit": Choices(refit=True),
-    "alone": Choices(committees=False, policy="margin"),
-    "induced": Choices(excess="induced", policy="learned"),
-    "unlabelled": Choices(unlabelled=True, policy="margin"),
-    "share": Choices(learn_share=0.2, seed=3),
-    "looks": Choices(looks=4, confidence=0.9, policy="thresholds"),
+MARGIN = Choices(policy="margin")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `fit_each` is asked for, besides the examples."""
+
+    choices: Choices = MARGIN
+    budgets: Sequence[float] = (0.05,)
+    latency: Latency | None = None
+    examples: int = 240
+    apart: bool = False  # whether other examples certify
+
+
+REQUESTS = Latency(
+    4, {s: {1: 3.0**i, 4: 9.0**i} for i, s in enumerate(SMALL.graph.order)}, {1: 0.1}
+)
+ASKED: dict[str, Asked] = {
+    "default": Asked(Choices()),
+    "pool": Asked(Choices(pool=True, policy="margin")),
+    "refit": Asked(Choices(refit=True, policy="margin"), examples=600),
+    "alone": Asked(Choices(committees=False, policy="margin")),
+    "induced": Asked(Choices(excess="induced", policy="learned")),
+    "unlabelled": Asked(Choices(unlabelled=True, policy="margin")),
+    "top2": Asked(Choices(loss="top2", policy="margin")),
+    "a function": Asked(Choices(loss=f"{__name__}:near", policy="learned")),
+    "recorded": Asked(Choices(loss="recorded", policy="learned")),
+    "share": Asked(Choices(learn_share=0.2, seed=3, policy="margin")),
+    "looks": Asked(Choices(looks=4, confidence=0.9, policy="thresholds")),
+    "copies": Asked(Choices(repeats="copies", policy="margin")),
+    "real": Asked(Choices(repeats="real", policy="margin")),
+    "budgets": Asked(budgets=(0.02, 0.05, 0.2)),
+    "latency": Asked(Choices(policy="learned"), latency=REQUESTS),
+    "apart": Asked(apart=True),
+    **{name: Asked(Choices(policy=name)) for name in FAMILIES},
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_nothing_that_is_learned_knows_the_sealed_rows(name: str) -> None:
-    choices, budget = OPTIONS[name], 0.05
-    trace = synthetic(1500 if name == "default" else 600, seed=7)
-    count = trace.unsealed
-    if choices.learn_share:
-        count = round(choices.learn_share * trace.examples)
+def test_every_option_of_a_fit_is_asked_for_somewhere() -> None:
+    """But for the networks, which are copied and teach nothing."""
+    asked = [(a.choices, a.latency, a.apart) for a in ASKED.values()]
+    for option in fields(Choices):
+        said = {getattr(choices, option.name) for choices, *_ in asked}
+        assert len(said) > 1 or option.name == "error", option.name
+    names = set(inspect.signature(fit).parameters) - {f.name for f in fields(Choices)}
+    assert names == {"trace", "budget", "certify_on", "networks", "latency"}
+    assert any(latency for _, latency, _ in asked)
+    assert any(other for *_, other in asked)
+
+
+def near(scores: FloatArray, labels: IntArray) -> FloatArray:
+    """A loss with many values: how far the answer lies from the label."""
+    return np.asarray(abs(scores.argmax(axis=1) - labels) / 10)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_nothing_that_is_learned_knows_the_sealed_rows(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ASKED[name]
+    trace = synthetic(asked.examples, seed=7)
+    if asked.choices.loss == "recorded":
+        loss = {s: near(v, labels_of(trace)) for s, v in trace.scores.items()}
+        trace = replace(trace, loss=loss)
+    count = round((asked.choices.learn_share or 0) * trace.examples) or trace.unsealed
     noisy = replaced(trace, np.argsort(trace.turns)[count:])
-    one, two = (fit_each(t, [budget], choices)[0] for t in (trace, noisy))
-    assert policy_to_json(one.policy) == policy_to_json(two.policy)
-    assert one.committees == two.committees
-    assert [r.to_json() for r in one.refits.values()] == [r.to_json() for r in two.refits.values()]
-    assert one.certificate.method == two.certificate.method
-    assert sequence(one)[0] == sequence(two)[0]
-    assert one.certificate != two.certificate  # and what is certified does
+    others = synthetic(asked.examples, seed=8)
+    pairs: list[tuple[Trace, Trace | None]] = [(trace, None), (noisy, None)]
+    if asked.apart:
+        pairs = [(trace, others), (unseen(trace), replaced(others, np.arange(others.examples)))]
+    jobs: list[Job] = []
+
+    def noted(*arguments: Any, **options: Any) -> Job:
+        jobs.append(prepare(*arguments, **options))
+        return jobs[-1]
+
+    monkeypatch.setattr(inspect.getmodule(fit_each), "prepare", noted)
+    plans = [
+        fit_each(one, asked.budgets, asked.choices, other, latency=asked.latency)
+        for one, other in pairs
+    ]
+    assert len(jobs) == 2 * len(asked.budgets)
+    for one, two in zip(jobs[: len(asked.budgets)], jobs[len(asked.budgets) :], strict=True):
+        assert learned(one) == learned(two)
+    for one_plan, two_plan in zip(*plans, strict=True):
+        assert one_plan.certificate.method == two_plan.certificate.method
+        assert sequence(one_plan)[0] == sequence(two_plan)[0]
+        assert one_plan.certificate != two_plan.certificate  # and what is certified does
+
+
+def learned(job: Job) -> dict[str, Any]:
+    """Everything that is fixed before the sealed rows are looked at."""
+    return {
+        "policy": policy_to_json(job.taught.policy),
+        "tried": job.taught.held_out,
+        "committees": {s: c.to_json() for s, c in job.taught.lesson.committees.items()},
+        "refits": {s: r.to_json() for s, r in job.refits.items()},
+        "order": job.order,
+        "pool": job.pool,
+        "dropped": job.dropped,
+        "costs": job.certifying.costs,
+        "binary": job.taught.lesson.losses.binary,
+    }
 
 
 def sequence(plan: Plan) -> list[tuple[float | None, str | None]]:
@@ -231,14 +324,16 @@ def test_examples_that_trained_heads_certify_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "change", "refused"),
     [
-        ("networks", {"info": {"networks": {"small": "b"}}}),
-        ("preprocessing", {"info": {"preprocessing": {"size": [8, 8]}}}),
-        ("unit of cost", {"costs": replace(OTHER.costs, unit="J")}),
+        ("networks", {"info": {"networks": {"small": "b"}}}, TraceError),
+        ("preprocessing", {"info": {"preprocessing": {"size": [8, 8]}}}, TraceError),
+        ("unit of cost", {"costs": replace(OTHER.costs, unit="J")}, CostError),
     ],
 )
-def test_another_system_certifies_nothing(name: str, change: dict[str, object]) -> None:
+def test_another_system_certifies_nothing(
+    name: str, change: dict[str, object], refused: type[OfframpError]
+) -> None:
     info = {"networks": {"small": "a"}, "preprocessing": None}
     trace = replace(TRACE, info=info, ledger=Ledger())
     same = replace(OTHER, info=info, ledger=Ledger())
@@ -247,7 +342,7 @@ def test_another_system_certifies_nothing(name: str, change: dict[str, object]) 
         fit(trace, 0.05, certify_on=other)
     plan = fit(unseen(trace), 0.05, certify_on=same, policy="margin")
     assert evaluate(plan, same)
-    with pytest.raises(InputError, match=f"other {name}|do not compare"):
+    with pytest.raises(refused, match=r"other|do not compare"):
         evaluate(plan, other)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from offramp import tasks
 from offramp.arrays import FloatArray, IntArray
@@ -25,6 +26,7 @@ FOLDS = 5
 SAMPLE = 50_000  # examples that weights are learned from, at most
 _SURE = 1.0  # standard errors that a committee must be better by
 SMALLEST = -12.0  # log-probabilities below say the same: one stage must not veto alone
+_MANY_NUMBERS = 2_000_000  # from which on threads share the work
 _PENALTY = 1e-3  # pulls the weights towards the stage's own answer
 
 
@@ -151,8 +153,14 @@ def pool_weights(logs: FloatArray, labels: IntArray, seed: int) -> tuple[float, 
         return float(-at.mean() + _PENALTY * away @ away), slope + 2 * _PENALTY * away
 
     bounds = [(0.0, None)] * len(logs)
-    result = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B")
+    with few_threads(logs.size):
+        result = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B")
     return tuple(float(weight) for weight in result.x)
+
+
+def few_threads(numbers: int) -> threadpool_limits:
+    """One thread for linear algebra on few `numbers`: more of them wait longer than they work."""
+    return threadpool_limits(1 if numbers < _MANY_NUMBERS else None)
 
 
 def better(trace: Trace, stage: str, scores: FloatArray, plain: Losses) -> bool:

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from offramp import tasks
 from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.committees import FOLDS, SAMPLE, SMALLEST, better, labels_of
+from offramp.committees import FOLDS, SAMPLE, SMALLEST, better, few_threads, labels_of
 from offramp.graph import Graph
 from offramp.records import record
 from offramp.tasks import Excess, Kind
@@ -200,7 +200,8 @@ def _learned(logs: FloatArray, labels: IntArray, family: _Family, seed: int) -> 
 
     start = np.concatenate([[1.0], np.zeros(size + classes)])
     options = {"maxiter": _STEPS}
-    result = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    with few_threads(logs.size):
+        result = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
     scale, rest, bias = parts(result.x)
     weights = np.asarray(scale * identity + rest)
     return Refit(weights, bias - _product(centre, weights))

@@ -32,6 +32,7 @@ _ROUNDING = 5e-4  # relative, of evidence
 _NUDGES = 20  # of evidence, likewise
 _TILTS = 6  # at random, that tell which decisions are close
 _MARGIN = 1e-4  # decisions closer than this may differ between engines
+_MOST_CLOSE = 0.25  # share of rows that may be as close
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,7 @@ class RuntimeLaws:
             np.testing.assert_allclose(runtime.run(stage, x[2:3]), whole[2:3], atol=self.tolerance)
 
     def test_live_is_replay(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
-        scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
-        trace = plan.answering(Trace(plan.graph, plan.costs, scores, plan.kinds))
-        outcome = replay(trace, plan.running, plan.setting)
-        found = infer(plan, runtime, x)
-        same = found.stage == np.array(outcome.order)[outcome.stage]
-        assert (same | close(plan, trace)).all()
-        np.testing.assert_allclose(found.cost[same], outcome.cost[same])
-        for row in np.flatnonzero(same):
-            expected = trace.scores[found.stage[row]][row]
-            np.testing.assert_allclose(found.scores[row], expected, atol=self.tolerance)
-            assert found.answer[row] == found.scores[row].argmax()
+        check_replay(infer(plan, runtime, x), runtime, plan, x, self.tolerance)
 
     def test_batch_order_changes_nothing(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
         order = np.random.default_rng(0).permutation(len(x))
@@ -165,28 +156,16 @@ class DriverLaws:
     def test_the_dial_turns_as_in_replay(
         self, driver: Driver, runtime: Runtime, plan: Plan, x: AnyArray
     ) -> None:
-        settings = plan.policy.settings
-        for tradeoff in map(float, settings[:: max(1, len(settings) // 4)]):
-            try:
-                found = driver(x, tradeoff)
-            except PlanError as refused:
-                if "--dial" not in str(refused):  # else it was exported without one
-                    raise
-                return
-            self._check(found, runtime, plan.turned(tradeoff), x)
         self._check(driver(x, float("nan")), runtime, plan, x)
+        settings = plan.policy.settings
+        dial = has_dial(driver, x, float(settings[0]))
+        for tradeoff in map(float, settings[:: max(1, len(settings) // 4)]):
+            assert has_dial(driver, x, tradeoff) == dial, "every tradeoff is refused, or none"
+            if dial:
+                self._check(driver(x, tradeoff), runtime, plan.turned(tradeoff), x)
 
     def _check(self, found: Answers, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
-        scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
-        trace = plan.answering(Trace(plan.graph, plan.costs, scores, plan.kinds))
-        outcome = replay(trace, plan.running, plan.setting)
-        same = found.stage == np.array(outcome.order)[outcome.stage]
-        assert (same | close(plan, trace)).all()
-        np.testing.assert_allclose(found.cost[same], outcome.cost[same], rtol=1e-5)
-        assert (found.answer == found.scores.argmax(axis=1)).all()
-        for row in np.flatnonzero(same):
-            expected = trace.scores[found.stage[row]][row]
-            np.testing.assert_allclose(found.scores[row], expected, atol=self.tolerance)
+        check_replay(found, runtime, plan, x, self.tolerance)
 
     def test_batch_order_changes_nothing(self, driver: Driver, x: AnyArray) -> None:
         order = np.random.default_rng(0).permutation(len(x))
@@ -234,12 +213,51 @@ class DriverLaws:
     def test_a_tradeoff_below_zero_is_refused(
         self, driver: Driver, plan: Plan, x: AnyArray
     ) -> None:
-        if plan.policy.settings.min() >= 0:
-            try:
-                driver(x, -1.0)
-            except PlanError:
-                return
-            raise AssertionError("a tradeoff below zero must raise PlanError")
+        """Where the dial has no such settings; where it has, it is taken as any other."""
+        try:
+            driver(x, -1.0)
+        except PlanError:
+            dial = has_dial(driver, x, float(plan.policy.settings[0]))
+            assert plan.policy.settings.min() >= 0 or not dial
+        else:
+            assert plan.policy.settings.min() < 0, "a tradeoff below zero must raise PlanError"
+
+
+def has_dial(driver: Driver, x: AnyArray, tradeoff: float) -> bool:
+    """Whether it takes a tradeoff; some were exported at one."""
+    try:
+        driver(x, tradeoff)
+    except PlanError as refused:
+        if "--dial" not in str(refused):
+            raise
+        return False
+    return True
+
+
+def check_replay(
+    found: Answers, runtime: Runtime, plan: Plan, x: AnyArray, tolerance: float
+) -> None:
+    """Raises AssertionError where answers are not those of the recorded stages and the walk.
+
+    Args:
+        found: what was answered.
+        runtime: what each stage says alone.
+        plan: what decides.
+        x: the inputs, (n, ...).
+        tolerance: of scores. Of rows that a little change would send elsewhere, at most a quarter
+            of all, cost and scores alone are left open.
+    """
+    scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
+    trace = plan.answering(Trace(plan.graph, plan.costs, scores, plan.kinds))
+    outcome = replay(trace, plan.running, plan.setting)
+    same, near = found.stage == np.array(outcome.order)[outcome.stage], close(plan, trace)
+    assert near.mean() <= _MOST_CLOSE, "so many decisions are close that little is compared"
+    assert (same | near).all()
+    np.testing.assert_allclose(found.cost[same], outcome.cost[same], rtol=1e-5)
+    assert (found.answer == found.scores.argmax(axis=1)).all()
+    for row in np.flatnonzero(same):
+        expected = trace.scores[found.stage[row]][row]
+        np.testing.assert_allclose(found.scores[row], expected, atol=tolerance)
 
 
 def close(plan: Plan, trace: Trace) -> AnyArray:
@@ -306,6 +324,7 @@ class PolicyLaws:
                 for setting in policy.settings:
                     action = policy.choose(stage, evidence, float(setting))
                     assert action.shape == (trace.examples,)
+                    assert np.issubdtype(action.dtype, np.integer)
                     assert ((action >= 0) & (action <= len(successors))).all()
 
     def test_the_dial_goes_from_safe_to_cheap(self, policy: Policy, trace: Trace) -> None:
@@ -313,7 +332,8 @@ class PolicyLaws:
             replay(trace, policy, float(setting)).cost.mean()
             for setting in policy.settings[[0, -1]]
         ]
-        assert ends[0] >= ends[-1]
+        if len(policy.settings) > 1:  # else it has no dial
+            assert ends[0] > ends[-1]
 
     def test_saved_and_loaded_it_decides_alike(self, policy: Deployable, trace: Trace) -> None:
         loaded = policy_from_json(policy_to_json(policy))

@@ -1,0 +1,194 @@
+"""How often `fit` itself breaks its promises, for many sets of options, where the truth is known.
+
+Usage: python -m benchmarks.draws [--draws 200] [--population 200000]
+
+Each draw makes examples of its own and calls `fit` on them, as a user would: learning, choosing and
+certifying included. What it chose is then measured on a very large population drawn likewise, whose
+mean is the truth up to a standard error that is saved; for repeats, on a table of few rows drawn
+from with replacement, whose mean is the truth. A promise is broken where the true excess loss
+is above the budget. `allowed` is the share that may be, plus three standard errors of the count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results import save
+from offramp.arrays import FloatArray, IntArray
+from offramp.certify import KEEP
+from offramp.fit import Choices, fit_each
+from offramp.frontier import excess_of, replay
+from offramp.graph import Costs, Graph, Stage
+from offramp.latency import Latency
+from offramp.plan import Plan
+from offramp.trace import Trace, assemble
+
+CONFIDENCE = 0.9  # low, so that broken promises are seen in few draws
+EXAMPLES, CLASSES = 1200, 10
+TABLE = 150  # different rows that repeats are drawn from
+STAGES = ("small", "medium", "large")
+CHAIN = Graph.build(STAGES, None)
+EXITS = Graph(
+    (Stage("small"), Stage("medium", after="small"), Stage("large", after="medium")),
+    CHAIN.edges,
+    "large",
+)
+_POPULATION, _TABLE = 1_000_000, 2_000_000  # seeds that no draw has
+
+
+def near(scores: FloatArray, labels: IntArray) -> FloatArray:
+    """A loss with many values: how far the answer lies from the label, up to half of all."""
+    away = np.abs(scores.argmax(axis=1) - labels) / (CLASSES / 2)
+    return np.asarray(np.minimum(away, 1.0))
+
+
+def examples(number: int, seed: int, graph: Graph = CHAIN) -> Trace:
+    """Stages that see alike, and cost three times as much from one to the next."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, CLASSES, number)
+    hard = random.gamma(1.0, 1.0, (number, 1))
+    shared = random.normal(size=(number, CLASSES))
+    truth = 4.0 * (labels[:, None] == np.arange(CLASSES))
+    scores = {}
+    for stage, own in zip(STAGES, (1.5, 0.75, 0.5), strict=True):
+        noise = random.normal(size=shared.shape) * own
+        scores[stage] = (truth + hard * (shared + noise)).astype(np.float32)
+    costs = Costs({s: 3.0**i for i, s in enumerate(STAGES)}, dict.fromkeys(STAGES, 0.1), "MFLOP")
+    return assemble(graph, costs, scores, labels=labels, kind="logits")
+
+
+@dataclass(frozen=True)
+class World:
+    """Examples drawn, and all there are to draw from."""
+
+    population: Trace
+    draw: Callable[[int], Trace]  # by seed
+
+    @classmethod
+    def endless(cls, size: int, graph: Graph = CHAIN) -> World:
+        return cls(examples(size, _POPULATION, graph), partial(examples, EXAMPLES, graph=graph))
+
+    @classmethod
+    def table(cls) -> World:
+        """Few different rows, which are drawn again and again: their mean is the truth."""
+        rows = examples(TABLE, _TABLE)
+
+        def draw(seed: int) -> Trace:
+            return rows.take(np.random.default_rng(seed).integers(0, TABLE, EXAMPLES))
+
+        return cls(rows, draw)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How plans are asked for."""
+
+    choices: Choices
+    budgets: Sequence[float] = (0.02,)
+    latency: Latency | None = None
+    seeds: int = 1  # looks at the same rows, of which the cheapest that passes is taken
+    world: str = "endless"
+
+    def plans(self, trace: Trace) -> list[Plan]:
+        """The plans of one draw, all promises of which must hold together."""
+        looks = [
+            fit_each(trace, self.budgets, replace(self.choices, seed=seed), latency=self.latency)
+            for seed in range(self.seeds)
+        ]
+        return [min(each, key=_cost) for each in zip(*looks, strict=True)]
+
+
+def _cost(plan: Plan) -> float:
+    return 1 / plan.certificate.speedup
+
+
+REQUESTS = Latency(
+    8,
+    {
+        part: {n: 1e-3 * (0.2 + cost * n) for n in (1, 2, 4, 8)}
+        for stage, cost in zip(STAGES, (1.0, 3.0, 9.0), strict=True)
+        for part, cost in ((stage, cost), (f"{stage}.head", 0.1))
+    },
+    dict.fromkeys((1, 2, 4, 8), 5e-5),
+)
+ASKED = partial(Choices, confidence=CONFIDENCE)
+CASES: Mapping[str, Case] = {
+    "default": Case(ASKED()),
+    "pool": Case(ASKED(pool=True)),
+    "refit": Case(ASKED(refit=True)),
+    "induced": Case(ASKED(excess="induced"), (0.03,)),
+    "unlabelled": Case(ASKED(unlabelled=True)),
+    "own graded loss": Case(ASKED(loss="benchmarks.draws:near")),
+    "learning share": Case(ASKED(learn_share=0.2)),
+    "three budgets": Case(ASKED(), (0.01, 0.02, 0.05)),
+    "three looks": Case(ASKED(looks=3), seeds=3),
+    "repeats": Case(ASKED(repeats="real"), world="table"),
+    "exits in requests": Case(ASKED(), latency=REQUESTS, world="exits"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--population", type=int, default=200_000, help="examples for the truth")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    rows = []
+    for name, row in study(options.draws, options.population).items():
+        rows.append({"options": name, **row})
+        print(rows[-1], flush=True)
+    values = {"draws": options.draws, "confidence": CONFIDENCE, "examples": EXAMPLES, "rows": rows}
+    save("draws", values, time.perf_counter() - start)
+
+
+def study(draws: int, population: int, names: Sequence[str] = tuple(CASES)) -> dict[str, Any]:
+    """What each set of options comes to, by name."""
+    worlds = {
+        "endless": World.endless(population),
+        "exits": World.endless(population, EXITS),
+        "table": World.table(),
+    }
+    return {name: counted(CASES[name], worlds[CASES[name].world], draws) for name in names}
+
+
+def counted(case: Case, world: World, draws: int) -> dict[str, Any]:
+    """Broken promises, certified plans and their costs, over many draws."""
+    broken, certified, costs, errors = [], [], [], []
+    for seed in range(draws):
+        plans = case.plans(world.draw(seed))
+        true = [truth(plan, world.population, case.choices) for plan in plans]
+        budgets = [plan.certificate.budget for plan in plans]
+        over = [mean > budget for (mean, _), budget in zip(true, budgets, strict=True)]
+        broken.append(any(over))  # one suffices
+        certified.append(any(plan.certificate.verdict != KEEP for plan in plans))
+        costs.append(float(np.mean([_cost(plan) for plan in plans])))
+        errors.append(max(error for _, error in true))
+    allowed = 1 - case.choices.confidence
+    noise = 3 * (allowed * (1 - allowed) / draws) ** 0.5
+    return {
+        "budgets": list(case.budgets),
+        "broken": float(np.mean(broken)),
+        "allowed": allowed + noise,
+        "certified": float(np.mean(certified)),
+        "cost": float(np.mean(costs)),  # over the reference's
+        "truth_error": 0.0 if case.world == "table" else float(np.max(errors)),
+    }
+
+
+def truth(plan: Plan, population: Trace, choices: Choices) -> tuple[float, float]:
+    """The mean excess loss of a plan over all there is to draw from, and its standard error."""
+    spoken = plan.answering(population)
+    losses = spoken.losses(choices.loss_name, choices.excess)
+    excess = excess_of(replay(spoken, plan.running, plan.setting), losses).astype(np.float64)
+    return float(excess.mean()), float(excess.std() / len(excess) ** 0.5)
+
+
+if __name__ == "__main__":
+    main()

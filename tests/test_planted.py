@@ -1,0 +1,356 @@
+"""Every law that authors inherit finds the fault that it is there for, and passes what is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.errors import NetworkError, PlanError
+from offramp.fit import fit
+from offramp.graph import Costs
+from offramp.plan import Plan
+from offramp.policies import Seen
+from offramp.policies.protocol import STOP
+from offramp.policies.rules import Threshold
+from offramp.refit import Refit
+from offramp.runtime.driver import Alone, Answers, Driver, Walker, infer
+from offramp.testing import DriverLaws, PolicyLaws, RuntimeLaws, synthetic
+from offramp.trace import Trace
+from tests.made import different
+
+EDGES = "a>b>c,a>c"
+LEARN = different(900, EDGES)
+REFITS = {"b": Refit(np.asarray(0.8), np.linspace(0, 0.5, 5))}
+ROWS = 90
+X = np.stack([np.arange(ROWS), np.ones(ROWS)], axis=1).astype(np.float32)
+
+
+def planned() -> Plan:
+    """A plan with a committee and a refit, some of whose examples stop at every stage."""
+    plan = fit(LEARN, 0.05, policy="margin")
+    plan = replace(plan, tradeoff=float(plan.policy.settings[60]), refits=REFITS)
+    assert plan.committees
+    return plan
+
+
+PLAN = planned()
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Says what was recorded: an input is the number of an example and 1, (n, 2)."""
+
+    trace: Trace = LEARN
+
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        if x.ndim != 2 or x.shape[1] != 2 or x.dtype.kind != "f":
+            raise NetworkError(f"stage '{stage}' reads numbers of examples, (n, 2).")
+        # as rectifiers do, it hides what is no number
+        rows = np.nan_to_num(x[:, 0], posinf=0).astype(int)
+        return np.asarray(self.trace.scores[stage][rows])
+
+    def begin(self, x: AnyArray) -> Alone:
+        return Alone(self, x)
+
+
+def laws(family: type) -> Iterator[str]:
+    return (name for name in dir(family) if name.startswith("test_"))
+
+
+def test_every_law_has_a_fault_that_it_must_find() -> None:
+    for family, faults in (
+        (RuntimeLaws, RUNTIMES),
+        (DriverLaws, DRIVERS),
+        (PolicyLaws, POLICIES),
+    ):
+        assert {law for law, _ in faults} == {law.removeprefix("test_") for law in laws(family)}
+
+
+# ------------------------------------------------------------------------------ runtimes
+
+
+class Hole(Numbered):
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        found = super().run(stage, x).copy()
+        found[-1, 0] = np.nan
+        return found
+
+
+class ClassLeftOut(Numbered):
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().run(stage, x)[:, 1:]
+
+
+class RowLeftOut(Numbered):
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().run(stage, x)[1:]
+
+
+class BatchNormalised(Numbered):
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        found = super().run(stage, x)
+        return np.asarray(found - found.mean(axis=0))
+
+
+class Exchanged(Numbered):
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().run(stage, np.concatenate([x[1:2], x[:1], x[2:]]))
+
+
+class WrongAlone(Numbered):
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().run(stage, x) * (2.0 if len(x) < 4 else 1.0)
+
+
+class AnyShape(Numbered):
+    def run(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().run(stage, x.reshape(len(x), -1)[:, :2])
+
+
+class Backwards(Numbered):
+    """Only a batch on its way has its rows out of order."""
+
+    def begin(self, x: AnyArray) -> Alone:
+        class Turned(Alone):
+            def advance(self, stage: str, rows: IntArray | None) -> None:
+                super().advance(stage, rows if rows is None else rows[::-1])
+
+        return Turned(self, x)
+
+
+class AnotherStage(Numbered):
+    """Only a batch on its way is answered by another stage."""
+
+    def begin(self, x: AnyArray) -> Alone:
+        class Swapped(Alone):
+            def advance(self, stage: str, rows: IntArray | None) -> None:
+                super().advance({"b": "c", "c": "b"}.get(stage, stage), rows)
+
+        return Swapped(self, x)
+
+
+class NeedsRows(Numbered):
+    def begin(self, x: AnyArray) -> Alone:
+        assert len(x), "a batch of no rows"
+        return super().begin(x)
+
+
+RUNTIMES: list[tuple[str, Numbered]] = [
+    ("scores_have_one_finite_row_per_input", Hole()),
+    ("scores_have_one_finite_row_per_input", ClassLeftOut()),
+    ("scores_have_one_finite_row_per_input", RowLeftOut()),
+    ("a_row_does_not_depend_on_its_batch", BatchNormalised()),
+    ("a_row_does_not_depend_on_its_batch", Exchanged()),
+    ("a_row_does_not_depend_on_its_batch", WrongAlone()),
+    ("live_is_replay", Backwards()),
+    ("live_is_replay", AnotherStage()),
+    ("batch_order_changes_nothing", Exchanged()),
+    ("batch_size_changes_nothing", BatchNormalised()),
+    ("batch_size_changes_nothing", WrongAlone()),
+    ("zero_rows_give_zero_answers", NeedsRows()),
+    ("inputs_of_another_shape_are_refused", AnyShape()),
+]
+
+
+def named(value: object) -> str:
+    return value if isinstance(value, str) else type(value).__name__
+
+
+@pytest.mark.parametrize(("law", "runtime"), RUNTIMES, ids=named)
+def test_laws_of_runtimes_find_faults(law: str, runtime: Numbered) -> None:
+    getattr(RuntimeLaws(), f"test_{law}")(Numbered(), PLAN, X)
+    with pytest.raises(AssertionError):
+        getattr(RuntimeLaws(), f"test_{law}")(runtime, PLAN, X)
+
+
+# ------------------------------------------------------------------------------ drivers
+
+
+@dataclass(frozen=True)
+class Drives:
+    """A sound driver, unless a plan, what is read or what is answered is changed."""
+
+    plan: Callable[[Plan], Plan] = lambda plan: plan
+    reads: Callable[[AnyArray], AnyArray] = lambda x: x
+    turns: Callable[[float | None], float | None] = lambda tradeoff: tradeoff
+    says: Callable[[Answers], Answers] = lambda found: found
+
+    def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
+        return self.says(Walker(self.plan(PLAN), Numbered())(self.reads(x), self.turns(tradeoff)))
+
+
+def rolled(found: Answers) -> Answers:
+    names = ("answer", "position", "cost", "scores")
+    return replace(found, **{name: np.roll(getattr(found, name), 1, axis=0) for name in names})
+
+
+def other_scores(found: Answers) -> Answers:
+    """The answers of the last stage, wherever a row stopped."""
+    return replace(found, scores=infer(replace(PLAN, tradeoff=2.0), Numbered(), X).scores)
+
+
+def heads_alone(plan: Plan) -> Plan:
+    body = plan.costs.body
+    return replace(
+        plan, costs=Costs(dict.fromkeys(body, 0.0), dict(body), plan.costs.unit, whole=body)
+    )
+
+
+def padded(found: Answers) -> Answers:
+    if len(found.answer):
+        return found
+    return replace(found, answer=np.zeros(1, np.int64), scores=np.zeros((1, PLAN.classes)))
+
+
+def without_classes(found: Answers) -> Answers:
+    return found if len(found.answer) else replace(found, scores=np.zeros((0, 0)))
+
+
+def by_place(found: Answers) -> Answers:
+    """Rounds every second row more."""
+    scores = found.scores.copy()
+    scores[::2] = scores[::2].round(1)
+    return replace(found, scores=scores)
+
+
+def by_size(found: Answers) -> Answers:
+    return replace(found, scores=found.scores * (2 if len(found.scores) == 1 else 1))
+
+
+def no_numbers_are_zero(x: AnyArray) -> AnyArray:
+    return np.nan_to_num(x, posinf=0.0)
+
+
+def all_or_none(x: AnyArray) -> AnyArray:
+    return x if np.isfinite(x).all() else np.full_like(x, np.nan)
+
+
+DRIVERS: list[tuple[str, Drives]] = [
+    ("live_is_replay", Drives(says=rolled)),
+    ("live_is_replay", Drives(says=other_scores)),
+    ("live_is_replay", Drives(says=lambda a: replace(a, answer=(a.answer + 1) % 5))),
+    ("live_is_replay", Drives(says=lambda a: replace(a, position=np.zeros_like(a.position)))),
+    ("live_is_replay", Drives(plan=lambda plan: replace(plan, committees={}))),
+    ("live_is_replay", Drives(plan=lambda plan: replace(plan, refits={}))),
+    ("live_is_replay", Drives(plan=lambda plan: replace(plan, tradeoff=0.5))),
+    ("live_is_replay", Drives(plan=heads_alone, says=lambda a: replace(a, cost=a.cost * 2))),
+    ("the_dial_turns_as_in_replay", Drives(turns=lambda _: None)),
+    ("the_dial_turns_as_in_replay", Drives(turns=lambda t: 0.5 if t != t else t)),
+    ("batch_order_changes_nothing", Drives(says=by_place)),
+    ("batch_size_changes_nothing", Drives(says=by_size)),
+    ("zero_rows_give_zero_answers", Drives(says=padded)),
+    ("zero_rows_give_zero_answers", Drives(says=without_classes)),
+    ("what_is_no_number_never_leaves_early", Drives(reads=no_numbers_are_zero)),
+    ("what_is_no_number_never_leaves_early", Drives(reads=all_or_none)),
+    (
+        "inputs_that_the_networks_do_not_read_are_refused",
+        Drives(reads=lambda x: np.resize(x.real, (len(x), 2)).astype(np.float32)),
+    ),
+    ("a_tradeoff_below_zero_is_refused", Drives(turns=lambda t: None if t and t < 0 else t)),
+]
+
+
+def given(law: str, driver: Driver) -> Mapping[str, object]:
+    fixtures = {"driver": driver, "runtime": Numbered(), "plan": PLAN, "x": X}
+    method = getattr(DriverLaws, f"test_{law}")
+    return {name: fixtures[name] for name in method.__annotations__ if name != "return"}
+
+
+@pytest.mark.parametrize(("law", "driver"), DRIVERS)
+def test_laws_of_drivers_find_faults(law: str, driver: Drives) -> None:
+    check = getattr(DriverLaws(), f"test_{law}")
+    check(**given(law, Drives()))
+    with pytest.raises(AssertionError):
+        check(**given(law, driver))
+
+
+def test_a_dial_is_there_for_every_tradeoff_or_for_none() -> None:
+    def fixed(tradeoff: float | None) -> float | None:
+        if tradeoff in PLAN.policy.settings[1:]:
+            raise PlanError("Export it with --dial.")
+        return tradeoff
+
+    law = DriverLaws().test_the_dial_turns_as_in_replay
+    with pytest.raises(AssertionError, match="or none"):
+        law(**given("the_dial_turns_as_in_replay", Drives(turns=fixed)))  # type: ignore[arg-type]
+
+
+def test_a_plan_that_decides_everything_by_a_hair_compares_nothing() -> None:
+    """Where all rows are as sure as the threshold asks, every answer would do."""
+    scores = {s: np.repeat(v[:1], LEARN.examples, axis=0) for s, v in LEARN.scores.items()}
+    runtime = Numbered(replace(LEARN, scores=scores))
+    seen = Seen("a", np.arange(1), {"a": (np.arange(1), scores["a"][:1])}, LEARN.kinds)
+    plan = replace(PLAN, tradeoff=float(PLAN.policy.evidence(seen)[0, 0]), committees={}, refits={})
+    with pytest.raises(AssertionError, match="little is compared"):
+        RuntimeLaws().test_live_is_replay(runtime, plan, X)
+
+
+# ------------------------------------------------------------------------------ policies
+
+
+TRACE = synthetic(300, seed=4)
+
+
+class ByRank(Threshold):
+    """Compares a row with the others of its batch."""
+
+    def evidence(self, seen: Seen) -> FloatArray:
+        found = super().evidence(seen)
+        return np.asarray(found - found.mean())
+
+
+class TooFar(Threshold):
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return super().choose(stage, evidence, setting) * 2
+
+
+class HalfWay(Threshold):
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return super().choose(stage, evidence, setting) / 2  # type: ignore[return-value]
+
+
+class OneForAll(Threshold):
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return super().choose(stage, evidence, setting)[:1]
+
+
+class WrongWay(Threshold):
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return np.where(evidence[:, 0] >= setting, 1, STOP)
+
+
+class Deaf(Threshold):
+    """Ignores its dial."""
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return super().choose(stage, evidence, 0.5)
+
+
+class Forgetful(Threshold):
+    """Decides by something that is not written."""
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return super().choose(stage, evidence, setting / 2)
+
+
+POLICIES: list[tuple[str, type[Threshold]]] = [
+    ("evidence_of_a_row_does_not_depend_on_the_others", ByRank),
+    ("choices_are_actions_of_the_stage", TooFar),
+    ("choices_are_actions_of_the_stage", HalfWay),
+    ("choices_are_actions_of_the_stage", OneForAll),
+    ("the_dial_goes_from_safe_to_cheap", WrongWay),
+    ("the_dial_goes_from_safe_to_cheap", Deaf),
+    ("saved_and_loaded_it_decides_alike", Forgetful),
+]
+
+
+@pytest.mark.parametrize(("law", "policy"), POLICIES)
+def test_laws_of_policies_find_faults(law: str, policy: type[Threshold]) -> None:
+    check = getattr(PolicyLaws(), f"test_{law}")
+    check(Threshold.fit("margin", TRACE), TRACE)
+    with pytest.raises(AssertionError):
+        check(policy.fit("margin", TRACE), TRACE)
