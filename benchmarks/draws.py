@@ -140,10 +140,8 @@ def main() -> None:
     parser.add_argument("--population", type=int, default=200_000, help="examples for the truth")
     options = parser.parse_args()
     start = time.perf_counter()
-    rows = []
-    for name, row in study(options.draws, options.population).items():
-        rows.append({"options": name, **row})
-        print(rows[-1], flush=True)
+    found = study(options.draws, options.population)
+    rows = [{"options": name, **row} for name, row in found.items()]
     values = {"draws": options.draws, "confidence": CONFIDENCE, "examples": EXAMPLES, "rows": rows}
     save("draws", values, time.perf_counter() - start)
 
@@ -155,7 +153,11 @@ def study(draws: int, population: int, names: Sequence[str] = tuple(CASES)) -> d
         "exits": World.endless(population, EXITS),
         "table": World.table(),
     }
-    return {name: counted(CASES[name], worlds[CASES[name].world], draws) for name in names}
+    found = {}
+    for name in names:
+        found[name] = counted(CASES[name], worlds[CASES[name].world], draws)
+        print(name, found[name], flush=True)
+    return found
 
 
 def counted(case: Case, world: World, draws: int) -> dict[str, Any]:
