@@ -14,8 +14,7 @@ from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Costs, Graph, head
 from offramp.hulls import LEVELS as LEVELS  # on which frontiers are compared
 from offramp.hulls import Hull, Scale, corners
-from offramp.policies.baselines import Static
-from offramp.policies.protocol import Policy, Seen
+from offramp.policies.protocol import Policy, Seen, Static
 from offramp.tasks import Excess, Losses, excess
 from offramp.trace import Trace
 from offramp.walk import Outcome, drive, walk

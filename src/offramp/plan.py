@@ -23,9 +23,8 @@ from offramp.manifests import HASH, PRINTS, Sealed, kind_of_folder, read_manifes
 from offramp.networks import PreprocessingJson, copy_networks, find_networks, read_preprocessing
 from offramp.outputs import new_folder
 from offramp.policies import Deployable, policy_from_json, policy_to_json
-from offramp.policies.baselines import Static
 from offramp.policies.learned import Learned
-from offramp.policies.protocol import Policy
+from offramp.policies.protocol import Policy, Static
 from offramp.policies.rules import confidence
 from offramp.preprocessing import Preprocessing
 from offramp.records import fits, record

@@ -8,29 +8,11 @@ import numpy as np
 
 from offramp.arrays import FloatArray, IntArray
 from offramp.graph import Costs, Graph
-from offramp.policies.protocol import STOP, Seen, backbone, path
+from offramp.policies.protocol import STOP, Seen, backbone
 from offramp.tasks import Losses
 from offramp.trace import Trace
 
 _TRADEOFFS = np.geomspace(1000.0, 0.001, 61)  # to where even a certain gain is not worth its cost
-
-
-@dataclass(frozen=True)
-class Static:
-    """Always the answer of one stage, run alone."""
-
-    graph: Graph
-    settings: FloatArray
-
-    @classmethod
-    def of(cls, graph: Graph, stage: str) -> Static:
-        return cls(path(graph, [stage]), np.array([np.nan]))
-
-    def evidence(self, seen: Seen) -> FloatArray:
-        return np.empty((len(seen.rows), 0))
-
-    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
-        return np.full(len(evidence), STOP)
 
 
 @dataclass(frozen=True)

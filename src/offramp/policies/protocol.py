@@ -89,3 +89,21 @@ def backbone(graph: Graph) -> Graph:
 def path(graph: Graph, names: list[str]) -> Graph:
     """The chain of some stages of `graph`, with what they continue; the last is its reference."""
     return graph.only(names, itertools.pairwise(names), names[-1])
+
+
+@dataclass(frozen=True)
+class Static:
+    """Always the answer of one stage, run alone."""
+
+    graph: Graph
+    settings: FloatArray
+
+    @classmethod
+    def of(cls, graph: Graph, stage: str) -> Static:
+        return cls(path(graph, [stage]), np.array([np.nan]))
+
+    def evidence(self, seen: Seen) -> FloatArray:
+        return np.empty((len(seen.rows), 0))
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return np.full(len(evidence), STOP)
