@@ -25,7 +25,7 @@ from benchmarks import cifar
 from benchmarks.exits import PIXELS, Made
 from benchmarks.modules import resnet
 from benchmarks.results import save
-from offramp.arrays import AnyArray, IntArray
+from offramp.base.arrays import AnyArray, IntArray
 from offramp.bench import Run, alone, bench
 from offramp.committees import answering
 from offramp.export import write_file, write_folder

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import save
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.certify import KEEP
 from offramp.fit import Choices, fit_each
 from offramp.frontier import excess_of, replay

@@ -23,10 +23,10 @@ from safetensors.numpy import load_file
 from benchmarks import cifar
 from benchmarks.real_networks import LEVELS, Halves, study
 from benchmarks.results import save
+from offramp.base.files import write_json
 from offramp.data import open_examples
 from offramp.exits import Exits, Settings, add_exits, candidates
 from offramp.exits.placement import propose
-from offramp.files import write_json
 from offramp.fit import fit
 from offramp.graph import Costs, whole
 from offramp.measure import stage_costs

@@ -26,7 +26,7 @@ from scipy import special, stats
 
 from benchmarks.results import save
 from offramp import pvalues
-from offramp.arrays import BoolArray, FloatArray, IntArray
+from offramp.base.arrays import BoolArray, FloatArray, IntArray
 from offramp.certify import Candidate, in_order, safest_first
 from offramp.graph import Costs, Graph
 from offramp.job import candidates, statics

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.graph import Costs, Graph
 from offramp.policies import STOP, Seen
 from offramp.policies.rules import TRADEOFFS, confidence

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import cifar
 from benchmarks.results import save
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
 from offramp.job import candidates
 from offramp.policies.learned import Learned
 from offramp.pvalues import method_for, p_value

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import cifar
 from benchmarks.results import save, standard_error
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
 from offramp.committees import answering
 from offramp.compare import oracles
 from offramp.evaluate import evaluate

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import cifar
 from benchmarks.results import save, standard_error
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
 from offramp.committees import answering
 from offramp.committees import learn as learn_committees
 from offramp.frontier import LEVELS, cost_at, frontier, static_points

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from offramp.arrays import FloatArray
-from offramp.files import write_json
+from offramp.base.arrays import FloatArray
+from offramp.base.files import write_json
 from offramp.measure import machine
 from offramp.trace import versions
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import save
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
 
 # (examples, classes); four stages each
 SIZES = ((5_000, 10), (10_000, 10), (100_000, 10), (1_000_000, 10), (50_000, 1000))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import save
-from offramp.arrays import AnyArray, FloatArray
+from offramp.base.arrays import AnyArray, FloatArray
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import point
 from offramp.exits.network import Network

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from offramp import Evaluation, OnnxRuntime, Trace, evaluate, fit
-from offramp.arrays import IntArray
+from offramp.base.arrays import IntArray
 from offramp.data import open_examples
 from offramp.exits.module import WithExits, export, linear_head
 from offramp.exits.training import Training, shuffled, train

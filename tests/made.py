@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sklearn.neural_network import MLPClassifier
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.manifests import HASH, content_hash
 from offramp.graph import Graph
 from offramp.ledger import Ledger
-from offramp.manifests import HASH, content_hash
 from offramp.policies import Seen
 from offramp.testing import synthetic
 from offramp.trace import Trace, assemble

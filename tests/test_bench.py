@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offramp.base.errors import DataError, PlanError
 from offramp.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench, peak_mb
 from offramp.data import open_examples
-from offramp.errors import DataError, PlanError
 from offramp.fit import fit
 from offramp.networks import combine
 from offramp.plan import Plan

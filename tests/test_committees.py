@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from offramp import tables
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
 from offramp.committees import Committee, Speaker, answering, learn, pool_weights
 from offramp.evaluate import evaluate
 from offramp.fit import fit

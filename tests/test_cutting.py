@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp.arrays import AnyArray, FloatArray
-from offramp.errors import NetworkError
+from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.errors import NetworkError
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import Cut, point, points
 from offramp.exits.heads import Head

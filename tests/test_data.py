@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from offramp.base.errors import DataError, GraphError, MissingExtra
 from offramp.data import Batch, open_examples
-from offramp.errors import DataError, GraphError, MissingExtra
 from offramp.preprocessing import Preprocessing
 from tests.made import picture
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from offramp import Trace, cli, demo
-from offramp.errors import InputError
+from offramp.base.errors import InputError
 from offramp.networks import recorded_networks
 from offramp.runtime import OnnxRuntime
 

@@ -17,9 +17,9 @@ from onnx import numpy_helper
 from scipy.special import logit
 from torch import nn
 
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import NetworkError, PlanError
 from offramp.data import open_examples
-from offramp.errors import NetworkError, PlanError
 from offramp.exits import Settings, add_exits
 from offramp.export import one_file as one_file_model
 from offramp.export import write_file, write_folder

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
 from offramp.data import open_examples
 from offramp.exits import Settings, add_exits
 from offramp.export import write_file

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
+from offramp.base.errors import DataError, GraphError, InputError, NetworkError
 from offramp.cli import main
 from offramp.data import open_examples
-from offramp.errors import DataError, GraphError, InputError, NetworkError
 from offramp.exits import Settings, add_exits, candidates
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import Point

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.special import expit, softmax
 
 from offramp import tasks
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import PlanError
 from offramp.committees import answering
-from offramp.errors import PlanError
 from offramp.export import write_file, write_folder
 from offramp.fit import fit
 from offramp.frontier import replay

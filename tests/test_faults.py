@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from offramp.errors import OfframpError
+from offramp.base.errors import OfframpError
 from offramp.runtime import Routed, SingleFile
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs, picture, rehashed

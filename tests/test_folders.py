@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offramp.base.errors import DataError
 from offramp.data import open_examples
-from offramp.errors import DataError
 from offramp.folders import listed, read_folder
 from offramp.preprocessing import Preprocessing
 from tests.made import picture

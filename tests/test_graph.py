@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offramp.errors import CostError, GraphError
+from offramp.base.errors import CostError, GraphError
 from offramp.graph import Costs, Graph, Stage, parse_edges
 
 

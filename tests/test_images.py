@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
+from offramp.base.errors import DataError
 from offramp.data import open_examples
-from offramp.errors import DataError
 from offramp.images import decode
 from offramp.preprocessing import Preprocessing
 from tests.made import picture

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import offramp
-from offramp.arrays import AnyArray, FloatArray
+from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.errors import NetworkError
 from offramp.data import open_examples
-from offramp.errors import NetworkError
 from offramp.graph import Graph
 from offramp.independence import (
     RowsDepend,

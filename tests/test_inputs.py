@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.arrays import AnyArray
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import NetworkError
 from offramp.data import open_examples
-from offramp.errors import NetworkError
 from offramp.export import write_file, write_folder
 from offramp.fit import fit
 from offramp.graph import Graph

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
 from offramp.fit import fit
 from offramp.frontier import replay
 from offramp.graph import Costs, Graph

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.errors import CostError, GraphError
+from offramp.base.errors import CostError, GraphError
 from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.graph import Graph, Stage

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.certify import Candidate, certify
 from offramp.fit import fit
 from offramp.frontier import Point, Recorded, cost_at, excess_of, frontier, hull, replay

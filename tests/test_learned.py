@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.frontier import cost_at, excess_of, frontier, replay, static_points
 from offramp.graph import Costs, Graph
 from offramp.policies import ExactOracle, Learned, SoftOracle

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp import tables
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.data import open_examples
 from offramp.fit import fit
 from offramp.graph import Costs, Graph

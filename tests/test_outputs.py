@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from offramp import files, outputs
 from offramp.answers import harmless
-from offramp.errors import GraphError, InputError, TraceError
+from offramp.base import files, outputs
+from offramp.base.errors import GraphError, InputError, TraceError
+from offramp.base.manifests import kind_of_folder, write_manifest
+from offramp.base.outputs import check_output, new_folder, only_one
 from offramp.graph import Graph
-from offramp.manifests import kind_of_folder, write_manifest
 from offramp.networks import Networks
-from offramp.outputs import check_output, new_folder, only_one
 from offramp.testing import synthetic
 from offramp.trace import Trace, assemble
 from tests.made import blob_networks, blobs, rehashed
@@ -159,10 +159,10 @@ def test_old_or_new_is_there_whenever_it_ends(
     def gone(*_: object) -> None:
         """A process that was killed removes nothing, and rolls nothing back."""
 
-    dying("offramp.outputs.settle", files.settle)
-    dying("offramp.outputs.os.rename", os.rename)
-    dying("offramp.outputs.sync", files.sync)
-    monkeypatch.setattr("offramp.files.remove", gone)
+    dying("offramp.base.outputs.settle", files.settle)
+    dying("offramp.base.outputs.os.rename", os.rename)
+    dying("offramp.base.outputs.sync", files.sync)
+    monkeypatch.setattr("offramp.base.files.remove", gone)
     with pytest.raises(Killed):
         folder(out, 2)
     monkeypatch.undo()
@@ -183,7 +183,7 @@ def test_a_failed_exchange_is_rolled_back(tmp_path: Path, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device")
         rename(source, target)
 
-    monkeypatch.setattr("offramp.outputs.os.rename", failing)
+    monkeypatch.setattr("offramp.base.outputs.os.rename", failing)
     with pytest.raises(Exception, match="No space"):
         folder(tmp_path / "out", 2)
     assert value_of(tmp_path / "out") == 1

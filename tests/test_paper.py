@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.paper import synthetic
 from benchmarks.paper.__main__ import LEVELS, experiment, restrict, speedups, topologies, write
-from offramp.errors import InputError
+from offramp.base.errors import InputError
 from offramp.graph import Costs, Graph
 from offramp.trace import Trace, assemble
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp import parsing
-from offramp.errors import CostError, GraphError, InputError
+from offramp.base.errors import CostError, GraphError, InputError
 
 WRITTEN = ["{!r}", "{:e}", "{:E}", "{:.3g}", "{:f}", " {:g} "]  # as profilers print numbers
 amounts = st.floats(1e-9, 1e12)

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from scipy.optimize import minimize
 
 from offramp import cli
-from offramp.arrays import FloatArray
-from offramp.errors import PlanError
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import PlanError
 from offramp.frontier import area, excess_of, frontier, replay, static_points
 from offramp.graph import Costs, Graph, Stage
 from offramp.policies import FAMILIES, Deployable, policy_from_json, policy_to_json

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from offramp import split
+from offramp.base.errors import BudgetError, InputError, LossError, PlanError, TraceError
 from offramp.compare import compare
-from offramp.errors import BudgetError, InputError, LossError, PlanError, TraceError
 from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.frontier import cost_at, frontier, hull, static_points

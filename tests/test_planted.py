@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import NetworkError, PlanError
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import NetworkError, PlanError
 from offramp.fit import fit
 from offramp.graph import Costs
 from offramp.plan import Plan

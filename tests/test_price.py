@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.answers import stream
+from offramp.base.errors import CostError
 from offramp.bench import bench
 from offramp.compare import compare
 from offramp.data import open_examples
-from offramp.errors import CostError
 from offramp.evaluate import evaluate
 from offramp.exits import Settings, add_exits
 from offramp.export import write_file, write_folder

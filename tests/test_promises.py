@@ -11,7 +11,8 @@ import pytest
 from scipy import special, stats
 
 from offramp import pvalues
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import BudgetError
 from offramp.certify import (
     Candidate,
     Certificate,
@@ -20,7 +21,6 @@ from offramp.certify import (
     check_promise,
     safest_first,
 )
-from offramp.errors import BudgetError
 from offramp.fit import fit
 from offramp.frontier import excess_of, replay
 from offramp.job import candidates

@@ -20,10 +20,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp import trace as traces
-from offramp.arrays import AnyArray, FloatArray
+from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.errors import DataError, InputError, ScoresError, StorageError, TraceError
 from offramp.costs import COST_KEYS
 from offramp.data import Examples, open_examples
-from offramp.errors import DataError, InputError, ScoresError, StorageError, TraceError
 from offramp.graph import Graph
 from offramp.networks import Networks
 from offramp.preprocessing import Preprocessing

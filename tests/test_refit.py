@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from offramp import tables, tasks
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import PlanError
 from offramp.cli import app
 from offramp.committees import SMALLEST
-from offramp.errors import PlanError
 from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.frontier import excess_of, replay, static_points

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from offramp.base.errors import MissingExtra
 from offramp.compare import compare
-from offramp.errors import MissingExtra
 from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.plan import Plan

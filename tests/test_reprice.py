@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from offramp import parsing
+from offramp.base.errors import CostError, InputError, TraceError
+from offramp.base.files import read_json
+from offramp.base.manifests import HASH, write_manifest
 from offramp.data import open_examples
-from offramp.errors import CostError, InputError, TraceError
-from offramp.files import read_json
 from offramp.graph import Costs
-from offramp.manifests import HASH, write_manifest
 from offramp.networks import combine
 from offramp.record import Settings, record
 from offramp.reprice import reprice

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from offramp.arrays import AnyArray, FloatArray
-from offramp.errors import NetworkError
+from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.errors import NetworkError
 from offramp.fit import fit
 from offramp.graph import Costs, Graph
 from offramp.measure import stage_costs

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from offramp import measure, tables
+from offramp.base.errors import CostError, InputError, PlanError
 from offramp.data import open_examples
-from offramp.errors import CostError, InputError, PlanError
 from offramp.fit import fit
 from offramp.frontier import replay
 from offramp.graph import Costs, Graph

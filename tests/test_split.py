@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp import hashing, split
-from offramp.arrays import FloatArray, IntArray
-from offramp.certify import Certificate
-from offramp.compare import compare
-from offramp.errors import (
+from offramp import split
+from offramp.base import hashing
+from offramp.base.arrays import FloatArray, IntArray
+from offramp.base.errors import (
     BudgetError,
     CostError,
     InputError,
@@ -27,6 +26,8 @@ from offramp.errors import (
     StorageError,
     TraceError,
 )
+from offramp.certify import Certificate
+from offramp.compare import compare
 from offramp.evaluate import evaluate
 from offramp.fit import Choices, draft, fit, fit_each
 from offramp.graph import Costs

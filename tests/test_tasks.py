@@ -7,8 +7,8 @@ import pytest
 from scipy.special import softmax
 
 from offramp import tasks
-from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import DataError, LossError, ScoresError
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import DataError, LossError, ScoresError
 
 
 def half_wrong(scores: FloatArray, labels: IntArray) -> FloatArray:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from offramp import trace as module
-from offramp.arrays import AnyArray
-from offramp.errors import (
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import (
     CostError,
     InputError,
     OfframpError,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from offramp.errors import InputError, NetworkError
+from offramp.base.errors import InputError, NetworkError
 from offramp.exits.module import WithExits, deep_head, export, linear_head
 from offramp.exits.training import Training, loss_of, rate_of, shuffled, train
 from offramp.runtime import OnnxRuntime

@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 from offramp import weights
+from offramp.base.errors import NetworkError, PlanError
 from offramp.data import open_examples
-from offramp.errors import NetworkError, PlanError
 from offramp.exits import candidates
 from offramp.export import write_file, write_folder
 from offramp.fit import fit

@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmarks.paper import synthetic
 from offramp import parsing
+from offramp.base.errors import InputError
+from offramp.base.files import write_json
 from offramp.compare import Comparison, compare
-from offramp.errors import InputError
-from offramp.files import write_json
 from offramp.frontier import cost_at
 from offramp.graph import Graph
 from offramp.report.drawing import draw_exits, draw_frontier

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 
 CLASSES = 1000
 LIKE = 10  # classes that look alike

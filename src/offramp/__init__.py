@@ -4,11 +4,11 @@ The names below come in the order in which the modules build on each other.
 """
 
 from offramp._version import __version__
+from offramp.base.errors import OfframpError
 from offramp.bench import bench
 from offramp.certify import Certificate, certify
 from offramp.compare import Comparison, compare
 from offramp.data import open_examples
-from offramp.errors import OfframpError
 from offramp.evaluate import Evaluation, evaluate
 from offramp.exits import Exits, add_exits
 from offramp.fit import fit

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute, csv
 
-from offramp.arrays import AnyArray
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import InputError, foreign
+from offramp.base.files import regular, storage
+from offramp.base.outputs import Kind, new_output
 from offramp.data import Examples
-from offramp.errors import InputError, foreign
-from offramp.files import regular, storage
-from offramp.outputs import Kind, new_output
 from offramp.plan import Plan
 from offramp.runtime.driver import Runtime, infer
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from offramp.arrays import AnyArray, FloatArray
+from offramp.base.arrays import AnyArray, FloatArray
 from offramp.frontier import Point, Recorded, excess_of, point, replay
 from offramp.hulls import Hull, Scale
 from offramp.policies.protocol import Policy

@@ -21,8 +21,8 @@ import numpy as np
 import onnx
 
 from offramp import weights
-from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import DataError, MissingExtra
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import DataError, MissingExtra
 from offramp.export import one_file, write_file, write_folder
 from offramp.export.stages import refitted
 from offramp.frontier import needed, replay

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from offramp.arrays import FloatArray
-from offramp.errors import BudgetError
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import BudgetError
+from offramp.base.schema import record
 from offramp.pvalues import Method, examples_needed, method_for, p_value, upper_bound
-from offramp.records import record
 from offramp.tasks import Excess
 
 SUREST = 1 - 1e-9  # confidence; see `pvalues._NEGLIGIBLE`

@@ -22,12 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from offramp import parsing, tables
 from offramp.answers import ANSWERS, AnswerFile, stream
+from offramp.base.errors import InputError, OfframpError, OfframpWarning, reason
+from offramp.base.outputs import check_output
 from offramp.bench import EXAMPLES, REQUESTS
 from offramp.bench import bench as bench_plan
 from offramp.certify import KEEP
 from offramp.compare import compare as compare_policies
 from offramp.data import NOTHING, Examples, open_examples
-from offramp.errors import InputError, OfframpError, OfframpWarning, reason
 from offramp.evaluate import evaluate as evaluate_plan
 from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
@@ -40,7 +41,6 @@ from offramp.independence import check_made_up
 from offramp.measure import latency as measure_latency
 from offramp.needs import needs as examples_needs
 from offramp.networks import GRAPH, Networks, combine, recorded_networks
-from offramp.outputs import check_output
 from offramp.plan import PLAN, Plan, write_plans
 from offramp.preprocessing import Preprocessing
 from offramp.pvalues import POWER

@@ -16,9 +16,9 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from offramp import tasks
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
+from offramp.base.schema import fits
 from offramp.graph import Graph
-from offramp.records import fits
 from offramp.tasks import Kind, Losses
 from offramp.trace import Trace
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from offramp import split
-from offramp.arrays import FloatArray
 from offramp.bands import (
     DRAWS,
     Band,
@@ -22,8 +21,9 @@ from offramp.bands import (
     mixed,
     scales,
 )
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import TraceError
 from offramp.committees import Committees, answering
-from offramp.errors import TraceError
 from offramp.frontier import Point, frontier, uniform_points
 from offramp.hulls import LEVELS
 from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family

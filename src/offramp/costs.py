@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
-from offramp.errors import CostError
+from offramp.base.errors import CostError
 
 COST_KEYS = (  # of a manifest
     *("cost", "cost_unit", "cost_source", "cost_whole", "cost_batch", "cost_overhead", "cost_at"),

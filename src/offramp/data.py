@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offramp.arrays import AnyArray, IntArray
-from offramp.errors import DataError, MissingExtra, TraceError, foreign
-from offramp.files import fingerprint, regular
+from offramp.base.arrays import AnyArray, IntArray
+from offramp.base.errors import DataError, MissingExtra, TraceError, foreign
+from offramp.base.files import fingerprint, regular
 from offramp.folders import fingerprint_text, read_folder
 from offramp.images import decode
 from offramp.preprocessing import Preprocessing

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
-from offramp.arrays import AnyArray, IntArray
+from offramp.base.arrays import AnyArray, IntArray
+from offramp.base.errors import MissingExtra
+from offramp.base.manifests import kind_of_folder, write_manifest
+from offramp.base.outputs import new_folder
 from offramp.bench import Bench, bench
 from offramp.compare import Comparison, compare
 from offramp.data import open_examples
-from offramp.errors import MissingExtra
 from offramp.evaluate import Evaluation, evaluate
 from offramp.fit import fit
 from offramp.graph import Graph
-from offramp.manifests import kind_of_folder, write_manifest
 from offramp.measure import machine
 from offramp.networks import Networks
-from offramp.outputs import new_folder
 from offramp.plan import Plan
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime

@@ -12,8 +12,8 @@ import numpy as np
 from scipy import stats
 
 from offramp import split, tasks
-from offramp.arrays import FloatArray
-from offramp.errors import CostError, LossError, TraceError
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import CostError, LossError, TraceError
 from offramp.frontier import excess_of, loss_of, point, replay
 from offramp.ledger import Look
 from offramp.plan import Plan, Profile

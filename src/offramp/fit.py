@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from offramp import split, tasks
+from offramp.base.errors import BudgetError, InputError, TraceError
 from offramp.certify import Certificate, check_promise
-from offramp.errors import BudgetError, InputError, TraceError
 from offramp.job import Job, Rows, prepare
 from offramp.latency import Latency
 from offramp.ledger import Look

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offramp.errors import DataError
-from offramp.files import fingerprint
+from offramp.base.errors import DataError
+from offramp.base.files import fingerprint
 from offramp.images import IMAGES
 
 _JUNK = frozenset(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.graph import Costs, Graph, head
 from offramp.hulls import LEVELS as LEVELS  # on which frontiers are compared
 from offramp.hulls import Hull, Scale, corners

@@ -13,10 +13,10 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from offramp.arrays import AnyArray
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import CostError, GraphError
 from offramp.costs import Costs as Costs
 from offramp.costs import check_cost, check_sizes
-from offramp.errors import CostError, GraphError
 
 BATCH = "batch"  # the name of the batch dimension in every part of a network
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
 
 LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss at which policies are compared
 _NOTHING = 1e-9  # a gap this small, as a share of all there is, is rounding and not a gap

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from offramp.arrays import AnyArray
-from offramp.errors import DataError
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import DataError
 from offramp.preprocessing import Preprocessing
 
 IMAGES = frozenset(

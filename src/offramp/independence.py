@@ -15,8 +15,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp import tasks, weights
-from offramp.arrays import AnyArray, FloatArray
-from offramp.errors import NetworkError, OfframpWarning
+from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.errors import NetworkError, OfframpWarning
 from offramp.graph import Graph
 from offramp.networks import Networks
 from offramp.runtime.driver import Runtime

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from offramp.arrays import AnyArray
-from offramp.errors import OfframpWarning
-from offramp.records import record
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import OfframpWarning
+from offramp.base.schema import record
 
 FIRST, EVERY = 64, 256  # calls that are looked at: the first, then every so many
 _NUMBERS = "fiub"  # kinds of arrays that have a range

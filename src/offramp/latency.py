@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
-from offramp.errors import CostError, GraphError
+from offramp.base.errors import CostError, GraphError
 from offramp.frontier import frontier, needed
 from offramp.graph import Costs, Graph, head, whole
 from offramp.policies.protocol import Family, Policy

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from offramp.errors import StorageError, TraceError
+from offramp.base.errors import StorageError, TraceError
 
 LEDGER = "ledger.jsonl"  # beside trace.json
 

@@ -11,8 +11,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from offramp import tasks
-from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import OfframpWarning
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import OfframpWarning
 
 FEWEST = 20  # examples; fewer say nothing
 _SHIFTS = (1, -1, 2, -2, 3, -3)

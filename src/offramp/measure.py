@@ -19,7 +19,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp.arrays import AnyArray
+from offramp.base.arrays import AnyArray
 from offramp.export import write_file
 from offramp.export.stages import unwatched
 from offramp.fit import fit

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from offramp import split, tasks
+from offramp.base.errors import BudgetError, TraceError
 from offramp.certify import check_promise
-from offramp.errors import BudgetError, TraceError
 from offramp.frontier import Recorded, excess_of, replay
 from offramp.policies import Static, family
 from offramp.policies.protocol import Policy

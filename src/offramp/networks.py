@@ -10,12 +10,12 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from offramp import weights
-from offramp.arrays import AnyArray
-from offramp.errors import GraphError, InputError, NetworkError, foreign
-from offramp.files import regular, storage
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import GraphError, InputError, NetworkError, foreign
+from offramp.base.files import regular, storage
+from offramp.base.manifests import PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
+from offramp.base.outputs import new_folder
 from offramp.graph import Graph, GraphJson, Stage, head, whole
-from offramp.manifests import PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
-from offramp.outputs import new_folder
 from offramp.preprocessing import Preprocessing
 
 VERSION = 1

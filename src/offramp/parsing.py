@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from offramp import tasks
-from offramp.errors import BudgetError, CostError, GraphError, InputError, LossError
+from offramp.base.errors import BudgetError, CostError, GraphError, InputError, LossError
 from offramp.graph import Costs, Stage, whole
 from offramp.preprocessing import Preprocessing
 

@@ -12,22 +12,29 @@ from typing import Any, NotRequired
 import numpy as np
 
 from offramp import committees, refit, tasks
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import InputError, PlanError
+from offramp.base.manifests import (
+    HASH,
+    PRINTS,
+    Sealed,
+    kind_of_folder,
+    read_manifest,
+    write_manifest,
+)
+from offramp.base.outputs import new_folder
+from offramp.base.schema import fits, record
 from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.committees import Committees, answering
 from offramp.costs import COST_KEYS, CostsJson
-from offramp.errors import InputError, PlanError
 from offramp.graph import Costs, Graph, GraphJson
 from offramp.inputs import Watch
-from offramp.manifests import HASH, PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
 from offramp.networks import PreprocessingJson, copy_networks, find_networks, read_preprocessing
-from offramp.outputs import new_folder
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.learned import Learned
 from offramp.policies.protocol import Policy, Static
 from offramp.policies.rules import confidence
 from offramp.preprocessing import Preprocessing
-from offramp.records import fits, record
 from offramp.refit import Refits, Repair
 from offramp.tasks import Kind
 from offramp.trace import Trace

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from offramp.arrays import AnyArray, FloatArray
-from offramp.errors import DataError, GraphError
+from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.errors import DataError, GraphError
 
 Layout = Literal["nchw", "nhwc"]
 

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from scipy import optimize, special, stats
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import LossError
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import LossError
 from offramp.tasks import Excess
 
 Method = Literal["binomial", "trinomial", "betting"]

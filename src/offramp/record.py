@@ -20,21 +20,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import InputError, ScoresError, TraceError
+from offramp.base.files import fingerprint, remove
+from offramp.base.hashing import hash_rows
+from offramp.base.manifests import PRINTS, read_manifest, write_manifest
+from offramp.base.outputs import check_output, new_folder, only_one
+from offramp.base.schema import record as record_of
 from offramp.data import NOTHING, Batch, Examples
-from offramp.errors import InputError, ScoresError, TraceError
-from offramp.files import fingerprint, remove
 from offramp.graph import Costs, Graph, head, whole
-from offramp.hashing import hash_rows
 from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
 from offramp.inputs import Inputs, Range
 from offramp.ledger import Ledger
-from offramp.manifests import PRINTS, read_manifest, write_manifest
 from offramp.meaning import FEWEST, DoubtfulLabels, doubts, judge
 from offramp.measure import recorded_costs
 from offramp.networks import Networks
-from offramp.outputs import check_output, new_folder, only_one
-from offramp.records import record as record_of
 from offramp.runtime.driver import Runtime
 from offramp.runtime.onnxruntime import Session
 from offramp.tasks import Kind, no_scores

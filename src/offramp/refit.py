@@ -15,10 +15,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from offramp import tasks
-from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.schema import record
 from offramp.committees import FOLDS, SAMPLE, SMALLEST, better, few_threads, labels_of
 from offramp.graph import Graph
-from offramp.records import record
 from offramp.tasks import Excess, Kind
 from offramp.trace import Trace
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from offramp.base.errors import TraceError
+from offramp.base.files import storage
+from offramp.base.manifests import HASH, PRINTS, read_manifest, write_manifest
+from offramp.base.outputs import new_folder
 from offramp.costs import COST_KEYS
-from offramp.errors import TraceError
-from offramp.files import storage
 from offramp.graph import Costs, Graph
-from offramp.manifests import HASH, PRINTS, read_manifest, write_manifest
-from offramp.outputs import new_folder
 from offramp.trace import TRACE, VERSION, Recording
 
 

@@ -1,6 +1,6 @@
 """Who may see which rows of a trace: some teach and are shown, others are sealed and certify.
 
-Rows open in an order that the examples fix (`offramp.hashing`). Everything but certificates and
+Rows open in an order that the examples fix (`offramp.base.hashing`). Everything but certificates and
 evaluations opens them from the front, up to the seal; what was never opened certifies.
 """
 
@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from offramp import hashing
-from offramp.arrays import BoolArray
-from offramp.errors import BudgetError, TraceError
+from offramp.base import hashing
+from offramp.base.arrays import BoolArray
+from offramp.base.errors import BudgetError, TraceError
 from offramp.trace import Trace
 
 Repeats = Literal["copies", "real"]

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import DataError, LossError, ScoresError, foreign
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import DataError, LossError, ScoresError, foreign
 
 Kind = Literal["logits", "probabilities", "sigmoid"]
 """What scores are: of any size, to be put through softmax; chances of one class among all, which

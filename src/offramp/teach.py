@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.committees import Committees, learn
 from offramp.frontier import LEVELS, Point, Recorded, cost_at, replay
 from offramp.policies import Deployable, family

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import NetworkError, PlanError
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import NetworkError, PlanError
 from offramp.frontier import replay
 from offramp.graph import Costs, Graph
 from offramp.plan import Plan

@@ -17,14 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offramp import hashing, tasks
-from offramp.arrays import AnyArray, BoolArray, FloatArray, IntArray
-from offramp.costs import COST_KEYS, CostsJson
-from offramp.errors import BudgetError, InputError, LossError, ScoresError, TraceError, foreign
-from offramp.files import fingerprint, regular, replacing, storage
-from offramp.graph import Costs, Graph, GraphJson, Stage
-from offramp.ledger import Ledger
-from offramp.manifests import (
+from offramp import tasks
+from offramp.base import hashing
+from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from offramp.base.errors import BudgetError, InputError, LossError, ScoresError, TraceError, foreign
+from offramp.base.files import fingerprint, regular, replacing, storage
+from offramp.base.manifests import (
     HASH,
     PRINTS,
     Sealed,
@@ -33,8 +31,11 @@ from offramp.manifests import (
     read_manifest,
     write_manifest,
 )
+from offramp.base.outputs import new_folder
+from offramp.costs import COST_KEYS, CostsJson
+from offramp.graph import Costs, Graph, GraphJson, Stage
+from offramp.ledger import Ledger
 from offramp.meaning import DoubtfulLabels, doubts
-from offramp.outputs import new_folder
 from offramp.tasks import Excess, Kind, Losses
 
 VERSION = 1

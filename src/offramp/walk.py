@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.graph import Costs, Graph
 from offramp.policies.protocol import STOP, Policy, Seen
 from offramp.tasks import Kind

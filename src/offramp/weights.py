@@ -11,8 +11,8 @@ import onnx
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_external_data
 
-from offramp.errors import NetworkError
-from offramp.files import fingerprint, regular
+from offramp.base.errors import NetworkError
+from offramp.base.files import fingerprint, regular
 
 
 class NoModel(NetworkError):  # noqa: N818 - reads as the situation

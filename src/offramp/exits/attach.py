@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from offramp.arrays import AnyArray, FloatArray
+from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.errors import DataError, InputError, NetworkError
 from offramp.data import Examples
-from offramp.errors import DataError, InputError, NetworkError
 from offramp.exits.cutting import Point, point, points
 from offramp.exits.features import BATCH, Features, Progress, stream
 from offramp.exits.heads import Head, fit_head

@@ -13,7 +13,7 @@ from functools import cached_property
 import onnx
 from onnx import helper
 
-from offramp.errors import NetworkError
+from offramp.base.errors import NetworkError
 from offramp.exits.network import Network
 from offramp.graph import BATCH, Costs
 from offramp.graph import head as head_of

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnxruntime as ort
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import DataError, NetworkError
+from offramp.base.hashing import hash_rows
 from offramp.data import Examples
-from offramp.errors import DataError, NetworkError
 from offramp.exits.network import Network, open_session
 from offramp.exits.pooling import Pooling, pooled
-from offramp.hashing import hash_rows
 from offramp.tasks import check_labels
 
 Progress = Callable[[str, int, int], None]

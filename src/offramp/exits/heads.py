@@ -17,8 +17,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
-from offramp.arrays import FloatArray, IntArray
-from offramp.errors import DataError
+from offramp.base.arrays import FloatArray, IntArray
+from offramp.base.errors import DataError
 from offramp.exits.pooling import Nodes, Pooling, Style
 from offramp.tasks import log_probabilities
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import onnx
 
-from offramp.arrays import AnyArray
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import MissingExtra, NetworkError
 from offramp.data import Arrays
-from offramp.errors import MissingExtra, NetworkError
 from offramp.exits.attach import Exits, Settings, add_exits
 from offramp.exits.network import Network
 from offramp.preprocessing import Preprocessing
@@ -154,7 +154,7 @@ def export(
         x: a few inputs, at least two.
         folder: where the parts are written; `networks.write` makes a graph of them.
         preprocessing: of the graph.
-        taught: `offramp.hashing.hash_rows` of the inputs that trained its exits, so that no plan is
+        taught: `offramp.base.hashing.hash_rows` of the inputs that trained its exits, so that no plan is
             certified on them; None: nobody says.
 
     Raises:

@@ -14,8 +14,8 @@ import onnxruntime as ort
 from onnx import helper
 
 from offramp import independence, weights
-from offramp.arrays import AnyArray
-from offramp.errors import NetworkError
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import NetworkError
 from offramp.exits.work import multiply_adds
 
 _ROWS = (2, 3)  # batch sizes that tell which axis of a tensor is the batch

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from offramp.arrays import AnyArray, FloatArray
-from offramp.errors import NetworkError
+from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.errors import NetworkError
 from offramp.exits.cutting import Point
 from offramp.exits.network import Network
 

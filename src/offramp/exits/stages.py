@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from offramp import weights
-from offramp.arrays import AnyArray
-from offramp.errors import NetworkError
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import NetworkError
 from offramp.exits.cutting import Cut, extract
 from offramp.exits.network import Network
 from offramp.graph import Costs, Graph, Stage, whole

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from offramp.arrays import AnyArray
-from offramp.errors import InputError, MissingExtra
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import InputError, MissingExtra
+from offramp.base.files import replacing, storage
 from offramp.exits.module import WithExits
-from offramp.files import replacing, storage
 
 try:
     import torch

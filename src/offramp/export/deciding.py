@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 from onnx import TensorProto
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.committees import SMALLEST
 from offramp.export.scope import Scope
 from offramp.plan import Plan

@@ -14,6 +14,8 @@ from typing import Any, TypedDict
 import onnx
 from onnx import TensorProto
 
+from offramp.base.manifests import Sealed, kind_of_folder, write_manifest
+from offramp.base.outputs import new_folder
 from offramp.export.deciding import TAINT, Decider, Dial, Recipe
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, value
@@ -21,8 +23,6 @@ from offramp.export.seal import described, facts, write_sealed
 from offramp.export.single import TRADEOFF
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
 from offramp.graph import BATCH
-from offramp.manifests import Sealed, kind_of_folder, write_manifest
-from offramp.outputs import new_folder
 from offramp.plan import Plan
 from offramp.preprocessing import Preprocessing
 from offramp.weights import fingerprint_of_copy

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
-from offramp.errors import PlanError
+from offramp.base.errors import PlanError
 from offramp.graph import Costs, Graph, head
 
 _MOST = 4096  # paths

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp.arrays import AnyArray
+from offramp.base.arrays import AnyArray
 
 Shape = Sequence[int | str | None]  # None: nothing is known of a dimension
 

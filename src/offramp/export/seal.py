@@ -12,10 +12,10 @@ import onnx
 from onnx import helper
 
 from offramp import weights
-from offramp.errors import InputError, NetworkError
+from offramp.base.errors import InputError, NetworkError
+from offramp.base.files import fingerprint, read_bytes, replacing
+from offramp.base.outputs import Kind
 from offramp.export.stages import Stages
-from offramp.files import fingerprint, read_bytes, replacing
-from offramp.outputs import Kind
 from offramp.weights import fingerprint_of
 
 ABOUT, FINGERPRINT, WEIGHTS = "offramp", "fingerprint", "weights"

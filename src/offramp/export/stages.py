@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
 from offramp import weights
-from offramp.errors import NetworkError, PlanError
+from offramp.base.errors import NetworkError, PlanError
 from offramp.export.deciding import (
     TAINT,
     Decider,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from offramp.errors import InputError
+from offramp.base.errors import InputError
 from offramp.policies.baselines import ExactOracle, SoftOracle
 from offramp.policies.encoding import Deployable, policy_from_json, policy_to_json
 from offramp.policies.gates import Gates

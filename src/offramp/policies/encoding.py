@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from offramp.arrays import FloatArray
-from offramp.errors import InputError, PlanError
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import InputError, PlanError
 from offramp.graph import Graph
 from offramp.policies.features import BLOCKS, Features
 from offramp.policies.gates import Gates

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.protocol import Seen
 from offramp.policies.rules import margin as margin_of

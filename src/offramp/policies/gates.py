@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.protocol import STOP, Seen, backbone
 from offramp.policies.rules import TRADEOFFS, seen_by_all

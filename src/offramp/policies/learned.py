@@ -20,7 +20,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.features import BLOCKS, Features, Linear
 from offramp.policies.posterior import expected_excess

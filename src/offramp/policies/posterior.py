@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from offramp import tasks
-from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.committees import SMALLEST, pool_weights
 from offramp.tasks import Losses, answers
 from offramp.trace import Trace

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from offramp import tasks
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.tasks import Kind, Losses
 from offramp.trace import Trace

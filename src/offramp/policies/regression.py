@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 
 _PENALTIES = np.geomspace(1e-1, 1e5, 7)  # ridge penalties to choose from
 _SCALES = (0.03, 0.1, 0.3, 1.0)  # of a block of features, besides 0

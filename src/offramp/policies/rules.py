@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.policies.protocol import STOP, Seen, backbone
 from offramp.trace import Trace

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from offramp.arrays import FloatArray
+from offramp.base.arrays import FloatArray
 from offramp.policies.features import SURE
 from offramp.policies.protocol import Seen
 from offramp.policies.rules import confidence, margin, negative_entropy

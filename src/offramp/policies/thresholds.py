@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.arrays import FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
 from offramp.graph import Graph
 from offramp.hulls import corners
 from offramp.policies.protocol import Seen, backbone

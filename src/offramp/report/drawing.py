@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from offramp.errors import MissingExtra
+from offramp.base.errors import MissingExtra
 from offramp.report.figures import ExitsFigure, FrontierFigure, GapFigure, Series, SpeedupsFigure
 
 if TYPE_CHECKING:

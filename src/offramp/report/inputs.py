@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from offramp import tasks
+from offramp.base.errors import InputError
+from offramp.base.schema import record
 from offramp.compare import compare
-from offramp.errors import InputError
 from offramp.evaluate import evaluate, priced
 from offramp.plan import Plan
-from offramp.records import record
 from offramp.refit import refitted
 from offramp.report.page import Clock, ReportInput
 from offramp.trace import Trace

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from offramp.bands import CONFIDENCE, Band
+from offramp.base.errors import InputError, MissingExtra
+from offramp.base.files import read_bytes, storage
+from offramp.base.outputs import Kind, new_output
 from offramp.certify import KEEP
 from offramp.compare import OWN, Comparison, Row
-from offramp.errors import InputError, MissingExtra
 from offramp.evaluate import Evaluation
-from offramp.files import read_bytes, storage
 from offramp.hulls import LEVELS
-from offramp.outputs import Kind, new_output
 from offramp.plan import Plan
 from offramp.report import figures, sentences
 from offramp.report.drawing import draw_exits, draw_frontier, draw_gaps

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from offramp import tasks
-from offramp.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import PlanError
 from offramp.committees import Speaker
-from offramp.errors import PlanError
 from offramp.plan import Plan
 from offramp.walk import Outcome, Work, drive, walk
 

@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime as ort
 
 from offramp import weights
-from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import InputError, NetworkError
-from offramp.files import regular
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import InputError, NetworkError
+from offramp.base.files import regular
 from offramp.graph import BATCH, Graph, head, whole
 from offramp.networks import sources
 

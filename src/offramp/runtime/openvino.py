@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from offramp.arrays import AnyArray
-from offramp.errors import InputError, MissingExtra, NetworkError
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import InputError, MissingExtra, NetworkError
 from offramp.runtime.routed import Run
 
 try:

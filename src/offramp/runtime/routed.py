@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from offramp.arrays import AnyArray, IntArray
-from offramp.errors import NetworkError, PlanError, foreign
+from offramp.base.arrays import AnyArray, IntArray
+from offramp.base.errors import NetworkError, PlanError, foreign
+from offramp.base.manifests import PRINTS, read_manifest
 from offramp.export.folder import KIND, PATH, SCORES, VERSION, Routes
 from offramp.inputs import Watch
-from offramp.manifests import PRINTS, read_manifest
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from offramp.arrays import AnyArray
-from offramp.errors import NetworkError
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import NetworkError
+from offramp.base.files import read_bytes
 from offramp.export.seal import ABOUT, WEIGHTS, check_seal, check_weights
 from offramp.export.single import OUTPUTS, TRADEOFF
-from offramp.files import read_bytes
 from offramp.inputs import Watch
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from offramp.arrays import AnyArray, FloatArray, IntArray
-from offramp.errors import MissingExtra, NetworkError
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.errors import MissingExtra, NetworkError
 from offramp.graph import Graph, head
 
 try:

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from offramp.errors import InputError
-from offramp.files import hidden, remove, settle, storage, sync, temporary
+from offramp.base.errors import InputError
+from offramp.base.files import hidden, remove, settle, storage, sync, temporary
 
 try:
     import fcntl

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from offramp.arrays import AnyArray, IntArray
+from offramp.base.arrays import AnyArray, IntArray
 
 _CHUNK_BYTES = 1 << 26  # that are joined at once
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from offramp.errors import InputError, StorageError, reason
+from offramp.base.errors import InputError, StorageError, reason
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from offramp.errors import InputError, foreign
-from offramp.files import fingerprint, fingerprint_of, read_json, regular, write_json
-from offramp.outputs import Kind, restore
+from offramp.base.errors import InputError, foreign
+from offramp.base.files import fingerprint, fingerprint_of, read_json, regular, write_json
+from offramp.base.outputs import Kind, restore
 
 HASH, PRINTS = "hash", "fingerprints"
 _GROWING = ("part-*.parquet", ".*.part")  # beside the manifest of a recording that goes on
