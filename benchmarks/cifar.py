@@ -19,13 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import load_file
 
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import Trace, assemble
 from offramp.data import open_examples
-from offramp.graph import Costs, Graph
 from offramp.networks import Networks
 from offramp.preprocessing import Preprocessing
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
-from offramp.trace import Trace, assemble
 
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]

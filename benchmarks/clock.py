@@ -28,20 +28,20 @@ from benchmarks.results import save
 from offramp.base.arrays import AnyArray, IntArray
 from offramp.bench import Run, alone, bench
 from offramp.committees import answering
+from offramp.core.frontier import frontier, replay
+from offramp.core.graph import Graph
+from offramp.core.policy import backbone
+from offramp.core.trace import Trace
 from offramp.export import write_file, write_folder
 from offramp.fit import fit
-from offramp.frontier import frontier, replay
-from offramp.graph import Graph
 from offramp.measure import laps, latency, seconds
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies.forced import forced
-from offramp.policies.protocol import backbone
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import Session
 from offramp.runtime.torch import TorchRuntime
 from offramp.testing import close
-from offramp.trace import Trace
 
 BATCHES, THREADS = (1, 8, 64), (1, 2)
 LEVEL = 0.005  # of net excess loss, at equal quality

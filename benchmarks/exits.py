@@ -24,18 +24,18 @@ from benchmarks import cifar
 from benchmarks.real_networks import LEVELS, Halves, study
 from benchmarks.results import save
 from offramp.base.files import write_json
+from offramp.core.graph import Costs, whole
+from offramp.core.trace import Trace
 from offramp.data import open_examples
 from offramp.exits import Exits, Settings, add_exits, candidates
 from offramp.exits.placement import propose
 from offramp.fit import fit
-from offramp.graph import Costs, whole
 from offramp.measure import stage_costs
 from offramp.networks import Networks, combine
 from offramp.preprocessing import Preprocessing
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import OnnxRuntime
-from offramp.trace import Trace
 
 BUDGET, BATCHES = 0.01, (1, 64)  # of the plans whose parts are timed
 TIMED = 1024  # photographs

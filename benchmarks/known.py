@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Costs, Graph
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import Trace, assemble
 from offramp.policies import STOP, Seen
 from offramp.policies.rules import TRADEOFFS, confidence
-from offramp.trace import Trace, assemble
 
 CLASSES = 10
 SMALL, LARGE = 1.0, 3.0  # costs

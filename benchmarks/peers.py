@@ -25,8 +25,7 @@ from benchmarks.known import WORLDS, World
 from benchmarks.results import save, standard_error
 from offramp.committees import answering
 from offramp.compare import oracles
-from offramp.demo import STAGES, digits
-from offramp.frontier import (
+from offramp.core.frontier import (
     LEVELS,
     Point,
     area,
@@ -37,13 +36,14 @@ from offramp.frontier import (
     static_points,
     uniform_points,
 )
-from offramp.graph import Costs, Graph
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import Trace, assemble
+from offramp.demo import STAGES, digits
 from offramp.policies import FAMILIES, Policy
 from offramp.policies.features import BLOCKS
 from offramp.policies.learned import Learned
 from offramp.runtime import OnnxRuntime
 from offramp.teach import Ways, teach
-from offramp.trace import Trace, assemble
 
 SIZES = (500, 2000, 5000)
 FIRST = 100  # seed of the first split: what was chosen by hand was chosen on others

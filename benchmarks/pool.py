@@ -22,12 +22,12 @@ from benchmarks import cifar, exits
 from benchmarks.peers import FIRST, Halving
 from benchmarks.results import save, standard_error
 from offramp.committees import answering
-from offramp.frontier import LEVELS, cost_at, frontier, static_points
-from offramp.graph import Graph
+from offramp.core.frontier import LEVELS, cost_at, frontier, static_points
+from offramp.core.graph import Graph
+from offramp.core.trace import Trace
 from offramp.policies import FAMILIES
 from offramp.pool import edges_of, search
 from offramp.teach import Ways, teach
-from offramp.trace import Trace
 
 SIZES = (500, 2000, 5000)
 FAMILY = ("resnet20", "resnet20_tuned", "resnet32", "resnet56", "resnet56_tuned")

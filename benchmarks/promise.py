@@ -23,12 +23,12 @@ import numpy as np
 from benchmarks import cifar
 from benchmarks.results import save
 from offramp.base.arrays import FloatArray
+from offramp.core.tasks import Excess, Losses
+from offramp.core.trace import Trace
 from offramp.job import candidates
 from offramp.policies.learned import Learned
 from offramp.pvalues import method_for, p_value
-from offramp.tasks import Excess, Losses
 from offramp.testing import synthetic
-from offramp.trace import Trace
 
 LEARNING = 2500
 SIZES = (1000, 5000)

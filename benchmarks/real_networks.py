@@ -18,12 +18,12 @@ from benchmarks.results import save, standard_error
 from offramp.base.arrays import FloatArray
 from offramp.committees import answering
 from offramp.compare import oracles
+from offramp.core.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
+from offramp.core.trace import Trace
 from offramp.evaluate import evaluate
 from offramp.fit import fit
-from offramp.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
 from offramp.policies import FAMILIES, Policy
 from offramp.teach import teach
-from offramp.trace import Trace
 
 LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss
 BUDGET, CONFIDENCE = 0.01, 0.95  # of the certified point in the figure

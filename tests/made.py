@@ -17,11 +17,11 @@ from sklearn.neural_network import MLPClassifier
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.manifests import HASH, content_hash
-from offramp.graph import Graph
-from offramp.ledger import Ledger
+from offramp.core.graph import Graph
+from offramp.core.ledger import Ledger
+from offramp.core.trace import Trace, assemble
 from offramp.policies import Seen
 from offramp.testing import synthetic
-from offramp.trace import Trace, assemble
 
 
 def rehashed(manifest: Path, value: Mapping[str, Any]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from offramp.graph import Costs, Graph, Stage
-from offramp.trace import Trace, assemble
+from offramp.core.graph import Costs, Graph, Stage
+from offramp.core.trace import Trace, assemble
 
 amounts = st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0])
 

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from offramp import cli
+from offramp.core.trace import Trace
 from offramp.runtime import Routed, SingleFile
 from offramp.testing import synthetic
-from offramp.trace import Trace
 from tests.made import blob_networks, blobs, linear_network, picture, rehashed
 
 POINT = {"tradeoff", "excess_loss", "induced_loss", "cost", "speedup"}

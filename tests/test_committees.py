@@ -13,9 +13,9 @@ from rich.console import Console
 from offramp import tables
 from offramp.base.arrays import FloatArray
 from offramp.committees import Committee, Speaker, answering, learn, pool_weights
+from offramp.core.frontier import replay, static_points
 from offramp.evaluate import evaluate
 from offramp.fit import fit
-from offramp.frontier import replay, static_points
 from offramp.job import _static
 from offramp.plan import Plan
 from offramp.policies import Static

@@ -12,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
+from offramp.core.graph import whole
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import Cut, point, points
 from offramp.exits.heads import Head
 from offramp.exits.network import Network
 from offramp.exits.pooling import Pooling
 from offramp.exits.stages import cut_into_stages
-from offramp.graph import whole
 from offramp.networks import Networks
 from offramp.runtime import OnnxRuntime
 from tests import architectures

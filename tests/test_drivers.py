@@ -19,14 +19,16 @@ from torch import nn
 
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import NetworkError, PlanError
+from offramp.core.frontier import replay
+from offramp.core.graph import Costs, Graph
+from offramp.core.tasks import Kind
+from offramp.core.trace import Trace, assemble
 from offramp.data import open_examples
 from offramp.exits import Settings, add_exits
 from offramp.export import one_file as one_file_model
 from offramp.export import write_file, write_folder
 from offramp.export.seal import sealed
 from offramp.fit import fit
-from offramp.frontier import replay
-from offramp.graph import Costs, Graph
 from offramp.networks import Networks, combine
 from offramp.plan import Plan
 from offramp.policies.gates import Gates
@@ -38,9 +40,7 @@ from offramp.refit import Refit, Refits, refitted
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime
-from offramp.tasks import Kind
 from offramp.testing import DriverLaws, seen_at
-from offramp.trace import Trace, assemble
 from tests.made import blob_networks, blobs, deep_network, hard_blobs, linear_network
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from offramp.base.errors import DataError, GraphError, InputError, NetworkError
 from offramp.cli import main
+from offramp.core.graph import Costs, Graph, Stage, whole
+from offramp.core.trace import Trace, assemble
 from offramp.data import open_examples
 from offramp.exits import Settings, add_exits, candidates
 from offramp.exits.attach import FINAL
@@ -22,7 +24,6 @@ from offramp.exits.heads import fit_head
 from offramp.exits.placement import WORTH, mean_cost, place, propose
 from offramp.exits.pooling import Pooling
 from offramp.fit import fit
-from offramp.graph import Costs, Graph, Stage, whole
 from offramp.measure import stage_costs
 from offramp.networks import Networks, combine
 from offramp.plan import Plan
@@ -31,7 +32,6 @@ from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.testing import RuntimeLaws, synthetic
-from offramp.trace import Trace, assemble
 from tests import architectures
 from tests.made import deep_network, hard_blobs
 

@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import expit, softmax
 
-from offramp import tasks
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
 from offramp.committees import answering
+from offramp.core import tasks
+from offramp.core.frontier import replay
+from offramp.core.graph import BATCH, Costs, Graph, head
+from offramp.core.trace import Trace, assemble
 from offramp.export import write_file, write_folder
 from offramp.fit import fit
-from offramp.frontier import replay
-from offramp.graph import BATCH, Costs, Graph, head
 from offramp.plan import Plan
 from offramp.policies import FAMILIES
 from offramp.runtime import Driver, Routed, SingleFile
 from offramp.testing import close, synthetic
-from offramp.trace import Trace, assemble
 from tests.strategies import costs, graphs
 
 Said = Literal["logits", "masked", "probabilities", "sigmoid"]

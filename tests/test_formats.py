@@ -19,10 +19,11 @@ import pytest
 from offramp import OnnxRuntime, Plan, Preprocessing, Trace, fit, open_examples, record
 from offramp.answers import AnswerFile, stream
 from offramp.committees import Committee
-from offramp.costs import Costs
+from offramp.core.costs import Costs
+from offramp.core.graph import Stage
+from offramp.core.trace import import_scores
 from offramp.export import write_file, write_folder
 from offramp.fit import Choices, fit_each
-from offramp.graph import Stage
 from offramp.latency import Latency
 from offramp.networks import combine
 from offramp.plan import write_plans
@@ -30,7 +31,6 @@ from offramp.policies import FAMILIES, policy_to_json
 from offramp.record import Settings
 from offramp.refit import Refit
 from offramp.testing import synthetic
-from offramp.trace import import_scores
 from tests.made import blob_networks, blobs
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "formats.md"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from offramp.bands import Band, Resamples, measure
 from offramp.compare import compare
-from offramp.frontier import (
+from offramp.core.frontier import (
     Point,
     area,
     cost_at,
@@ -23,10 +23,10 @@ from offramp.frontier import (
     static_points,
     uniform_points,
 )
-from offramp.hulls import LEVELS
+from offramp.core.hulls import LEVELS
+from offramp.core.trace import Trace
 from offramp.policies import FAMILIES, ExactOracle
 from offramp.testing import synthetic
-from offramp.trace import Trace
 
 LEARN, FRESH = synthetic(800, seed=1), synthetic(600, seed=2)
 REFERENCE = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from offramp.base.errors import CostError, GraphError
-from offramp.graph import Costs, Graph, Stage, parse_edges
+from offramp.core.graph import Costs, Graph, Stage, parse_edges
 
 
 def flat(**costs: float) -> Costs:

@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 import offramp
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
+from offramp.core.graph import Graph
+from offramp.core.trace import Trace
 from offramp.data import open_examples
-from offramp.graph import Graph
 from offramp.independence import (
     RowsDepend,
     Traits,
@@ -31,7 +32,6 @@ from offramp.independence import (
 from offramp.networks import Networks
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
-from offramp.trace import Trace
 from tests.made import blobs, linear_network
 
 BEST = (np.eye(6, 4) * 4).astype(np.float32)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from offramp.base.arrays import FloatArray
+from offramp.core.frontier import replay
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import Trace
 from offramp.fit import fit
-from offramp.frontier import replay
-from offramp.graph import Costs, Graph
 from offramp.plan import Plan
 from offramp.policies import FAMILIES
 from offramp.testing import synthetic
-from offramp.trace import Trace
 from tests.made import unseen
 
 TRACE = synthetic(360, seed=11)

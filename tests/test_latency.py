@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.base.errors import CostError, GraphError
+from offramp.core.graph import Graph, Stage
 from offramp.evaluate import evaluate
 from offramp.fit import fit
-from offramp.graph import Graph, Stage
 from offramp.latency import Latency, settle
 from offramp.plan import Plan
 from offramp.policies import family

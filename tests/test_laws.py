@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.certify import Candidate, certify
+from offramp.core.frontier import Point, Recorded, cost_at, excess_of, frontier, hull, replay
+from offramp.core.graph import Graph
+from offramp.core.trace import Trace
+from offramp.core.walk import drive, walk
 from offramp.fit import fit
-from offramp.frontier import Point, Recorded, cost_at, excess_of, frontier, hull, replay
-from offramp.graph import Graph
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, ExactOracle, Policy, Static
 from offramp.policies.rules import Threshold
 from offramp.pvalues import p_value
 from offramp.runtime.driver import infer
 from offramp.testing import MemoryRuntime, PolicyLaws, RuntimeLaws, seen_at, synthetic
-from offramp.trace import Trace
-from offramp.walk import drive, walk
 from tests.made import Scramble, Stopping, prices
 from tests.strategies import graphs, traces
 

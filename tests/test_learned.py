@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.frontier import cost_at, excess_of, frontier, replay, static_points
-from offramp.graph import Costs, Graph
+from offramp.core.frontier import cost_at, excess_of, frontier, replay, static_points
+from offramp.core.graph import Costs, Graph
+from offramp.core.tasks import Excess, Losses
+from offramp.core.trace import Trace, assemble
 from offramp.policies import ExactOracle, Learned, SoftOracle
 from offramp.policies.features import Features, Linear
 from offramp.policies.rules import Threshold
 from offramp.policies.thresholds import Thresholds, best_bands
-from offramp.tasks import Excess, Losses
 from offramp.testing import seen_at, synthetic
-from offramp.trace import Trace, assemble
 from tests.made import prices
 from tests.strategies import traces
 

@@ -13,16 +13,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp import tables
 from offramp.base.arrays import FloatArray, IntArray
+from offramp.core.graph import Costs, Graph
+from offramp.core.meaning import DoubtfulLabels, chance_loss, doubts, judge
+from offramp.core.trace import Trace, assemble, import_scores
 from offramp.data import open_examples
 from offramp.fit import fit
-from offramp.graph import Costs, Graph
-from offramp.meaning import DoubtfulLabels, chance_loss, doubts, judge
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import OnnxRuntime
-from offramp.trace import Trace, assemble, import_scores
 from tests.made import blobs
 
 CLASSES = st.integers(2, 60)

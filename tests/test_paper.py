@@ -13,8 +13,8 @@ import pytest
 from benchmarks.paper import synthetic
 from benchmarks.paper.__main__ import LEVELS, experiment, restrict, speedups, topologies, write
 from offramp.base.errors import InputError
-from offramp.graph import Costs, Graph
-from offramp.trace import Trace, assemble
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import Trace, assemble
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,20 +18,20 @@ from scipy.optimize import minimize
 from offramp import cli
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
-from offramp.frontier import area, excess_of, frontier, replay, static_points
-from offramp.graph import Costs, Graph, Stage
+from offramp.core.frontier import area, excess_of, frontier, replay, static_points
+from offramp.core.graph import Costs, Graph, Stage
+from offramp.core.policy import backbone
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace, assemble
 from offramp.policies import FAMILIES, Deployable, policy_from_json, policy_to_json
 from offramp.policies import gates as gates_module
 from offramp.policies import thresholds as thresholds_module
 from offramp.policies.forced import forced
-from offramp.policies.protocol import backbone
 from offramp.policies.routing import Routing
 from offramp.policies.rules import TRADEOFFS, Alike
 from offramp.policies.statistics import logistic
 from offramp.policies.thresholds import Thresholds
-from offramp.tasks import Losses
 from offramp.testing import seen_at, synthetic
-from offramp.trace import Trace, assemble
 from tests.made import prices
 from tests.strategies import traces
 from tests.test_learned import paths

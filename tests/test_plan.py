@@ -14,17 +14,17 @@ import pytest
 from offramp import split
 from offramp.base.errors import BudgetError, InputError, LossError, PlanError, TraceError
 from offramp.compare import compare
+from offramp.core.frontier import cost_at, frontier, hull, static_points
+from offramp.core.graph import Graph
+from offramp.core.trace import Trace, learning_share
 from offramp.evaluate import evaluate
 from offramp.fit import fit
-from offramp.frontier import cost_at, frontier, hull, static_points
-from offramp.graph import Graph
 from offramp.needs import needs
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.teach import Taught, Ways
 from offramp.testing import synthetic
-from offramp.trace import Trace, learning_share
 from tests.made import blob_networks, different, rehashed, shown, unseen
 
 LEARN = synthetic(1500, seed=1)

@@ -10,16 +10,16 @@ import pytest
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import NetworkError, PlanError
+from offramp.core.graph import Costs
+from offramp.core.policy import STOP
+from offramp.core.trace import Trace
 from offramp.fit import fit
-from offramp.graph import Costs
 from offramp.plan import Plan
 from offramp.policies import Seen
-from offramp.policies.protocol import STOP
 from offramp.policies.rules import Threshold
 from offramp.refit import Refit
 from offramp.runtime.driver import Alone, Answers, Driver, Walker, infer
 from offramp.testing import DriverLaws, PolicyLaws, RuntimeLaws, synthetic
-from offramp.trace import Trace
 from tests.made import different
 
 EDGES = "a>b>c,a>c"

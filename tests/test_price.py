@@ -15,14 +15,15 @@ from offramp.answers import stream
 from offramp.base.errors import CostError
 from offramp.bench import bench
 from offramp.compare import compare
+from offramp.core.frontier import replay, static_points
+from offramp.core.graph import Costs, Graph, head, whole
+from offramp.core.trace import Trace
 from offramp.data import open_examples
 from offramp.evaluate import evaluate
 from offramp.exits import Settings, add_exits
 from offramp.export import write_file, write_folder
 from offramp.export.itinerary import Itinerary
 from offramp.fit import fit
-from offramp.frontier import replay, static_points
-from offramp.graph import Costs, Graph, head, whole
 from offramp.latency import Latency
 from offramp.measure import stage_costs
 from offramp.networks import Networks, combine
@@ -31,7 +32,6 @@ from offramp.policies import Static
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
-from offramp.trace import Trace
 from tests.made import deep_network, hard_blobs
 from tests.strategies import amounts, traces
 

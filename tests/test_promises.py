@@ -21,8 +21,9 @@ from offramp.certify import (
     check_promise,
     safest_first,
 )
+from offramp.core.frontier import excess_of, replay
+from offramp.core.tasks import Excess
 from offramp.fit import fit
-from offramp.frontier import excess_of, replay
 from offramp.job import candidates
 from offramp.pvalues import (
     Method,
@@ -34,7 +35,6 @@ from offramp.pvalues import (
     trinomial,
     upper_bound,
 )
-from offramp.tasks import Excess
 from offramp.testing import synthetic
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import cifar
+from offramp.core.frontier import replay
 from offramp.fit import fit
-from offramp.frontier import replay
 from offramp.runtime import OnnxRuntime, infer
 
 DATA = Path(os.environ.get("OFFRAMP_DATA", "absent"))

@@ -19,18 +19,18 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp import trace as traces
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError, InputError, ScoresError, StorageError, TraceError
-from offramp.costs import COST_KEYS
+from offramp.core import trace as traces
+from offramp.core.costs import COST_KEYS
+from offramp.core.graph import Graph
+from offramp.core.trace import Trace
 from offramp.data import Examples, open_examples
-from offramp.graph import Graph
 from offramp.networks import Networks
 from offramp.preprocessing import Preprocessing
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.driver import Alone
-from offramp.trace import Trace
 from tests.made import blob_networks, blobs, linear_network, picture
 
 BATCH = Settings(batch=16)

@@ -13,22 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from offramp import tables, tasks
+from offramp import tables
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
 from offramp.cli import app
 from offramp.committees import SMALLEST
+from offramp.core import tasks
+from offramp.core.frontier import excess_of, replay, static_points
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import Trace, assemble
 from offramp.evaluate import evaluate
 from offramp.fit import fit
-from offramp.frontier import excess_of, replay, static_points
-from offramp.graph import Costs, Graph
 from offramp.latency import Latency
 from offramp.plan import Plan
 from offramp.refit import Refit, Repair, learn, refitted
 from offramp.report import report_inputs, write_report
 from offramp.runtime import infer
 from offramp.testing import MemoryRuntime, RuntimeLaws, synthetic
-from offramp.trace import Trace, assemble
 from tests.made import rehashed
 
 BIAS = np.array([3.0, 0, 0, 0, -3.0], dtype=np.float32)
@@ -123,7 +124,7 @@ def test_many_classes_get_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     turned = trace.scores["n0"][:, [1, 0, 2, 3, 4]]
     mixed = replace(trace, scores={**trace.scores, "n0": turned})
     assert learn(mixed)[0]["n0"].weights.ndim == 2
-    monkeypatch.setattr("offramp.tasks.FEW_CLASSES", 4)
+    monkeypatch.setattr("offramp.core.tasks.FEW_CLASSES", 4)
     assert learn(mixed)[0]["n0"].weights.ndim < 2
 
 

@@ -13,14 +13,14 @@ from offramp import parsing
 from offramp.base.errors import CostError, InputError, TraceError
 from offramp.base.files import read_json
 from offramp.base.manifests import HASH, write_manifest
+from offramp.core.graph import Costs
+from offramp.core.trace import Trace
 from offramp.data import open_examples
-from offramp.graph import Costs
 from offramp.networks import combine
 from offramp.record import Settings, record
 from offramp.reprice import reprice
 from offramp.runtime import OnnxRuntime
 from offramp.testing import synthetic
-from offramp.trace import Trace
 from tests.made import blob_networks, blobs
 
 MONEY = parsing.costs("small=1,medium=2+0.5,large=4,large.whole=3.5", "USD")

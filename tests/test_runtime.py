@@ -11,14 +11,14 @@ from onnx import TensorProto, helper
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import assemble
 from offramp.fit import fit
-from offramp.graph import Costs, Graph
 from offramp.measure import stage_costs
 from offramp.plan import Plan
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.driver import Alone
 from offramp.testing import RuntimeLaws
-from offramp.trace import assemble
 from tests.made import blob_networks, blobs, linear_network
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from offramp import measure, tables
 from offramp.base.errors import CostError, InputError, PlanError
+from offramp.core.frontier import replay
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import Trace
 from offramp.data import open_examples
 from offramp.fit import fit
-from offramp.frontier import replay
-from offramp.graph import Costs, Graph
 from offramp.latency import Latency
 from offramp.measure import overheads, recorded_costs
 from offramp.networks import combine
@@ -25,7 +26,6 @@ from offramp.report.page import Clock
 from offramp.report.sentences import verdict
 from offramp.runtime import OnnxRuntime
 from offramp.testing import synthetic
-from offramp.trace import Trace
 from tests.made import blob_networks, blobs
 
 STAGES = ("small", "medium", "large")

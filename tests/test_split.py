@@ -28,17 +28,17 @@ from offramp.base.errors import (
 )
 from offramp.certify import Certificate
 from offramp.compare import compare
+from offramp.core.graph import Costs
+from offramp.core.ledger import LEDGER, Ledger, Look
+from offramp.core.trace import Trace, assemble
 from offramp.evaluate import evaluate
 from offramp.fit import Choices, draft, fit, fit_each
-from offramp.graph import Costs
 from offramp.job import Job, prepare
 from offramp.latency import Latency
-from offramp.ledger import LEDGER, Ledger, Look
 from offramp.needs import needs
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.testing import synthetic
-from offramp.trace import Trace, assemble
 from tests.made import unseen
 
 TRACE = synthetic(1500, seed=1)

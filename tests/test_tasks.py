@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from offramp import tasks
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError, LossError, ScoresError
+from offramp.core import tasks
 
 
 def half_wrong(scores: FloatArray, labels: IntArray) -> FloatArray:

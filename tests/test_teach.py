@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offramp.core.frontier import cost_at, frontier, static_points
+from offramp.core.graph import Costs, Graph, Stage
+from offramp.core.trace import Trace, assemble
 from offramp.evaluate import evaluate
 from offramp.fit import fit
-from offramp.frontier import cost_at, frontier, static_points
-from offramp.graph import Costs, Graph, Stage
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_from_json, policy_to_json
 from offramp.policies.features import BLOCKS
@@ -22,7 +23,6 @@ from offramp.policies.regression import Ridge
 from offramp.pool import edges_of, search
 from offramp.teach import FEW, RULES, Ways, teach
 from offramp.testing import seen_at, synthetic
-from offramp.trace import Trace, assemble
 from tests.made import different
 
 CLASSES = 6

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from offramp import trace as module
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import (
     CostError,
@@ -21,9 +20,10 @@ from offramp.base.errors import (
     StorageError,
     TraceError,
 )
-from offramp.graph import Costs
+from offramp.core import trace as module
+from offramp.core.graph import Costs
+from offramp.core.trace import Trace, import_scores
 from offramp.testing import synthetic
-from offramp.trace import Trace, import_scores
 from tests.made import rehashed
 
 COSTS = Costs({"a": 1.0, "b": 3.0}, {"a": 0.0, "b": 0.0}, "MFLOP")

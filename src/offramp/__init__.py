@@ -8,12 +8,15 @@ from offramp.base.errors import OfframpError
 from offramp.bench import bench
 from offramp.certify import Certificate, certify
 from offramp.compare import Comparison, compare
+from offramp.core.frontier import Point, frontier, hull
+from offramp.core.graph import Costs, Graph, Stage
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace, import_scores
+from offramp.core.walk import Outcome, Work, drive, walk
 from offramp.data import open_examples
 from offramp.evaluate import Evaluation, evaluate
 from offramp.exits import Exits, add_exits
 from offramp.fit import fit
-from offramp.frontier import Point, frontier, hull
-from offramp.graph import Costs, Graph, Stage
 from offramp.needs import Needs, needs
 from offramp.networks import Networks
 from offramp.plan import Plan
@@ -22,9 +25,6 @@ from offramp.preprocessing import Preprocessing
 from offramp.pvalues import examples_expected
 from offramp.record import record
 from offramp.runtime import Answers, OnnxRuntime, infer
-from offramp.tasks import Losses
-from offramp.trace import Trace, import_scores
-from offramp.walk import Outcome, Work, drive, walk
 
 __all__ = [  # noqa: RUF022 - in the order of the modules
     "__version__",

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray
-from offramp.frontier import Point, Recorded, excess_of, point, replay
-from offramp.hulls import Hull, Scale
-from offramp.policies.protocol import Policy
-from offramp.tasks import Losses
-from offramp.trace import Trace
+from offramp.core.frontier import Point, Recorded, excess_of, point, replay
+from offramp.core.hulls import Hull, Scale
+from offramp.core.policy import Policy
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace
 
 CONFIDENCE = 0.95  # of every band: between the quantiles that leave out half of the rest each
 DRAWS = 200

@@ -23,16 +23,16 @@ import onnx
 from offramp import weights
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError, MissingExtra
+from offramp.core.frontier import needed, replay
+from offramp.core.graph import head, whole
+from offramp.core.trace import Trace
+from offramp.core.walk import Outcome
 from offramp.export import one_file, write_file, write_folder
 from offramp.export.stages import refitted
-from offramp.frontier import needed, replay
-from offramp.graph import head, whole
 from offramp.measure import laps, seconds
 from offramp.plan import Plan
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import BEST, LEVELS, Session
-from offramp.trace import Trace
-from offramp.walk import Outcome
 
 Run = Callable[[AnyArray], AnyArray]  # from inputs to answers (n,)
 T = TypeVar("T")

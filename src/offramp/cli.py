@@ -28,6 +28,8 @@ from offramp.bench import EXAMPLES, REQUESTS
 from offramp.bench import bench as bench_plan
 from offramp.certify import KEEP
 from offramp.compare import compare as compare_policies
+from offramp.core.tasks import Excess, Kind, is_own
+from offramp.core.trace import TRACE, Trace, import_scores
 from offramp.data import NOTHING, Examples, open_examples
 from offramp.evaluate import evaluate as evaluate_plan
 from offramp.exits import Settings as ExitSettings
@@ -50,9 +52,7 @@ from offramp.reprice import reprice as reprice_trace
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.onnxruntime import Device
 from offramp.split import Repeats
-from offramp.tasks import Excess, Kind, is_own
 from offramp.teach import AUTO
-from offramp.trace import TRACE, Trace, import_scores
 
 app = typer.Typer(
     name="offramp",

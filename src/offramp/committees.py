@@ -15,12 +15,12 @@ import numpy as np
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-from offramp import tasks
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.base.schema import fits
-from offramp.graph import Graph
-from offramp.tasks import Kind, Losses
-from offramp.trace import Trace
+from offramp.core import tasks
+from offramp.core.graph import Graph
+from offramp.core.tasks import Kind, Losses
+from offramp.core.trace import Trace
 
 FOLDS = 5
 SAMPLE = 50_000  # examples that weights are learned from, at most

@@ -24,14 +24,14 @@ from offramp.bands import (
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import TraceError
 from offramp.committees import Committees, answering
-from offramp.frontier import Point, frontier, uniform_points
-from offramp.hulls import LEVELS
+from offramp.core.frontier import Point, frontier, uniform_points
+from offramp.core.hulls import LEVELS
+from offramp.core.policy import Policy
+from offramp.core.tasks import DISAGREEMENT, Losses
+from offramp.core.trace import Trace
 from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
-from offramp.policies.protocol import Policy
 from offramp.split import FEWEST
-from offramp.tasks import DISAGREEMENT, Losses
 from offramp.teach import AUTO, Ways, teach
-from offramp.trace import Trace
 
 UNIFORM = "uniform"  # blind mixes of single networks: always compared, never fitted
 OWN = AUTO  # the policy that others are compared with
@@ -45,8 +45,10 @@ class Summary:
 
     speedups: tuple[Band, ...]  # at LEVELS of net excess loss
     area: Band  # mean cost over the reference's between the ends of LEVELS; lower is better
-    gap_cost: Band  # share of the gap to the exact oracle closed: `offramp.frontier.gap_closed`
-    gap_loss: Band  # likewise in loss: `offramp.frontier.loss_gap_closed`
+    gap_cost: (
+        Band  # share of the gap to the exact oracle closed: `offramp.core.frontier.gap_closed`
+    )
+    gap_loss: Band  # likewise in loss: `offramp.core.frontier.loss_gap_closed`
     lead: tuple[Band, ...] | None = None  # the default policy's speed-ups minus these, paired
     frontier: FrontierBand | None = None  # None without bands
     seconds: float | None = None  # that fitting took; None where nothing is fitted

@@ -17,16 +17,16 @@ from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.bench import Bench, bench
 from offramp.compare import Comparison, compare
+from offramp.core.graph import Graph
+from offramp.core.trace import Trace, versions
 from offramp.data import open_examples
 from offramp.evaluate import Evaluation, evaluate
 from offramp.fit import fit
-from offramp.graph import Graph
 from offramp.measure import machine
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
-from offramp.trace import Trace, versions
 
 DEMO = kind_of_folder("demo")
 BUDGET, CONFIDENCE = 0.02, 0.9

@@ -11,17 +11,18 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from offramp import split, tasks
+from offramp import split
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import CostError, LossError, TraceError
-from offramp.frontier import excess_of, loss_of, point, replay
-from offramp.ledger import Look
+from offramp.core import tasks
+from offramp.core.frontier import excess_of, loss_of, point, replay
+from offramp.core.ledger import Look
+from offramp.core.tasks import Losses, is_binary
+from offramp.core.trace import Trace
+from offramp.core.walk import Outcome
 from offramp.plan import Plan, Profile
 from offramp.policies import policy_to_json
 from offramp.pvalues import Method, interval, method_for
-from offramp.tasks import Losses, is_binary
-from offramp.trace import Trace
-from offramp.walk import Outcome
 
 _ALIKE = 0.01  # below this p-value examples do not look like the certified ones
 

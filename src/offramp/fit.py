@@ -7,19 +7,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from offramp import split, tasks
+from offramp import split
 from offramp.base.errors import BudgetError, InputError, TraceError
 from offramp.certify import Certificate, check_promise
+from offramp.core import tasks
+from offramp.core.ledger import Look
+from offramp.core.tasks import Excess
+from offramp.core.trace import Trace
 from offramp.job import Job, Rows, prepare
 from offramp.latency import Latency
-from offramp.ledger import Look
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import family
 from offramp.split import FEWEST, Repeats
-from offramp.tasks import Excess
 from offramp.teach import AUTO, Ways
-from offramp.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp import tasks, weights
+from offramp import weights
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError, OfframpWarning
-from offramp.graph import Graph
+from offramp.core import tasks
+from offramp.core.graph import Graph
 from offramp.networks import Networks
 from offramp.runtime.driver import Runtime
 

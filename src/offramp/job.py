@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from offramp import tasks
 from offramp.certify import Candidate, Certificate, Order, Saving, certify, safest_first
 from offramp.committees import answering
-from offramp.frontier import Recorded, excess_of, replay
-from offramp.graph import Graph
+from offramp.core import tasks
+from offramp.core.frontier import Recorded, excess_of, replay
+from offramp.core.graph import Graph
+from offramp.core.meaning import chance_loss, doubts
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace, versions
+from offramp.core.walk import Outcome
 from offramp.latency import Latency, Settled, settle
-from offramp.meaning import chance_loss, doubts
 from offramp.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
@@ -22,10 +25,7 @@ from offramp.policies.learned import SAMPLE, Learned
 from offramp.pool import edges_of, search
 from offramp.refit import Refits, Repair, refitted
 from offramp.refit import learn as learn_refits
-from offramp.tasks import Losses
 from offramp.teach import AUTO, QUICK, Taught, Ways, teach
-from offramp.trace import Trace, versions
-from offramp.walk import Outcome
 
 
 @dataclass(frozen=True)

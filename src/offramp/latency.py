@@ -10,11 +10,11 @@ import numpy as np
 from scipy.stats import binom
 
 from offramp.base.errors import CostError, GraphError
-from offramp.frontier import frontier, needed
-from offramp.graph import Costs, Graph, head, whole
-from offramp.policies.protocol import Family, Policy
-from offramp.tasks import Losses
-from offramp.trace import Trace
+from offramp.core.frontier import frontier, needed
+from offramp.core.graph import Costs, Graph, head, whole
+from offramp.core.policy import Family, Policy
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace
 
 _ROUNDS = 2  # of learning at the costs that the last round's survivors make
 

@@ -20,18 +20,18 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray
+from offramp.core.graph import BATCH, Costs, Graph, head, whole
+from offramp.core.policy import backbone
+from offramp.core.trace import assemble
 from offramp.export import write_file
 from offramp.export.stages import unwatched
 from offramp.fit import fit
-from offramp.graph import BATCH, Costs, Graph, head, whole
 from offramp.latency import Latency
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies.forced import forced
-from offramp.policies.protocol import backbone
 from offramp.runtime import OnnxRuntime, SingleFile
 from offramp.runtime.driver import Runtime
-from offramp.trace import assemble
 
 Task = Callable[[], object]
 _FEWEST_ROUNDS = 5

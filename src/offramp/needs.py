@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from offramp import split, tasks
+from offramp import split
 from offramp.base.errors import BudgetError, TraceError
 from offramp.certify import check_promise
-from offramp.frontier import Recorded, excess_of, replay
+from offramp.core import tasks
+from offramp.core.frontier import Recorded, excess_of, replay
+from offramp.core.policy import Policy
+from offramp.core.tasks import Excess
+from offramp.core.trace import Trace
 from offramp.policies import Static, family
-from offramp.policies.protocol import Policy
 from offramp.pvalues import POWER, examples_expected
 from offramp.split import FEWEST
-from offramp.tasks import Excess
-from offramp.trace import Trace
 
 ASSUMED = (0.0, 0.25, 0.5)  # mean excess loss, as shares of the budget
 _SETTINGS = 10  # of the dial, to show
@@ -66,7 +67,7 @@ def needs(
 ) -> Needs:
     """How many labelled examples would certify `budget`, along the path of a policy.
 
-    Those that teach come on top: see `offramp.trace.learning_share`.
+    Those that teach come on top: see `offramp.core.trace.learning_share`.
 
     Only rows of `trace` that are not sealed are looked at. The policy learns on one half of them
     (from labels, or else from agreement with the reference); how often its answers change is seen

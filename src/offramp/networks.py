@@ -15,7 +15,7 @@ from offramp.base.errors import GraphError, InputError, NetworkError, foreign
 from offramp.base.files import regular, storage
 from offramp.base.manifests import PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
-from offramp.graph import Graph, GraphJson, Stage, head, whole
+from offramp.core.graph import Graph, GraphJson, Stage, head, whole
 from offramp.preprocessing import Preprocessing
 
 VERSION = 1

@@ -6,9 +6,9 @@ import math
 import re
 from pathlib import Path
 
-from offramp import tasks
 from offramp.base.errors import BudgetError, CostError, GraphError, InputError, LossError
-from offramp.graph import Costs, Stage, whole
+from offramp.core import tasks
+from offramp.core.graph import Costs, Stage, whole
 from offramp.preprocessing import Preprocessing
 
 WHOLE = whole("")  # after the name of a stage: its network, uncut

@@ -11,7 +11,7 @@ from typing import Any, NotRequired
 
 import numpy as np
 
-from offramp import committees, refit, tasks
+from offramp import committees, refit
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import InputError, PlanError
 from offramp.base.manifests import (
@@ -26,18 +26,19 @@ from offramp.base.outputs import new_folder
 from offramp.base.schema import fits, record
 from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.committees import Committees, answering
-from offramp.costs import COST_KEYS, CostsJson
-from offramp.graph import Costs, Graph, GraphJson
+from offramp.core import tasks
+from offramp.core.costs import COST_KEYS, CostsJson
+from offramp.core.graph import Costs, Graph, GraphJson
+from offramp.core.policy import Policy, Static
+from offramp.core.tasks import Kind
+from offramp.core.trace import Trace
 from offramp.inputs import Watch
 from offramp.networks import PreprocessingJson, copy_networks, find_networks, read_preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.learned import Learned
-from offramp.policies.protocol import Policy, Static
 from offramp.policies.rules import confidence
 from offramp.preprocessing import Preprocessing
 from offramp.refit import Refits, Repair
-from offramp.tasks import Kind
-from offramp.trace import Trace
 
 VERSION = 1
 _WORTH_A_CALL = 2.0  # times what a call and a decision take: below, they dominate

@@ -15,7 +15,7 @@ from scipy import optimize, special, stats
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import LossError
-from offramp.tasks import Excess
+from offramp.core.tasks import Excess
 
 Method = Literal["binomial", "trinomial", "betting"]
 POWER = 0.8  # chance to pass that numbers of examples are worked out for

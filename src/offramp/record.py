@@ -27,18 +27,11 @@ from offramp.base.hashing import hash_rows
 from offramp.base.manifests import PRINTS, read_manifest, write_manifest
 from offramp.base.outputs import check_output, new_folder, only_one
 from offramp.base.schema import record as record_of
-from offramp.data import NOTHING, Batch, Examples
-from offramp.graph import Costs, Graph, head, whole
-from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
-from offramp.inputs import Inputs, Range
-from offramp.ledger import Ledger
-from offramp.meaning import FEWEST, DoubtfulLabels, doubts, judge
-from offramp.measure import recorded_costs
-from offramp.networks import Networks
-from offramp.runtime.driver import Runtime
-from offramp.runtime.onnxruntime import Session
-from offramp.tasks import Kind, no_scores
-from offramp.trace import (
+from offramp.core.graph import Costs, Graph, head, whole
+from offramp.core.ledger import Ledger
+from offramp.core.meaning import FEWEST, DoubtfulLabels, doubts, judge
+from offramp.core.tasks import Kind, no_scores
+from offramp.core.trace import (
     TRACE,
     VERSION,
     Recording,
@@ -52,6 +45,13 @@ from offramp.trace import (
     versions,
     write_part,
 )
+from offramp.data import NOTHING, Batch, Examples
+from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
+from offramp.inputs import Inputs, Range
+from offramp.measure import recorded_costs
+from offramp.networks import Networks
+from offramp.runtime.driver import Runtime
+from offramp.runtime.onnxruntime import Session
 
 Progress = Callable[[int, int], None]
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from offramp import tasks
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.schema import record
 from offramp.committees import FOLDS, SAMPLE, SMALLEST, better, few_threads, labels_of
-from offramp.graph import Graph
-from offramp.tasks import Excess, Kind
-from offramp.trace import Trace
+from offramp.core import tasks
+from offramp.core.graph import Graph
+from offramp.core.tasks import Excess, Kind
+from offramp.core.trace import Trace
 
 _NUMBERS = 5_000_000  # log-probabilities that a map is learned from, at most
 _CHOOSING = 10_000  # examples that the form is chosen on, at most

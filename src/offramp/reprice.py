@@ -9,9 +9,9 @@ from offramp.base.errors import TraceError
 from offramp.base.files import storage
 from offramp.base.manifests import HASH, PRINTS, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
-from offramp.costs import COST_KEYS
-from offramp.graph import Costs, Graph
-from offramp.trace import TRACE, VERSION, Recording
+from offramp.core.costs import COST_KEYS
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import TRACE, VERSION, Recording
 
 
 def reprice(path: Path, costs: Costs, out: Path, *, force: bool = False) -> Costs:

@@ -15,7 +15,7 @@ import numpy as np
 from offramp.base import hashing
 from offramp.base.arrays import BoolArray
 from offramp.base.errors import BudgetError, TraceError
-from offramp.trace import Trace
+from offramp.core.trace import Trace
 
 Repeats = Literal["copies", "real"]
 FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer

@@ -12,11 +12,11 @@ from offramp.bands import CONFIDENCE, Band
 from offramp.bench import Bench, Timing
 from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.compare import Comparison, Row
+from offramp.core.hulls import LEVELS
 from offramp.evaluate import Evaluation
 from offramp.exits import Exits
 from offramp.exits import Point as ExitPoint
 from offramp.exits.placement import WORTH
-from offramp.hulls import LEVELS
 from offramp.needs import Needs
 from offramp.plan import Plan
 from offramp.report.sentences import advice

@@ -20,13 +20,13 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import NetworkError, PlanError
-from offramp.frontier import replay
-from offramp.graph import Costs, Graph
+from offramp.core.frontier import replay
+from offramp.core.graph import Costs, Graph
+from offramp.core.trace import Trace, assemble
 from offramp.plan import Plan
 from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
 from offramp.policies.encoding import Deployable
 from offramp.runtime.driver import Alone, Answers, Driver, Runtime, infer
-from offramp.trace import Trace, assemble
 
 _ROUNDING = 5e-4  # relative, of evidence
 _NUDGES = 20  # of evidence, likewise

@@ -12,6 +12,9 @@ import onnx
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError, InputError, NetworkError
+from offramp.core.graph import Costs
+from offramp.core.tasks import log_probabilities
+from offramp.core.trace import assemble
 from offramp.data import Examples
 from offramp.exits.cutting import Point, point, points
 from offramp.exits.features import BATCH, Features, Progress, stream
@@ -20,13 +23,10 @@ from offramp.exits.network import Network, made_up
 from offramp.exits.placement import Placement, place, propose
 from offramp.exits.pooling import Pooling, Style
 from offramp.exits.stages import cut_into_stages
-from offramp.graph import Costs
 from offramp.measure import stage_costs
 from offramp.networks import Networks
 from offramp.preprocessing import Preprocessing
 from offramp.runtime import OnnxRuntime
-from offramp.tasks import log_probabilities
-from offramp.trace import assemble
 
 OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
 FINAL = "final"  # the stage of the network's own answer

@@ -14,9 +14,9 @@ import onnx
 from onnx import helper
 
 from offramp.base.errors import NetworkError
+from offramp.core.graph import BATCH, Costs
+from offramp.core.graph import head as head_of
 from offramp.exits.network import Network
-from offramp.graph import BATCH, Costs
-from offramp.graph import head as head_of
 
 _WIDEST = 8  # tensors in the carry of a point that is proposed
 _LATEST = 0.98  # of the work: later there is nothing left to save

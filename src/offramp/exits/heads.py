@@ -19,8 +19,8 @@ from sklearn.neural_network import MLPClassifier
 
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.base.errors import DataError
+from offramp.core.tasks import log_probabilities
 from offramp.exits.pooling import Nodes, Pooling, Style
-from offramp.tasks import log_probabilities
 
 _HIDDEN = 128
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.frontier import LEVELS, cost_at, frontier, static_points
+from offramp.core.frontier import LEVELS, cost_at, frontier, static_points
+from offramp.core.policy import path
+from offramp.core.trace import Trace, assemble
 from offramp.policies import family
-from offramp.policies.protocol import path
-from offramp.trace import Trace, assemble
 
 WORTH = 0.002  # of the reference's cost: what an exit must save to be kept
 _RULE = "margin"  # decides while exits are chosen: one number, so that nothing can be overfitted

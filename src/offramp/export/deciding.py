@@ -11,6 +11,8 @@ from onnx import TensorProto
 
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.committees import SMALLEST
+from offramp.core.tasks import FEW_CLASSES, NEAREST, Kind
+from offramp.core.tasks import SMALLEST as SMALLEST_PROBABILITY
 from offramp.export.scope import Scope
 from offramp.plan import Plan
 from offramp.policies.features import SURE, Linear
@@ -21,8 +23,6 @@ from offramp.policies.routing import Routing
 from offramp.policies.rules import Alike, Threshold
 from offramp.policies.statistics import LOWEST
 from offramp.policies.thresholds import Thresholds
-from offramp.tasks import FEW_CLASSES, NEAREST, Kind
-from offramp.tasks import SMALLEST as SMALLEST_PROBABILITY
 
 Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recorded under it
 Recipe = Callable[[Scope, Get], str]

@@ -16,13 +16,13 @@ from onnx import TensorProto
 
 from offramp.base.manifests import Sealed, kind_of_folder, write_manifest
 from offramp.base.outputs import new_folder
+from offramp.core.graph import BATCH
 from offramp.export.deciding import TAINT, Decider, Dial, Recipe
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, value
 from offramp.export.seal import described, facts, write_sealed
 from offramp.export.single import TRADEOFF
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
-from offramp.graph import BATCH
 from offramp.plan import Plan
 from offramp.preprocessing import Preprocessing
 from offramp.weights import fingerprint_of_copy

@@ -16,7 +16,7 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
 from offramp.base.errors import PlanError
-from offramp.graph import Costs, Graph, head
+from offramp.core.graph import Costs, Graph, head
 
 _MOST = 4096  # paths
 

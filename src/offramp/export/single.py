@@ -16,12 +16,12 @@ from onnx import TensorProto, helper
 from offramp.base.errors import PlanError
 from offramp.base.files import storage
 from offramp.base.outputs import new_output
+from offramp.core.graph import BATCH
 from offramp.export.deciding import Decider, Dial, Recipe, spoken
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, Shape, value
 from offramp.export.seal import EXPORTED, described, facts, write_sealed
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
-from offramp.graph import BATCH
 from offramp.plan import Plan
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, inliner, version_converter
 
 from offramp import weights
 from offramp.base.errors import NetworkError, PlanError
+from offramp.core.graph import BATCH, Graph, head, whole
 from offramp.export.deciding import (
     TAINT,
     Decider,
@@ -26,7 +27,6 @@ from offramp.export.deciding import (
 )
 from offramp.export.itinerary import Block, Itinerary
 from offramp.export.scope import Scope, is_float, value
-from offramp.graph import BATCH, Graph, head, whole
 from offramp.networks import sources
 from offramp.plan import Plan
 from offramp.preprocessing import Preprocessing

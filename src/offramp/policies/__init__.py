@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 
 from offramp.base.errors import InputError
+from offramp.core.policy import STOP, Family, Policy, Seen, Static
 from offramp.policies.baselines import ExactOracle, SoftOracle
 from offramp.policies.encoding import Deployable, policy_from_json, policy_to_json
 from offramp.policies.gates import Gates
 from offramp.policies.learned import UNITS, Learned
-from offramp.policies.protocol import STOP, Family, Policy, Seen, Static
 from offramp.policies.routing import Routing
 from offramp.policies.rules import Alike, Threshold
 from offramp.policies.thresholds import THRESHOLDS

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Costs, Graph
-from offramp.policies.protocol import STOP, Seen, backbone
-from offramp.tasks import Losses
-from offramp.trace import Trace
+from offramp.core.graph import Costs, Graph
+from offramp.core.policy import STOP, Seen, backbone
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace
 
 _TRADEOFFS = np.geomspace(1000.0, 0.001, 61)  # to where even a certain gain is not worth its cost
 

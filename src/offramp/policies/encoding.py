@@ -9,7 +9,7 @@ import numpy as np
 
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import InputError, PlanError
-from offramp.graph import Graph
+from offramp.core.graph import Graph
 from offramp.policies.features import BLOCKS, Features
 from offramp.policies.gates import Gates
 from offramp.policies.learned import Learned, Model

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Graph
-from offramp.policies.protocol import Seen
+from offramp.core.graph import Graph
+from offramp.core.policy import Seen
+from offramp.core.tasks import FEW_CLASSES, logits
 from offramp.policies.rules import margin as margin_of
-from offramp.tasks import FEW_CLASSES, logits
 
 BLOCKS = ("margin", "answer", "second", "spread", "earlier", "divergence")
 """Names of the blocks of features, in their order; the first is always there."""

@@ -15,13 +15,13 @@ import numpy as np
 from scipy.special import expit
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Graph
-from offramp.policies.protocol import STOP, Seen, backbone
+from offramp.core.graph import Graph
+from offramp.core.policy import STOP, Seen, backbone
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace
 from offramp.policies.rules import TRADEOFFS, seen_by_all
 from offramp.policies.statistics import agreeing, logistic, scales, scores, summary, sureness
 from offramp.policies.thresholds import tuned
-from offramp.tasks import Losses
-from offramp.trace import Trace
 
 _FOLDS = 5
 _ROUNDS = 2  # in the first all examples count alike at every gate

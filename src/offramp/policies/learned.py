@@ -21,14 +21,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Graph
+from offramp.core.graph import Graph
+from offramp.core.policy import STOP, Seen
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace
 from offramp.policies.features import BLOCKS, Features, Linear
 from offramp.policies.posterior import expected_excess
-from offramp.policies.protocol import STOP, Seen
 from offramp.policies.regression import Hidden, Regression
 from offramp.policies.rules import TRADEOFFS, seen_by_all
-from offramp.tasks import Losses
-from offramp.trace import Trace
 
 FOLDS = 5
 SAMPLE = 50_000  # larger learning sets are sampled

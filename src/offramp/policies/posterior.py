@@ -16,11 +16,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from offramp import tasks
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.committees import SMALLEST, pool_weights
-from offramp.tasks import Losses, answers
-from offramp.trace import Trace
+from offramp.core import tasks
+from offramp.core.tasks import Losses, answers
+from offramp.core.trace import Trace
 
 SHARE = 0.8  # of the expectation; the rest is the real loss, should the model of the label be wrong
 _NUMBERS = 50_000_000  # scores of all examples; with more there is enough to learn from

@@ -9,12 +9,12 @@ import numpy as np
 from scipy.special import expit
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Graph
-from offramp.policies.protocol import STOP, Seen
+from offramp.core.graph import Graph
+from offramp.core.policy import STOP, Seen
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace
 from offramp.policies.rules import TRADEOFFS, seen_by_all
 from offramp.policies.statistics import agreeing, logistic, scales, scores, sureness
-from offramp.tasks import Losses
-from offramp.trace import Trace
 
 
 @dataclass(frozen=True)

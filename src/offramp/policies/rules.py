@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Graph
-from offramp.policies.protocol import STOP, Seen, backbone
-from offramp.trace import Trace
+from offramp.core.graph import Graph
+from offramp.core.policy import STOP, Seen, backbone
+from offramp.core.trace import Trace
 
 TRADEOFFS = np.geomspace(1000.0, 1.0, 60)  # the dial of everything that weighs loss against cost
 _NEVER = 2.0  # a threshold that no sureness reaches

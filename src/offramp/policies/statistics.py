@@ -11,10 +11,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from offramp.base.arrays import FloatArray
+from offramp.core.policy import Seen
+from offramp.core.tasks import FEW_CLASSES
 from offramp.policies.features import SURE
-from offramp.policies.protocol import Seen
 from offramp.policies.rules import confidence, margin, negative_entropy
-from offramp.tasks import FEW_CLASSES
 
 SUMS = 5  # numbers that sum up the probabilities, before the probabilities themselves
 LOWEST = -30.0  # of logarithms of probabilities: a class may be impossible

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Graph
-from offramp.hulls import corners
-from offramp.policies.protocol import Seen, backbone
+from offramp.core.graph import Graph
+from offramp.core.hulls import corners
+from offramp.core.policy import Seen, backbone
+from offramp.core.tasks import Losses
+from offramp.core.trace import Trace
 from offramp.policies.rules import TRADEOFFS, confidence, seen_by_all
-from offramp.tasks import Losses
-from offramp.trace import Trace
 
 _COMBINATIONS = 4096  # of cuts that the exhaustive search tries, at most
 _FINEST = 60  # quantiles of one stage, at most

@@ -8,8 +8,8 @@ from typing import Literal
 
 from offramp.certify import Certificate
 from offramp.compare import OWN, Comparison, Row
-from offramp.frontier import Point, hull
-from offramp.hulls import LEVELS
+from offramp.core.frontier import Point, hull
+from offramp.core.hulls import LEVELS
 
 Role = Literal["learned", "rival", "peer", "policy", "static", "oracle", "certified", "tested"]
 _SHOWN = 100 * 1.5 * LEVELS[-1]  # percentage points; beyond, nobody chooses

@@ -6,15 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from offramp import tasks
 from offramp.base.errors import InputError
 from offramp.base.schema import record
 from offramp.compare import compare
+from offramp.core import tasks
+from offramp.core.trace import Trace
 from offramp.evaluate import evaluate, priced
 from offramp.plan import Plan
 from offramp.refit import refitted
 from offramp.report.page import Clock, ReportInput
-from offramp.trace import Trace
 
 
 def report_inputs(paths: Sequence[Path]) -> list[ReportInput]:

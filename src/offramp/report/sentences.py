@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from offramp.certify import KEEP, ROUTE, Certificate
+from offramp.core.tasks import DISAGREEMENT
 from offramp.evaluate import Evaluation
-from offramp.tasks import DISAGREEMENT
 
 
 def promise(found: Certificate, reference: str) -> str:

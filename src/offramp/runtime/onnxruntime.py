@@ -14,7 +14,7 @@ from offramp import weights
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import InputError, NetworkError
 from offramp.base.files import regular
-from offramp.graph import BATCH, Graph, head, whole
+from offramp.core.graph import BATCH, Graph, head, whole
 from offramp.networks import sources
 
 _TYPES: dict[str, type[np.generic]] = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import MissingExtra, NetworkError
-from offramp.graph import Graph, head
+from offramp.core.graph import Graph, head
 
 try:
     import torch

@@ -15,8 +15,8 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import CostError, GraphError
-from offramp.costs import Costs as Costs
-from offramp.costs import check_cost, check_sizes
+from offramp.core.costs import Costs as Costs
+from offramp.core.costs import check_cost, check_sizes
 
 BATCH = "batch"  # the name of the batch dimension in every part of a network
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

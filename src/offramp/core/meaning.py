@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from offramp import tasks
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import OfframpWarning
+from offramp.core import tasks
 
 FEWEST = 20  # examples; fewer say nothing
 _SHIFTS = (1, -1, 2, -2, 3, -3)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Costs, Graph
-from offramp.policies.protocol import STOP, Policy, Seen
-from offramp.tasks import Kind
+from offramp.core.graph import Costs, Graph
+from offramp.core.policy import STOP, Policy, Seen
+from offramp.core.tasks import Kind
 
 
 @dataclass(frozen=True)

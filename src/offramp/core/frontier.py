@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Costs, Graph, head
-from offramp.hulls import LEVELS as LEVELS  # on which frontiers are compared
-from offramp.hulls import Hull, Scale, corners
-from offramp.policies.protocol import Policy, Seen, Static
-from offramp.tasks import Excess, Losses, excess
-from offramp.trace import Trace
-from offramp.walk import Outcome, drive, walk
+from offramp.core.graph import Costs, Graph, head
+from offramp.core.hulls import LEVELS as LEVELS  # on which frontiers are compared
+from offramp.core.hulls import Hull, Scale, corners
+from offramp.core.policy import Policy, Seen, Static
+from offramp.core.tasks import Excess, Losses, excess
+from offramp.core.trace import Trace
+from offramp.core.walk import Outcome, drive, walk
 
 
 @dataclass(frozen=True)

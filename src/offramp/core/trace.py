@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offramp import tasks
 from offramp.base import hashing
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from offramp.base.errors import BudgetError, InputError, LossError, ScoresError, TraceError, foreign
@@ -32,11 +31,12 @@ from offramp.base.manifests import (
     write_manifest,
 )
 from offramp.base.outputs import new_folder
-from offramp.costs import COST_KEYS, CostsJson
-from offramp.graph import Costs, Graph, GraphJson, Stage
-from offramp.ledger import Ledger
-from offramp.meaning import DoubtfulLabels, doubts
-from offramp.tasks import Excess, Kind, Losses
+from offramp.core import tasks
+from offramp.core.costs import COST_KEYS, CostsJson
+from offramp.core.graph import Costs, Graph, GraphJson, Stage
+from offramp.core.ledger import Ledger
+from offramp.core.meaning import DoubtfulLabels, doubts
+from offramp.core.tasks import Excess, Kind, Losses
 
 VERSION = 1
 TRACE = kind_of_folder("trace")

@@ -97,14 +97,14 @@ class Scale:
         return hull.area() / self.reference_cost
 
     def cost_gap_closed(self, hull: Hull) -> float:
-        """As `offramp.frontier.gap_closed`."""
+        """As `offramp.core.frontier.gap_closed`."""
         levels = np.array(LEVELS)
         saved = float((self.best - hull.cost_at(levels)).sum())
         possible = float((self.best - self.oracle.cost_at(levels)).sum())
         return _share(saved, possible, self.reference_cost)
 
     def loss_gap_closed(self, hull: Hull) -> float:
-        """As `offramp.frontier.loss_gap_closed`."""
+        """As `offramp.core.frontier.loss_gap_closed`."""
         won, possible = self._won(hull), self._won(self.oracle)
         return _share(won, possible, self.reference_cost)
 

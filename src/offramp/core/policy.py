@@ -9,11 +9,11 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from offramp import tasks
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.graph import Graph
-from offramp.tasks import Kind, Losses
-from offramp.trace import Trace
+from offramp.core import tasks
+from offramp.core.graph import Graph
+from offramp.core.tasks import Kind, Losses
+from offramp.core.trace import Trace
 
 STOP = 0  # the action that returns the present answer; action i goes to the i-th successor
 

@@ -1,0 +1,1 @@
+"""Stages, costs, traces, and the one loop that walks them."""
