@@ -22,13 +22,13 @@ import numpy as np
 
 from benchmarks.results import save
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.certify import KEEP
 from offramp.core.frontier import excess_of, replay
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.trace import Trace, assemble
 from offramp.fit import Choices, fit_each
 from offramp.latency import Latency
 from offramp.plan import Plan
+from offramp.promise.certify import KEEP
 
 CONFIDENCE = 0.9  # low, so that broken promises are seen in few draws
 EXAMPLES, CLASSES = 1200, 10

@@ -25,13 +25,13 @@ import numpy as np
 from scipy import special, stats
 
 from benchmarks.results import save
-from offramp import pvalues
 from offramp.base.arrays import BoolArray, FloatArray, IntArray
-from offramp.certify import Candidate, in_order, safest_first
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble, learning_share
 from offramp.job import candidates, statics
 from offramp.policies.learned import Learned
+from offramp.promise import pvalues
+from offramp.promise.certify import Candidate, in_order, safest_first
 
 SIZES = (1000, 2500, 5000)  # certification examples
 BUDGETS = (0.005, 0.01, 0.02)

@@ -27,7 +27,7 @@ from offramp.core.tasks import Excess, Losses
 from offramp.core.trace import Trace
 from offramp.job import candidates
 from offramp.policies.learned import Learned
-from offramp.pvalues import method_for, p_value
+from offramp.promise.pvalues import method_for, p_value
 from offramp.testing import synthetic
 
 LEARNING = 2500

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.certify import Candidate, certify
 from offramp.core.frontier import Point, Recorded, cost_at, excess_of, frontier, hull, replay
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
@@ -22,7 +21,8 @@ from offramp.fit import fit
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, ExactOracle, Policy, Static
 from offramp.policies.rules import Threshold
-from offramp.pvalues import p_value
+from offramp.promise.certify import Candidate, certify
+from offramp.promise.pvalues import p_value
 from offramp.runtime.driver import infer
 from offramp.testing import MemoryRuntime, PolicyLaws, RuntimeLaws, seen_at, synthetic
 from tests.made import Scramble, Stopping, prices

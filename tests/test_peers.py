@@ -419,7 +419,10 @@ ODD = (
 )
 
 
-NEEDS_MORE = {("learned", "one example"), ("network", "one example")}  # `offramp.split.FEWEST`
+NEEDS_MORE = {
+    ("learned", "one example"),
+    ("network", "one example"),
+}  # `offramp.promise.split.FEWEST`
 ODD_FOR_EACH = sorted({(name, kind) for name in FAMILIES for kind in ODD} - NEEDS_MORE)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offramp import split
 from offramp.base.errors import BudgetError, InputError, LossError, PlanError, TraceError
 from offramp.compare import compare
 from offramp.core.frontier import cost_at, frontier, hull, static_points
@@ -23,6 +22,7 @@ from offramp.needs import needs
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
+from offramp.promise import split
 from offramp.teach import Taught, Ways
 from offramp.testing import synthetic
 from tests.made import blob_networks, different, rehashed, shown, unseen

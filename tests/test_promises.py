@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from offramp import pvalues
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import BudgetError
-from offramp.certify import (
+from offramp.core.frontier import excess_of, replay
+from offramp.core.tasks import Excess
+from offramp.fit import fit
+from offramp.job import candidates
+from offramp.promise import pvalues
+from offramp.promise.certify import (
     Candidate,
     Certificate,
     Order,
@@ -21,11 +25,7 @@ from offramp.certify import (
     check_promise,
     safest_first,
 )
-from offramp.core.frontier import excess_of, replay
-from offramp.core.tasks import Excess
-from offramp.fit import fit
-from offramp.job import candidates
-from offramp.pvalues import (
+from offramp.promise.pvalues import (
     Method,
     binomial,
     examples_expected,

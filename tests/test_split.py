@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp import split
 from offramp.base import hashing
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.base.errors import (
@@ -26,7 +25,6 @@ from offramp.base.errors import (
     StorageError,
     TraceError,
 )
-from offramp.certify import Certificate
 from offramp.compare import compare
 from offramp.core.graph import Costs
 from offramp.core.ledger import LEDGER, Ledger, Look
@@ -38,6 +36,8 @@ from offramp.latency import Latency
 from offramp.needs import needs
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
+from offramp.promise import split
+from offramp.promise.certify import Certificate
 from offramp.testing import synthetic
 from tests.made import unseen
 

@@ -6,7 +6,6 @@ The names below come in the order in which the modules build on each other.
 from offramp._version import __version__
 from offramp.base.errors import OfframpError
 from offramp.bench import bench
-from offramp.certify import Certificate, certify
 from offramp.compare import Comparison, compare
 from offramp.core.frontier import Point, frontier, hull
 from offramp.core.graph import Costs, Graph, Stage
@@ -22,7 +21,8 @@ from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, Policy, Seen
 from offramp.preprocessing import Preprocessing
-from offramp.pvalues import examples_expected
+from offramp.promise.certify import Certificate, certify
+from offramp.promise.pvalues import examples_expected
 from offramp.record import record
 from offramp.runtime import Answers, OnnxRuntime, infer
 

@@ -26,7 +26,6 @@ from offramp.base.errors import InputError, OfframpError, OfframpWarning, reason
 from offramp.base.outputs import check_output
 from offramp.bench import EXAMPLES, REQUESTS
 from offramp.bench import bench as bench_plan
-from offramp.certify import KEEP
 from offramp.compare import compare as compare_policies
 from offramp.core.tasks import Excess, Kind, is_own
 from offramp.core.trace import TRACE, Trace, import_scores
@@ -45,13 +44,14 @@ from offramp.needs import needs as examples_needs
 from offramp.networks import GRAPH, Networks, combine, recorded_networks
 from offramp.plan import PLAN, Plan, write_plans
 from offramp.preprocessing import Preprocessing
-from offramp.pvalues import POWER
+from offramp.promise.certify import KEEP
+from offramp.promise.pvalues import POWER
+from offramp.promise.split import Repeats
 from offramp.record import Settings, blank
 from offramp.record import record as record_trace
 from offramp.reprice import reprice as reprice_trace
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.onnxruntime import Device
-from offramp.split import Repeats
 from offramp.teach import AUTO
 
 app = typer.Typer(

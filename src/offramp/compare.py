@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from offramp import split
 from offramp.bands import (
     DRAWS,
     Band,
@@ -30,7 +29,8 @@ from offramp.core.policy import Policy
 from offramp.core.tasks import DISAGREEMENT, Losses
 from offramp.core.trace import Trace
 from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
-from offramp.split import FEWEST
+from offramp.promise import split
+from offramp.promise.split import FEWEST
 from offramp.teach import AUTO, Ways, teach
 
 UNIFORM = "uniform"  # blind mixes of single networks: always compared, never fitted

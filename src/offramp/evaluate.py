@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from offramp import split
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import CostError, LossError, TraceError
 from offramp.core import tasks
@@ -22,7 +21,8 @@ from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
 from offramp.plan import Plan, Profile
 from offramp.policies import policy_to_json
-from offramp.pvalues import Method, interval, method_for
+from offramp.promise import split
+from offramp.promise.pvalues import Method, interval, method_for
 
 _ALIKE = 0.01  # below this p-value examples do not look like the certified ones
 

@@ -7,9 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from offramp import split
 from offramp.base.errors import BudgetError, InputError, TraceError
-from offramp.certify import Certificate, check_promise
 from offramp.core import tasks
 from offramp.core.ledger import Look
 from offramp.core.tasks import Excess
@@ -19,7 +17,9 @@ from offramp.latency import Latency
 from offramp.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import family
-from offramp.split import FEWEST, Repeats
+from offramp.promise import split
+from offramp.promise.certify import Certificate, check_promise
+from offramp.promise.split import FEWEST, Repeats
 from offramp.teach import AUTO, Ways
 
 
@@ -103,7 +103,7 @@ def fit(
         learn_share: part of `trace` that is learned from; None: all that is not sealed. Rows that
             nobody has opened certify.
         repeats: what rows that repeat others are, where many do: `copies` of examples, each of
-            which counts once, or `real` draws (`offramp.split.distinct`).
+            which counts once, or `real` draws (`offramp.promise.split.distinct`).
         looks: how many times these rows may be asked with the `confidence` for all answers
             together; each then has its share of the error.
         seed: of the folds and the order of the betting test.

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from offramp.certify import Candidate, Certificate, Order, Saving, certify, safest_first
 from offramp.committees import answering
 from offramp.core import tasks
 from offramp.core.frontier import Recorded, excess_of, replay
@@ -23,6 +22,7 @@ from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
 from offramp.policies.learned import SAMPLE, Learned
 from offramp.pool import edges_of, search
+from offramp.promise.certify import Candidate, Certificate, Order, Saving, certify, safest_first
 from offramp.refit import Refits, Repair, refitted
 from offramp.refit import learn as learn_refits
 from offramp.teach import AUTO, QUICK, Taught, Ways, teach

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from offramp import split
 from offramp.base.errors import BudgetError, TraceError
-from offramp.certify import check_promise
 from offramp.core import tasks
 from offramp.core.frontier import Recorded, excess_of, replay
 from offramp.core.policy import Policy
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
 from offramp.policies import Static, family
-from offramp.pvalues import POWER, examples_expected
-from offramp.split import FEWEST
+from offramp.promise import split
+from offramp.promise.certify import check_promise
+from offramp.promise.pvalues import POWER, examples_expected
+from offramp.promise.split import FEWEST
 
 ASSUMED = (0.0, 0.25, 0.5)  # mean excess loss, as shares of the budget
 _SETTINGS = 10  # of the dial, to show

@@ -24,7 +24,6 @@ from offramp.base.manifests import (
 )
 from offramp.base.outputs import new_folder
 from offramp.base.schema import fits, record
-from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.committees import Committees, answering
 from offramp.core import tasks
 from offramp.core.costs import COST_KEYS, CostsJson
@@ -38,6 +37,7 @@ from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.learned import Learned
 from offramp.policies.rules import confidence
 from offramp.preprocessing import Preprocessing
+from offramp.promise.certify import KEEP, ROUTE, Certificate
 from offramp.refit import Refits, Repair
 
 VERSION = 1

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from offramp.bands import CONFIDENCE, Band
 from offramp.bench import Bench, Timing
-from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.compare import Comparison, Row
 from offramp.core.hulls import LEVELS
 from offramp.evaluate import Evaluation
@@ -19,6 +18,7 @@ from offramp.exits import Point as ExitPoint
 from offramp.exits.placement import WORTH
 from offramp.needs import Needs
 from offramp.plan import Plan
+from offramp.promise.certify import KEEP, ROUTE, Certificate
 from offramp.report.sentences import advice
 
 

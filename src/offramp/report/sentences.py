@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from offramp.certify import KEEP, ROUTE, Certificate
 from offramp.core.tasks import DISAGREEMENT
 from offramp.evaluate import Evaluation
+from offramp.promise.certify import KEEP, ROUTE, Certificate
 
 
 def promise(found: Certificate, reference: str) -> str:

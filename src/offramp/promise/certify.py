@@ -20,7 +20,7 @@ from offramp.base.arrays import FloatArray
 from offramp.base.errors import BudgetError
 from offramp.base.schema import record
 from offramp.core.tasks import Excess
-from offramp.pvalues import Method, examples_needed, method_for, p_value, upper_bound
+from offramp.promise.pvalues import Method, examples_needed, method_for, p_value, upper_bound
 
 SUREST = 1 - 1e-9  # confidence; see `pvalues._NEGLIGIBLE`
 ROUTE, ONE_NETWORK, KEEP = "route", "one network", "keep the reference"

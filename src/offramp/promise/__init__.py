@@ -1,0 +1,1 @@
+"""From excess losses on sealed examples to a certificate."""
