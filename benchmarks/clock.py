@@ -25,9 +25,9 @@ from benchmarks import cifar
 from benchmarks.exits import PIXELS, Made
 from benchmarks.modules import resnet
 from benchmarks.results import save
+from offramp.answering.committees import answering
 from offramp.base.arrays import AnyArray, IntArray
 from offramp.bench import Run, alone, bench
-from offramp.committees import answering
 from offramp.core.frontier import frontier, replay
 from offramp.core.graph import Graph
 from offramp.core.policy import backbone

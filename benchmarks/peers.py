@@ -23,7 +23,7 @@ from joblib import Parallel, delayed
 from benchmarks import cifar, exits
 from benchmarks.known import WORLDS, World
 from benchmarks.results import save, standard_error
-from offramp.committees import answering
+from offramp.answering.committees import answering
 from offramp.compare import oracles
 from offramp.core.frontier import (
     LEVELS,

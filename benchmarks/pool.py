@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import cifar, exits
 from benchmarks.peers import FIRST, Halving
 from benchmarks.results import save, standard_error
-from offramp.committees import answering
+from offramp.answering.committees import answering
 from offramp.core.frontier import LEVELS, cost_at, frontier, static_points
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace

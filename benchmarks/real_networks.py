@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks import cifar
 from benchmarks.results import save, standard_error
+from offramp.answering.committees import answering
 from offramp.base.arrays import FloatArray
-from offramp.committees import answering
 from offramp.compare import oracles
 from offramp.core.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
 from offramp.core.trace import Trace

@@ -14,13 +14,13 @@ import numpy as np
 
 from benchmarks import cifar
 from benchmarks.results import save, standard_error
+from offramp.answering.committees import answering
+from offramp.answering.committees import learn as learn_committees
+from offramp.answering.refit import Repair, learn, refitted
 from offramp.base.arrays import FloatArray
-from offramp.committees import answering
-from offramp.committees import learn as learn_committees
 from offramp.core.frontier import LEVELS, cost_at, frontier, static_points
 from offramp.core.trace import Trace
 from offramp.policies import family
-from offramp.refit import Repair, learn, refitted
 
 SIZES = (500, 2000, 5000)  # learning examples; the others of the first half are left aside
 LOSS = "top1"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offramp.answering.refit import Refit
 from offramp.base.errors import DataError, PlanError
 from offramp.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench, peak_mb
 from offramp.data import open_examples
@@ -16,7 +17,6 @@ from offramp.fit import fit
 from offramp.networks import combine
 from offramp.plan import Plan
 from offramp.record import Settings, record
-from offramp.refit import Refit
 from offramp.runtime import OnnxRuntime
 from tests.made import blob_networks, blobs, linear_network
 

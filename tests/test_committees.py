@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from offramp import tables
+from offramp.answering.committees import Committee, Speaker, answering, learn, pool_weights
 from offramp.base.arrays import FloatArray
-from offramp.committees import Committee, Speaker, answering, learn, pool_weights
 from offramp.core.frontier import replay, static_points
 from offramp.evaluate import evaluate
 from offramp.fit import fit

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from scipy.special import logit
 from torch import nn
 
+from offramp.answering.refit import Refit, Refits, refitted
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.frontier import replay
@@ -36,7 +37,6 @@ from offramp.policies.routing import Routing
 from offramp.preprocessing import Layout, Preprocessing
 from offramp.record import Settings as Recording
 from offramp.record import record
-from offramp.refit import Refit, Refits, refitted
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime

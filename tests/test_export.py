@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import expit, softmax
 
+from offramp.answering.committees import answering
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
-from offramp.committees import answering
 from offramp.core import tasks
 from offramp.core.frontier import replay
 from offramp.core.graph import BATCH, Costs, Graph, head

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from offramp import OnnxRuntime, Plan, Preprocessing, Trace, fit, open_examples, record
+from offramp.answering.committees import Committee
+from offramp.answering.refit import Refit
 from offramp.answers import AnswerFile, stream
-from offramp.committees import Committee
 from offramp.core.costs import Costs
 from offramp.core.graph import Stage
 from offramp.core.trace import import_scores
@@ -29,7 +30,6 @@ from offramp.networks import combine
 from offramp.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.record import Settings
-from offramp.refit import Refit
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from offramp.answering.refit import Refit
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.graph import Costs
@@ -17,7 +18,6 @@ from offramp.fit import fit
 from offramp.plan import Plan
 from offramp.policies import Seen
 from offramp.policies.rules import Threshold
-from offramp.refit import Refit
 from offramp.runtime.driver import Alone, Answers, Driver, Walker, infer
 from offramp.testing import DriverLaws, PolicyLaws, RuntimeLaws, synthetic
 from tests.made import different

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from offramp import tables
+from offramp.answering.committees import SMALLEST
+from offramp.answering.refit import Refit, Repair, learn, refitted
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
 from offramp.cli import app
-from offramp.committees import SMALLEST
 from offramp.core import tasks
 from offramp.core.frontier import excess_of, replay, static_points
 from offramp.core.graph import Costs, Graph
@@ -26,7 +27,6 @@ from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.latency import Latency
 from offramp.plan import Plan
-from offramp.refit import Refit, Repair, learn, refitted
 from offramp.report import report_inputs, write_report
 from offramp.runtime import infer
 from offramp.testing import MemoryRuntime, RuntimeLaws, synthetic
@@ -130,7 +130,7 @@ def test_many_classes_get_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_large_sets_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = biased(fair(2000), "n0")
-    monkeypatch.setattr("offramp.refit.SAMPLE", 500)
+    monkeypatch.setattr("offramp.answering.refit.SAMPLE", 500)
     found, crossed = learn(trace)
     assert crossed.examples == trace.examples
     monkeypatch.undo()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offramp.answering.posterior import expected_excess
 from offramp.core.frontier import cost_at, frontier, static_points
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.trace import Trace, assemble
@@ -18,7 +19,6 @@ from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_from_json, policy_to_json
 from offramp.policies.features import BLOCKS
 from offramp.policies.learned import Learned
-from offramp.policies.posterior import expected_excess
 from offramp.policies.regression import Ridge
 from offramp.pool import edges_of, search
 from offramp.teach import FEW, RULES, Ways, teach

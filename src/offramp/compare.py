@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from offramp.answering.committees import Committees, answering
 from offramp.bands import (
     DRAWS,
     Band,
@@ -22,7 +23,6 @@ from offramp.bands import (
 )
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import TraceError
-from offramp.committees import Committees, answering
 from offramp.core.frontier import Point, frontier, uniform_points
 from offramp.core.hulls import LEVELS
 from offramp.core.policy import Policy

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from offramp.committees import answering
+from offramp.answering.committees import answering
+from offramp.answering.refit import Refits, Repair, refitted
+from offramp.answering.refit import learn as learn_refits
 from offramp.core import tasks
 from offramp.core.frontier import Recorded, excess_of, replay
 from offramp.core.graph import Graph
@@ -23,8 +25,6 @@ from offramp.policies import Deployable, Policy, Static, family
 from offramp.policies.learned import SAMPLE, Learned
 from offramp.pool import edges_of, search
 from offramp.promise.certify import Candidate, Certificate, Order, Saving, certify, safest_first
-from offramp.refit import Refits, Repair, refitted
-from offramp.refit import learn as learn_refits
 from offramp.teach import AUTO, QUICK, Taught, Ways, teach
 
 

@@ -11,7 +11,9 @@ from typing import Any, NotRequired
 
 import numpy as np
 
-from offramp import committees, refit
+from offramp.answering import committees, refit
+from offramp.answering.committees import Committees, answering
+from offramp.answering.refit import Refits, Repair
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import InputError, PlanError
 from offramp.base.manifests import (
@@ -24,7 +26,6 @@ from offramp.base.manifests import (
 )
 from offramp.base.outputs import new_folder
 from offramp.base.schema import fits, record
-from offramp.committees import Committees, answering
 from offramp.core import tasks
 from offramp.core.costs import COST_KEYS, CostsJson
 from offramp.core.graph import Costs, Graph, GraphJson
@@ -38,7 +39,6 @@ from offramp.policies.learned import Learned
 from offramp.policies.rules import confidence
 from offramp.preprocessing import Preprocessing
 from offramp.promise.certify import KEEP, ROUTE, Certificate
-from offramp.refit import Refits, Repair
 
 VERSION = 1
 _WORTH_A_CALL = 2.0  # times what a call and a decision take: below, they dominate

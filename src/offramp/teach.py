@@ -12,14 +12,14 @@ from functools import cached_property
 
 import numpy as np
 
+from offramp.answering.committees import Committees, learn
+from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.committees import Committees, learn
 from offramp.core.frontier import LEVELS, Point, Recorded, cost_at, replay
 from offramp.core.policy import Family, Policy
 from offramp.core.tasks import Excess, Losses
 from offramp.core.trace import Trace
 from offramp.policies import Deployable, family
-from offramp.policies.posterior import expected_excess
 
 AUTO = "auto"
 QUICK, NETWORK = "learned", "network"

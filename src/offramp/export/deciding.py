@@ -9,8 +9,8 @@ from functools import cached_property, partial
 import numpy as np
 from onnx import TensorProto
 
+from offramp.answering.committees import SMALLEST
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.committees import SMALLEST
 from offramp.core.tasks import FEW_CLASSES, NEAREST, Kind
 from offramp.core.tasks import SMALLEST as SMALLEST_PROBABILITY
 from offramp.export.scope import Scope

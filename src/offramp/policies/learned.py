@@ -20,13 +20,13 @@ from functools import cached_property, lru_cache
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
 from offramp.core.policy import STOP, Seen
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.features import BLOCKS, Features, Linear
-from offramp.policies.posterior import expected_excess
 from offramp.policies.regression import Hidden, Regression
 from offramp.policies.rules import TRADEOFFS, seen_by_all
 

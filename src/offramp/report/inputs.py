@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from offramp.answering.refit import refitted
 from offramp.base.errors import InputError
 from offramp.base.schema import record
 from offramp.compare import compare
@@ -13,7 +14,6 @@ from offramp.core import tasks
 from offramp.core.trace import Trace
 from offramp.evaluate import evaluate, priced
 from offramp.plan import Plan
-from offramp.refit import refitted
 from offramp.report.page import Clock, ReportInput
 
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from offramp.answering.committees import Speaker
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import PlanError
-from offramp.committees import Speaker
 from offramp.core import tasks
 from offramp.core.walk import Outcome, Work, drive, walk
 from offramp.plan import Plan

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from offramp.answering.committees import FOLDS, SAMPLE, SMALLEST, better, few_threads, labels_of
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.schema import record
-from offramp.committees import FOLDS, SAMPLE, SMALLEST, better, few_threads, labels_of
 from offramp.core import tasks
 from offramp.core.graph import Graph
 from offramp.core.tasks import Excess, Kind

@@ -16,8 +16,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from offramp.answering.committees import SMALLEST, pool_weights
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.committees import SMALLEST, pool_weights
 from offramp.core import tasks
 from offramp.core.tasks import Losses, answers
 from offramp.core.trace import Trace

@@ -1,0 +1,1 @@
+"""How stages answer: alone, refitted, or together."""
