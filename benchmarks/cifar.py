@@ -21,9 +21,9 @@ from safetensors.numpy import load_file
 
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble
-from offramp.data import open_examples
-from offramp.networks import Networks
-from offramp.preprocessing import Preprocessing
+from offramp.networks.data import open_examples
+from offramp.networks.networks import Networks
+from offramp.networks.preprocessing import Preprocessing
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
 

@@ -35,7 +35,7 @@ from offramp.core.trace import Trace
 from offramp.export import write_file, write_folder
 from offramp.fit import fit
 from offramp.measure import laps, latency, seconds
-from offramp.networks import Networks
+from offramp.networks.networks import Networks
 from offramp.plan import Plan
 from offramp.policies.forced import forced
 from offramp.runtime import OnnxRuntime, Routed, SingleFile

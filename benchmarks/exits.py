@@ -26,13 +26,13 @@ from benchmarks.results import save
 from offramp.base.files import write_json
 from offramp.core.graph import Costs, whole
 from offramp.core.trace import Trace
-from offramp.data import open_examples
 from offramp.exits import Exits, Settings, add_exits, candidates
 from offramp.exits.placement import propose
 from offramp.fit import fit
 from offramp.measure import stage_costs
-from offramp.networks import Networks, combine
-from offramp.preprocessing import Preprocessing
+from offramp.networks.data import open_examples
+from offramp.networks.networks import Networks, combine
+from offramp.networks.preprocessing import Preprocessing
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import OnnxRuntime

@@ -18,8 +18,8 @@ from sklearn.datasets import make_classification
 from sklearn.neural_network import MLPClassifier
 
 from offramp import Evaluation, OnnxRuntime, Trace, evaluate, fit
-from offramp.data import open_examples
 from offramp.exits import Settings, add_exits
+from offramp.networks.data import open_examples
 from offramp.record import Settings as Recording
 from offramp.record import record
 

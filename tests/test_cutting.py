@@ -19,7 +19,7 @@ from offramp.exits.heads import Head
 from offramp.exits.network import Network
 from offramp.exits.pooling import Pooling
 from offramp.exits.stages import cut_into_stages
-from offramp.networks import Networks
+from offramp.networks.networks import Networks
 from offramp.runtime import OnnxRuntime
 from tests import architectures
 

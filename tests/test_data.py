@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from offramp.base.errors import DataError, GraphError, MissingExtra
-from offramp.data import Batch, open_examples
-from offramp.preprocessing import Preprocessing
+from offramp.networks.data import Batch, open_examples
+from offramp.networks.preprocessing import Preprocessing
 from tests.made import picture
 
 RGB = Preprocessing((8, 8), (0.5, 0.4, 0.3), (0.25, 0.25, 0.5))

@@ -10,7 +10,7 @@ import pytest
 
 from offramp import Trace, cli, demo
 from offramp.base.errors import InputError
-from offramp.networks import recorded_networks
+from offramp.networks.networks import recorded_networks
 from offramp.runtime import OnnxRuntime
 
 

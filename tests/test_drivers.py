@@ -24,17 +24,17 @@ from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
-from offramp.data import open_examples
 from offramp.exits import Settings, add_exits
 from offramp.export import one_file as one_file_model
 from offramp.export import write_file, write_folder
 from offramp.export.seal import sealed
 from offramp.fit import fit
-from offramp.networks import Networks, combine
+from offramp.networks.data import open_examples
+from offramp.networks.networks import Networks, combine
+from offramp.networks.preprocessing import Layout, Preprocessing
 from offramp.plan import Plan
 from offramp.policies.gates import Gates
 from offramp.policies.routing import Routing
-from offramp.preprocessing import Layout, Preprocessing
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker

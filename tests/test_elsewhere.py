@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from offramp.base.arrays import FloatArray
-from offramp.data import open_examples
 from offramp.exits import Settings, add_exits
 from offramp.export import write_file
-from offramp.networks import combine
+from offramp.networks.data import open_examples
+from offramp.networks.networks import combine
 from offramp.plan import Plan
 from offramp.runtime import SingleFile
 from tests.made import deep_network, hard_blobs

@@ -16,7 +16,6 @@ from offramp.base.errors import DataError, GraphError, InputError, NetworkError
 from offramp.cli import main
 from offramp.core.graph import Costs, Graph, Stage, whole
 from offramp.core.trace import Trace, assemble
-from offramp.data import open_examples
 from offramp.exits import Settings, add_exits, candidates
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import Point
@@ -25,9 +24,10 @@ from offramp.exits.placement import WORTH, mean_cost, place, propose
 from offramp.exits.pooling import Pooling
 from offramp.fit import fit
 from offramp.measure import stage_costs
-from offramp.networks import Networks, combine
+from offramp.networks.data import open_examples
+from offramp.networks.networks import Networks, combine
+from offramp.networks.preprocessing import Preprocessing
 from offramp.plan import Plan
-from offramp.preprocessing import Preprocessing
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import OnnxRuntime, infer

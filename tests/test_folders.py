@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from offramp.base.errors import DataError
-from offramp.data import open_examples
-from offramp.folders import listed, read_folder
-from offramp.preprocessing import Preprocessing
+from offramp.networks.data import open_examples
+from offramp.networks.folders import listed, read_folder
+from offramp.networks.preprocessing import Preprocessing
 from tests.made import picture
 
 RGB = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3)

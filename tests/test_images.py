@@ -17,9 +17,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from offramp.base.errors import DataError
-from offramp.data import open_examples
-from offramp.images import decode
-from offramp.preprocessing import Preprocessing
+from offramp.networks.data import open_examples
+from offramp.networks.images import decode
+from offramp.networks.preprocessing import Preprocessing
 from tests.made import picture
 
 RGB = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3)

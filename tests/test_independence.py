@@ -19,7 +19,6 @@ from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
-from offramp.data import open_examples
 from offramp.independence import (
     RowsDepend,
     Traits,
@@ -29,7 +28,8 @@ from offramp.independence import (
     made_up,
     runs,
 )
-from offramp.networks import Networks
+from offramp.networks.data import open_examples
+from offramp.networks.networks import Networks
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from tests.made import blobs, linear_network

@@ -16,9 +16,9 @@ from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Costs, Graph
 from offramp.core.meaning import DoubtfulLabels, chance_loss, doubts, judge
 from offramp.core.trace import Trace, assemble, import_scores
-from offramp.data import open_examples
 from offramp.fit import fit
-from offramp.networks import Networks
+from offramp.networks.data import open_examples
+from offramp.networks.networks import Networks
 from offramp.plan import Plan
 from offramp.record import Settings as Recording
 from offramp.record import record

@@ -25,7 +25,7 @@ from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import check_output, new_folder, only_one
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace, assemble
-from offramp.networks import Networks
+from offramp.networks.networks import Networks
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs, rehashed
 from tests.mutations import said

@@ -19,7 +19,7 @@ from offramp.core.trace import Trace, learning_share
 from offramp.evaluate import evaluate
 from offramp.fit import fit
 from offramp.needs import needs
-from offramp.networks import Networks
+from offramp.networks.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.promise import split

@@ -25,9 +25,9 @@ from offramp.core import trace as traces
 from offramp.core.costs import COST_KEYS
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
-from offramp.data import Examples, open_examples
-from offramp.networks import Networks
-from offramp.preprocessing import Preprocessing
+from offramp.networks.data import Examples, open_examples
+from offramp.networks.networks import Networks
+from offramp.networks.preprocessing import Preprocessing
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.driver import Alone

@@ -15,8 +15,8 @@ from offramp.base.files import read_json
 from offramp.base.manifests import HASH, write_manifest
 from offramp.core.graph import Costs
 from offramp.core.trace import Trace
-from offramp.data import open_examples
-from offramp.networks import combine
+from offramp.networks.data import open_examples
+from offramp.networks.networks import combine
 from offramp.record import Settings, record
 from offramp.reprice import reprice
 from offramp.runtime import OnnxRuntime

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from offramp import weights
 from offramp.base.errors import NetworkError, PlanError
-from offramp.data import open_examples
 from offramp.exits import candidates
 from offramp.export import write_file, write_folder
 from offramp.fit import fit
-from offramp.networks import Networks, combine
+from offramp.networks import weights
+from offramp.networks.data import open_examples
+from offramp.networks.networks import Networks, combine
 from offramp.plan import Plan
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime, infer

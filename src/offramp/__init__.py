@@ -12,15 +12,15 @@ from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace, import_scores
 from offramp.core.walk import Outcome, Work, drive, walk
-from offramp.data import open_examples
 from offramp.evaluate import Evaluation, evaluate
 from offramp.exits import Exits, add_exits
 from offramp.fit import fit
 from offramp.needs import Needs, needs
-from offramp.networks import Networks
+from offramp.networks.data import open_examples
+from offramp.networks.networks import Networks
+from offramp.networks.preprocessing import Preprocessing
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, Policy, Seen
-from offramp.preprocessing import Preprocessing
 from offramp.promise.certify import Certificate, certify
 from offramp.promise.pvalues import examples_expected
 from offramp.record import record

@@ -19,7 +19,7 @@ from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, foreign
 from offramp.base.files import regular, storage
 from offramp.base.outputs import Kind, new_output
-from offramp.data import Examples
+from offramp.networks.data import Examples
 from offramp.plan import Plan
 from offramp.runtime.driver import Runtime, infer
 

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 
-from offramp import weights
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError, MissingExtra
 from offramp.core.frontier import needed, replay
@@ -30,6 +29,7 @@ from offramp.core.walk import Outcome
 from offramp.export import one_file, write_file, write_folder
 from offramp.export.stages import refitted
 from offramp.measure import laps, seconds
+from offramp.networks import weights
 from offramp.plan import Plan
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import BEST, LEVELS, Session

@@ -14,7 +14,7 @@ from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
 from offramp.job import Job, Rows, prepare
 from offramp.latency import Latency
-from offramp.networks import Networks
+from offramp.networks.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import family
 from offramp.promise import split

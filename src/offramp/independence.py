@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp import weights
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError, OfframpWarning
 from offramp.core import tasks
 from offramp.core.graph import Graph
-from offramp.networks import Networks
+from offramp.networks import weights
+from offramp.networks.networks import Networks
 from offramp.runtime.driver import Runtime
 
 Run = Callable[[AnyArray], Mapping[str, FloatArray]]

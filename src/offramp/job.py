@@ -19,7 +19,7 @@ from offramp.core.tasks import Losses
 from offramp.core.trace import Trace, versions
 from offramp.core.walk import Outcome
 from offramp.latency import Latency, Settled, settle
-from offramp.networks import Networks
+from offramp.networks.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
 from offramp.policies.learned import SAMPLE, Learned

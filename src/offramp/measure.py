@@ -27,7 +27,7 @@ from offramp.export import write_file
 from offramp.export.stages import unwatched
 from offramp.fit import fit
 from offramp.latency import Latency
-from offramp.networks import Networks
+from offramp.networks.networks import Networks
 from offramp.plan import Plan
 from offramp.policies.forced import forced
 from offramp.runtime import OnnxRuntime, SingleFile

@@ -9,7 +9,7 @@ from pathlib import Path
 from offramp.base.errors import BudgetError, CostError, GraphError, InputError, LossError
 from offramp.core import tasks
 from offramp.core.graph import Costs, Stage, whole
-from offramp.preprocessing import Preprocessing
+from offramp.networks.preprocessing import Preprocessing
 
 WHOLE = whole("")  # after the name of a stage: its network, uncut
 _PLUS = re.compile(r"(?<=[0-9.\s])\+")  # between body and head, no sign of an exponent

@@ -32,12 +32,17 @@ from offramp.core.graph import Costs, Graph, GraphJson
 from offramp.core.policy import Policy, Static
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace
-from offramp.inputs import Watch
-from offramp.networks import PreprocessingJson, copy_networks, find_networks, read_preprocessing
+from offramp.networks.inputs import Watch
+from offramp.networks.networks import (
+    PreprocessingJson,
+    copy_networks,
+    find_networks,
+    read_preprocessing,
+)
+from offramp.networks.preprocessing import Preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.policies.learned import Learned
 from offramp.policies.rules import confidence
-from offramp.preprocessing import Preprocessing
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 
 VERSION = 1

@@ -15,7 +15,6 @@ from offramp.base.errors import DataError, InputError, NetworkError
 from offramp.core.graph import Costs
 from offramp.core.tasks import log_probabilities
 from offramp.core.trace import assemble
-from offramp.data import Examples
 from offramp.exits.cutting import Point, point, points
 from offramp.exits.features import BATCH, Features, Progress, stream
 from offramp.exits.heads import Head, fit_head
@@ -24,8 +23,9 @@ from offramp.exits.placement import Placement, place, propose
 from offramp.exits.pooling import Pooling, Style
 from offramp.exits.stages import cut_into_stages
 from offramp.measure import stage_costs
-from offramp.networks import Networks
-from offramp.preprocessing import Preprocessing
+from offramp.networks.data import Examples
+from offramp.networks.networks import Networks
+from offramp.networks.preprocessing import Preprocessing
 from offramp.runtime import OnnxRuntime
 
 OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own

@@ -12,9 +12,9 @@ from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError, NetworkError
 from offramp.base.hashing import hash_rows
 from offramp.core.tasks import check_labels
-from offramp.data import Examples
 from offramp.exits.network import Network, open_session
 from offramp.exits.pooling import Pooling, pooled
+from offramp.networks.data import Examples
 
 Progress = Callable[[str, int, int], None]
 MOST_EXAMPLES = 50_000  # that heads are trained on

@@ -17,10 +17,10 @@ import onnx
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import MissingExtra, NetworkError
-from offramp.data import Arrays
 from offramp.exits.attach import Exits, Settings, add_exits
 from offramp.exits.network import Network
-from offramp.preprocessing import Preprocessing
+from offramp.networks.data import Arrays
+from offramp.networks.preprocessing import Preprocessing
 
 try:
     import torch

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from offramp import weights
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
 from offramp.core.graph import Costs, Graph, Stage, whole
 from offramp.exits.cutting import Cut, extract
 from offramp.exits.network import Network
 from offramp.independence import Traits, difference
-from offramp.networks import Networks
-from offramp.preprocessing import Preprocessing
+from offramp.networks import weights
+from offramp.networks.networks import Networks
+from offramp.networks.preprocessing import Preprocessing
 from offramp.runtime import OnnxRuntime
 
 

@@ -23,9 +23,9 @@ from offramp.export.scope import Scope, value
 from offramp.export.seal import described, facts, write_sealed
 from offramp.export.single import TRADEOFF
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
+from offramp.networks.preprocessing import Preprocessing
+from offramp.networks.weights import fingerprint_of_copy
 from offramp.plan import Plan
-from offramp.preprocessing import Preprocessing
-from offramp.weights import fingerprint_of_copy
 
 KIND, VERSION = "routes", 1
 EXPORTED = kind_of_folder(KIND)

@@ -11,12 +11,12 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from offramp import weights
 from offramp.base.errors import InputError, NetworkError
 from offramp.base.files import fingerprint, read_bytes, replacing
 from offramp.base.outputs import Kind
 from offramp.export.stages import Stages
-from offramp.weights import fingerprint_of
+from offramp.networks import weights
+from offramp.networks.weights import fingerprint_of
 
 ABOUT, FINGERPRINT, WEIGHTS = "offramp", "fingerprint", "weights"
 

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
-from offramp import weights
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.graph import BATCH, Graph, head, whole
 from offramp.export.deciding import (
@@ -27,9 +26,10 @@ from offramp.export.deciding import (
 )
 from offramp.export.itinerary import Block, Itinerary
 from offramp.export.scope import Scope, is_float, value
-from offramp.networks import sources
+from offramp.networks import weights
+from offramp.networks.networks import sources
+from offramp.networks.preprocessing import Preprocessing
 from offramp.plan import Plan
-from offramp.preprocessing import Preprocessing
 
 X = "x"  # the key of the examples
 OLDEST_OPSET = 13  # of ONNX, with the operators that decisions need

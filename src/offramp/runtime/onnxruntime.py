@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 import onnxruntime as ort
 
-from offramp import weights
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import InputError, NetworkError
 from offramp.base.files import regular
 from offramp.core.graph import BATCH, Graph, head, whole
-from offramp.networks import sources
+from offramp.networks import weights
+from offramp.networks.networks import sources
 
 _TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,

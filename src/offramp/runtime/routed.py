@@ -15,7 +15,7 @@ from offramp.base.arrays import AnyArray, IntArray
 from offramp.base.errors import NetworkError, PlanError, foreign
 from offramp.base.manifests import PRINTS, read_manifest
 from offramp.export.folder import KIND, PATH, SCORES, VERSION, Routes
-from offramp.inputs import Watch
+from offramp.networks.inputs import Watch
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session
 

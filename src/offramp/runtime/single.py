@@ -14,7 +14,7 @@ from offramp.base.errors import NetworkError
 from offramp.base.files import read_bytes
 from offramp.export.seal import ABOUT, WEIGHTS, check_seal, check_weights
 from offramp.export.single import OUTPUTS, TRADEOFF
-from offramp.inputs import Watch
+from offramp.networks.inputs import Watch
 from offramp.runtime.driver import Answers, check_tradeoff
 from offramp.runtime.onnxruntime import Device, Session
 

@@ -20,9 +20,9 @@ from offramp.base.errors import DataError, MissingExtra, TraceError, foreign
 from offramp.base.files import fingerprint, regular
 from offramp.core.tasks import LABELS, whole_labels
 from offramp.core.trace import read_npz, unread
-from offramp.folders import fingerprint_text, read_folder
-from offramp.images import decode
-from offramp.preprocessing import Preprocessing
+from offramp.networks.folders import fingerprint_text, read_folder
+from offramp.networks.images import decode
+from offramp.networks.preprocessing import Preprocessing
 
 _COLUMNS = ("label", *LABELS)  # what tables call labels, before others
 Source = bytes | Path | DataError  # of an image: what is in the file, the file, or why neither

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import DataError
-from offramp.preprocessing import Preprocessing
+from offramp.networks.preprocessing import Preprocessing
 
 IMAGES = frozenset(
     (

@@ -9,14 +9,14 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from offramp import weights
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import GraphError, InputError, NetworkError, foreign
 from offramp.base.files import regular, storage
 from offramp.base.manifests import PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core.graph import Graph, GraphJson, Stage, head, whole
-from offramp.preprocessing import Preprocessing
+from offramp.networks import weights
+from offramp.networks.preprocessing import Preprocessing
 
 VERSION = 1
 TAUGHT = "taught.npy"  # beside graph.json: the hashes of the examples that trained heads

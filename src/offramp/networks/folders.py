@@ -9,7 +9,7 @@ from pathlib import Path
 
 from offramp.base.errors import DataError
 from offramp.base.files import fingerprint
-from offramp.images import IMAGES
+from offramp.networks.images import IMAGES
 
 _JUNK = frozenset(
     (
