@@ -26,7 +26,7 @@ from offramp.core.frontier import excess_of, replay
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.trace import Trace, assemble
 from offramp.fit import Choices, fit_each
-from offramp.latency import Latency
+from offramp.learn.latency import Latency
 from offramp.plan import Plan
 from offramp.promise.certify import KEEP
 

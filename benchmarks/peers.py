@@ -39,11 +39,11 @@ from offramp.core.frontier import (
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble
 from offramp.demo import STAGES, digits
+from offramp.learn.teach import Ways, teach
 from offramp.policies import FAMILIES, Policy
 from offramp.policies.features import BLOCKS
 from offramp.policies.learned import Learned
 from offramp.runtime import OnnxRuntime
-from offramp.teach import Ways, teach
 
 SIZES = (500, 2000, 5000)
 FIRST = 100  # seed of the first split: what was chosen by hand was chosen on others

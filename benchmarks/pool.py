@@ -25,9 +25,9 @@ from offramp.answering.committees import answering
 from offramp.core.frontier import LEVELS, cost_at, frontier, static_points
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
+from offramp.learn.pool import edges_of, search
+from offramp.learn.teach import Ways, teach
 from offramp.policies import FAMILIES
-from offramp.pool import edges_of, search
-from offramp.teach import Ways, teach
 
 SIZES = (500, 2000, 5000)
 FAMILY = ("resnet20", "resnet20_tuned", "resnet32", "resnet56", "resnet56_tuned")

@@ -22,8 +22,8 @@ from offramp.core.frontier import Point, cost_at, frontier, hull, static_points,
 from offramp.core.trace import Trace
 from offramp.evaluate import evaluate
 from offramp.fit import fit
+from offramp.learn.teach import teach
 from offramp.policies import FAMILIES, Policy
-from offramp.teach import teach
 
 LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss
 BUDGET, CONFIDENCE = 0.01, 0.95  # of the certified point in the figure

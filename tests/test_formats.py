@@ -25,7 +25,7 @@ from offramp.core.graph import Stage
 from offramp.core.trace import import_scores
 from offramp.export import write_file, write_folder
 from offramp.fit import Choices, fit_each
-from offramp.latency import Latency
+from offramp.learn.latency import Latency
 from offramp.networks.networks import combine
 from offramp.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json

@@ -14,7 +14,7 @@ from offramp.base.errors import CostError, GraphError
 from offramp.core.graph import Graph, Stage
 from offramp.evaluate import evaluate
 from offramp.fit import fit
-from offramp.latency import Latency, settle
+from offramp.learn.latency import Latency, settle
 from offramp.plan import Plan
 from offramp.policies import family
 from offramp.testing import synthetic

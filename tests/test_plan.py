@@ -18,12 +18,12 @@ from offramp.core.graph import Graph
 from offramp.core.trace import Trace, learning_share
 from offramp.evaluate import evaluate
 from offramp.fit import fit
+from offramp.learn.teach import Taught, Ways
 from offramp.needs import needs
 from offramp.networks.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.promise import split
-from offramp.teach import Taught, Ways
 from offramp.testing import synthetic
 from tests.made import blob_networks, different, rehashed, shown, unseen
 

@@ -23,7 +23,7 @@ from offramp.exits import Settings, add_exits
 from offramp.export import write_file, write_folder
 from offramp.export.itinerary import Itinerary
 from offramp.fit import fit
-from offramp.latency import Latency
+from offramp.learn.latency import Latency
 from offramp.measure import stage_costs
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine

@@ -25,7 +25,7 @@ from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble
 from offramp.evaluate import evaluate
 from offramp.fit import fit
-from offramp.latency import Latency
+from offramp.learn.latency import Latency
 from offramp.plan import Plan
 from offramp.report import report_inputs, write_report
 from offramp.runtime import infer

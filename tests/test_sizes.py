@@ -15,7 +15,7 @@ from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace
 from offramp.fit import fit
-from offramp.latency import Latency
+from offramp.learn.latency import Latency
 from offramp.measure import overheads, recorded_costs
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine

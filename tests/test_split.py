@@ -32,7 +32,7 @@ from offramp.core.trace import Trace, assemble
 from offramp.evaluate import evaluate
 from offramp.fit import Choices, draft, fit, fit_each
 from offramp.job import Job, prepare
-from offramp.latency import Latency
+from offramp.learn.latency import Latency
 from offramp.needs import needs
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json

@@ -15,13 +15,13 @@ from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.trace import Trace, assemble
 from offramp.evaluate import evaluate
 from offramp.fit import fit
+from offramp.learn.pool import edges_of, search
+from offramp.learn.teach import FEW, RULES, Ways, teach
 from offramp.plan import Plan
 from offramp.policies import FAMILIES, policy_from_json, policy_to_json
 from offramp.policies.features import BLOCKS
 from offramp.policies.learned import Learned
 from offramp.policies.regression import Ridge
-from offramp.pool import edges_of, search
-from offramp.teach import FEW, RULES, Ways, teach
 from offramp.testing import seen_at, synthetic
 from tests.made import different
 
@@ -203,7 +203,9 @@ def test_everyone_takes_part_where_leaving_stages_out_costs_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     learning = candidates(800)
-    monkeypatch.setattr("offramp.pool._grown", lambda judge: ("large",))  # a search that finds none
+    monkeypatch.setattr(
+        "offramp.learn.pool._grown", lambda judge: ("large",)
+    )  # a search that finds none
     assert set(search(learning).graph.order) == {"useless", "small", "copy", "large"}
 
 

@@ -37,6 +37,7 @@ from offramp.export.folder import EXPORTED as EXPORTED_FOLDER
 from offramp.export.seal import EXPORTED
 from offramp.fit import Choices, draft, fit_each
 from offramp.independence import check_made_up
+from offramp.learn.teach import AUTO
 from offramp.measure import latency as measure_latency
 from offramp.needs import needs as examples_needs
 from offramp.networks.data import NOTHING, Examples, open_examples
@@ -52,7 +53,6 @@ from offramp.record import record as record_trace
 from offramp.reprice import reprice as reprice_trace
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.onnxruntime import Device
-from offramp.teach import AUTO
 
 app = typer.Typer(
     name="offramp",

@@ -28,10 +28,10 @@ from offramp.core.hulls import LEVELS
 from offramp.core.policy import Policy
 from offramp.core.tasks import DISAGREEMENT, Losses
 from offramp.core.trace import Trace
+from offramp.learn.teach import AUTO, Ways, teach
 from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
 from offramp.promise import split
 from offramp.promise.split import FEWEST
-from offramp.teach import AUTO, Ways, teach
 
 UNIFORM = "uniform"  # blind mixes of single networks: always compared, never fitted
 OWN = AUTO  # the policy that others are compared with

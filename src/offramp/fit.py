@@ -13,14 +13,14 @@ from offramp.core.ledger import Look
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
 from offramp.job import Job, Rows, prepare
-from offramp.latency import Latency
+from offramp.learn.latency import Latency
+from offramp.learn.teach import AUTO, Ways
 from offramp.networks.networks import Networks
 from offramp.plan import Plan
 from offramp.policies import family
 from offramp.promise import split
 from offramp.promise.certify import Certificate, check_promise
 from offramp.promise.split import FEWEST, Repeats
-from offramp.teach import AUTO, Ways
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def fit(
         loss: top1, top5, module:function; None takes the trace's own, else top1.
         unlabelled: loss is disagreement with the reference; labels are not looked at.
         policy: one of `offramp.policies.FAMILIES`, or `auto`: what costs least on held-out examples
-            (`offramp.teach`).
-        pool: the stages are candidates: `offramp.pool` finds which of them take part, in which
+            (`offramp.learn.teach`).
+        pool: the stages are candidates: `offramp.learn.pool` finds which of them take part, in which
             order and with which skips; the edges of `trace` do not count.
         committees: stages may answer with all the scores their walks have paid for, where that
             loses less.

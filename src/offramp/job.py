@@ -18,14 +18,14 @@ from offramp.core.meaning import chance_loss, doubts
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace, versions
 from offramp.core.walk import Outcome
-from offramp.latency import Latency, Settled, settle
+from offramp.learn.latency import Latency, Settled, settle
+from offramp.learn.pool import edges_of, search
+from offramp.learn.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.networks.networks import Networks
 from offramp.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
 from offramp.policies.learned import SAMPLE, Learned
-from offramp.pool import edges_of, search
 from offramp.promise.certify import Candidate, Certificate, Order, Saving, certify, safest_first
-from offramp.teach import AUTO, QUICK, Taught, Ways, teach
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from offramp.core.trace import assemble
 from offramp.export import write_file
 from offramp.export.stages import unwatched
 from offramp.fit import fit
-from offramp.latency import Latency
+from offramp.learn.latency import Latency
 from offramp.networks.networks import Networks
 from offramp.plan import Plan
 from offramp.policies.forced import forced

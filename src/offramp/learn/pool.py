@@ -19,8 +19,8 @@ import numpy as np
 
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
+from offramp.learn.teach import DEFAULT, Ways
 from offramp.policies import family
-from offramp.teach import DEFAULT, Ways
 
 _WORTH = 0.002  # of the reference's cost that a change must save, on held-out examples
 _SAMPLE = 1500  # examples to search on, at most

@@ -1,0 +1,1 @@
+"""What decides, who takes part, and what a request takes."""
