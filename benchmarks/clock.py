@@ -33,10 +33,10 @@ from offramp.core.graph import Graph
 from offramp.core.policy import backbone
 from offramp.core.trace import Trace
 from offramp.export import write_file, write_folder
-from offramp.fit import fit
 from offramp.measure import laps, latency, seconds
 from offramp.networks.networks import Networks
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies.forced import forced
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import Session

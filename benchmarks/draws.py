@@ -25,9 +25,9 @@ from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.frontier import excess_of, replay
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.trace import Trace, assemble
-from offramp.fit import Choices, fit_each
 from offramp.learn.latency import Latency
-from offramp.plan import Plan
+from offramp.plan.fit import Choices, fit_each
+from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP
 
 CONFIDENCE = 0.9  # low, so that broken promises are seen in few draws

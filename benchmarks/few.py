@@ -28,7 +28,7 @@ from benchmarks.results import save
 from offramp.base.arrays import BoolArray, FloatArray, IntArray
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble, learning_share
-from offramp.job import candidates, statics
+from offramp.plan.job import candidates, statics
 from offramp.policies.learned import Learned
 from offramp.promise import pvalues
 from offramp.promise.certify import Candidate, in_order, safest_first

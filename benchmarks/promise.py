@@ -25,7 +25,7 @@ from benchmarks.results import save
 from offramp.base.arrays import FloatArray
 from offramp.core.tasks import Excess, Losses
 from offramp.core.trace import Trace
-from offramp.job import candidates
+from offramp.plan.job import candidates
 from offramp.policies.learned import Learned
 from offramp.promise.pvalues import method_for, p_value
 from offramp.testing import synthetic

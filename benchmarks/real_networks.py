@@ -20,9 +20,9 @@ from offramp.base.arrays import FloatArray
 from offramp.compare import oracles
 from offramp.core.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
 from offramp.core.trace import Trace
-from offramp.evaluate import evaluate
-from offramp.fit import fit
 from offramp.learn.teach import teach
+from offramp.plan.evaluate import evaluate
+from offramp.plan.fit import fit
 from offramp.policies import FAMILIES, Policy
 
 LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss

@@ -12,10 +12,10 @@ import pytest
 from offramp.answering.refit import Refit
 from offramp.base.errors import DataError, PlanError
 from offramp.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench, peak_mb
-from offramp.fit import fit
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from tests.made import blob_networks, blobs, linear_network

@@ -14,10 +14,10 @@ from offramp import tables
 from offramp.answering.committees import Committee, Speaker, answering, learn, pool_weights
 from offramp.base.arrays import FloatArray
 from offramp.core.frontier import replay, static_points
-from offramp.evaluate import evaluate
-from offramp.fit import fit
-from offramp.job import _static
-from offramp.plan import Plan
+from offramp.plan.evaluate import evaluate
+from offramp.plan.fit import fit
+from offramp.plan.job import _static
+from offramp.plan.plan import Plan
 from offramp.policies import Static
 from offramp.report.page import ReportInput, write_report
 from offramp.runtime import infer

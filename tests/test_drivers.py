@@ -28,11 +28,11 @@ from offramp.exits import Settings, add_exits
 from offramp.export import one_file as one_file_model
 from offramp.export import write_file, write_folder
 from offramp.export.seal import sealed
-from offramp.fit import fit
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
 from offramp.networks.preprocessing import Layout, Preprocessing
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies.gates import Gates
 from offramp.policies.routing import Routing
 from offramp.record import Settings as Recording

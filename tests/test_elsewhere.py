@@ -21,7 +21,7 @@ from offramp.exits import Settings, add_exits
 from offramp.export import write_file
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
-from offramp.plan import Plan
+from offramp.plan.plan import Plan
 from offramp.runtime import SingleFile
 from tests.made import deep_network, hard_blobs
 from tests.test_drivers import planned

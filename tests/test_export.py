@@ -24,8 +24,8 @@ from offramp.core.frontier import replay
 from offramp.core.graph import BATCH, Costs, Graph, head
 from offramp.core.trace import Trace, assemble
 from offramp.export import write_file, write_folder
-from offramp.fit import fit
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES
 from offramp.runtime import Driver, Routed, SingleFile
 from offramp.testing import close, synthetic

@@ -24,10 +24,10 @@ from offramp.core.costs import Costs
 from offramp.core.graph import Stage
 from offramp.core.trace import import_scores
 from offramp.export import write_file, write_folder
-from offramp.fit import Choices, fit_each
 from offramp.learn.latency import Latency
 from offramp.networks.networks import combine
-from offramp.plan import write_plans
+from offramp.plan.fit import Choices, fit_each
+from offramp.plan.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.record import Settings
 from offramp.testing import synthetic

@@ -15,11 +15,11 @@ from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
 from offramp.core.graph import Graph
 from offramp.export import write_file, write_folder
-from offramp.fit import fit
 from offramp.networks.data import open_examples
 from offramp.networks.inputs import EVERY, FIRST, Inputs, Range, UnlikeInputs, Watch
 from offramp.networks.networks import Networks
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.runtime.routed import Routed

@@ -13,8 +13,8 @@ from offramp.base.arrays import FloatArray
 from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace
-from offramp.fit import fit
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES
 from offramp.testing import synthetic
 from tests.made import unseen

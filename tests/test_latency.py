@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from offramp.base.errors import CostError, GraphError
 from offramp.core.graph import Graph, Stage
-from offramp.evaluate import evaluate
-from offramp.fit import fit
 from offramp.learn.latency import Latency, settle
-from offramp.plan import Plan
+from offramp.plan.evaluate import evaluate
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies import family
 from offramp.testing import synthetic
 

@@ -17,8 +17,8 @@ from offramp.core.frontier import Point, Recorded, cost_at, excess_of, frontier,
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
 from offramp.core.walk import drive, walk
-from offramp.fit import fit
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, ExactOracle, Policy, Static
 from offramp.policies.rules import Threshold
 from offramp.promise.certify import Candidate, certify

@@ -16,10 +16,10 @@ from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Costs, Graph
 from offramp.core.meaning import DoubtfulLabels, chance_loss, doubts, judge
 from offramp.core.trace import Trace, assemble, import_scores
-from offramp.fit import fit
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.record import Settings as Recording
 from offramp.record import record
 from offramp.runtime import OnnxRuntime

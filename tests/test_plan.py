@@ -16,12 +16,12 @@ from offramp.compare import compare
 from offramp.core.frontier import cost_at, frontier, hull, static_points
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace, learning_share
-from offramp.evaluate import evaluate
-from offramp.fit import fit
 from offramp.learn.teach import Taught, Ways
-from offramp.needs import needs
 from offramp.networks.networks import Networks
-from offramp.plan import Plan
+from offramp.plan.evaluate import evaluate
+from offramp.plan.fit import fit
+from offramp.plan.needs import needs
+from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.promise import split
 from offramp.testing import synthetic
@@ -376,7 +376,7 @@ def test_a_plan_without_networks_says_so() -> None:
 
 
 def test_large_learning_sets_are_sampled_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("offramp.policies.learned", "offramp.job"):
+    for module in ("offramp.policies.learned", "offramp.plan.job"):
         monkeypatch.setattr(sys.modules[module], "SAMPLE", 300)
     plan = fit(LEARN, 0.1)
     assert any("sample of 300 of 500" in note for note in plan.notes())

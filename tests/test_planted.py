@@ -14,8 +14,8 @@ from offramp.base.errors import NetworkError, PlanError
 from offramp.core.graph import Costs
 from offramp.core.policy import STOP
 from offramp.core.trace import Trace
-from offramp.fit import fit
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies import Seen
 from offramp.policies.rules import Threshold
 from offramp.runtime.driver import Alone, Answers, Driver, Walker, infer

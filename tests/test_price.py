@@ -18,16 +18,16 @@ from offramp.compare import compare
 from offramp.core.frontier import replay, static_points
 from offramp.core.graph import Costs, Graph, head, whole
 from offramp.core.trace import Trace
-from offramp.evaluate import evaluate
 from offramp.exits import Settings, add_exits
 from offramp.export import write_file, write_folder
 from offramp.export.itinerary import Itinerary
-from offramp.fit import fit
 from offramp.learn.latency import Latency
 from offramp.measure import stage_costs
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
-from offramp.plan import Plan
+from offramp.plan.evaluate import evaluate
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies import Static
 from offramp.record import Settings as Recording
 from offramp.record import record

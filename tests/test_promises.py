@@ -14,8 +14,8 @@ from offramp.base.arrays import FloatArray
 from offramp.base.errors import BudgetError
 from offramp.core.frontier import excess_of, replay
 from offramp.core.tasks import Excess
-from offramp.fit import fit
-from offramp.job import candidates
+from offramp.plan.fit import fit
+from offramp.plan.job import candidates
 from offramp.promise import pvalues
 from offramp.promise.certify import (
     Candidate,

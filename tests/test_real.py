@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import cifar
 from offramp.core.frontier import replay
-from offramp.fit import fit
+from offramp.plan.fit import fit
 from offramp.runtime import OnnxRuntime, infer
 
 DATA = Path(os.environ.get("OFFRAMP_DATA", "absent"))

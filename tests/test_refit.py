@@ -23,10 +23,10 @@ from offramp.core import tasks
 from offramp.core.frontier import excess_of, replay, static_points
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble
-from offramp.evaluate import evaluate
-from offramp.fit import fit
 from offramp.learn.latency import Latency
-from offramp.plan import Plan
+from offramp.plan.evaluate import evaluate
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.report import report_inputs, write_report
 from offramp.runtime import infer
 from offramp.testing import MemoryRuntime, RuntimeLaws, synthetic

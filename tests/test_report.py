@@ -11,9 +11,9 @@ import pytest
 
 from offramp.base.errors import MissingExtra
 from offramp.compare import compare
-from offramp.evaluate import evaluate
-from offramp.fit import fit
-from offramp.plan import Plan
+from offramp.plan.evaluate import evaluate
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.report import ReportInput, report_inputs, write_report
 from offramp.report.drawing import draw_frontier, draw_gaps
 from offramp.report.figures import certified_path, exits, frontiers, gaps

@@ -29,12 +29,12 @@ from offramp.compare import compare
 from offramp.core.graph import Costs
 from offramp.core.ledger import LEDGER, Ledger, Look
 from offramp.core.trace import Trace, assemble
-from offramp.evaluate import evaluate
-from offramp.fit import Choices, draft, fit, fit_each
-from offramp.job import Job, prepare
 from offramp.learn.latency import Latency
-from offramp.needs import needs
-from offramp.plan import Plan
+from offramp.plan.evaluate import evaluate
+from offramp.plan.fit import Choices, draft, fit, fit_each
+from offramp.plan.job import Job, prepare
+from offramp.plan.needs import needs
+from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.promise import split
 from offramp.promise.certify import Certificate

@@ -13,11 +13,11 @@ from offramp.answering.posterior import expected_excess
 from offramp.core.frontier import cost_at, frontier, static_points
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.trace import Trace, assemble
-from offramp.evaluate import evaluate
-from offramp.fit import fit
 from offramp.learn.pool import edges_of, search
 from offramp.learn.teach import FEW, RULES, Ways, teach
-from offramp.plan import Plan
+from offramp.plan.evaluate import evaluate
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, policy_from_json, policy_to_json
 from offramp.policies.features import BLOCKS
 from offramp.policies.learned import Learned

@@ -13,11 +13,11 @@ import pytest
 from offramp.base.errors import NetworkError, PlanError
 from offramp.exits import candidates
 from offramp.export import write_file, write_folder
-from offramp.fit import fit
 from offramp.networks import weights
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.record import Settings, record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.runtime.routed import Routed

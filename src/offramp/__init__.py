@@ -12,14 +12,14 @@ from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace, import_scores
 from offramp.core.walk import Outcome, Work, drive, walk
-from offramp.evaluate import Evaluation, evaluate
 from offramp.exits import Exits, add_exits
-from offramp.fit import fit
-from offramp.needs import Needs, needs
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
-from offramp.plan import Plan
+from offramp.plan.evaluate import Evaluation, evaluate
+from offramp.plan.fit import fit
+from offramp.plan.needs import Needs, needs
+from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, Policy, Seen
 from offramp.promise.certify import Certificate, certify
 from offramp.promise.pvalues import examples_expected

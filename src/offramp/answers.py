@@ -20,7 +20,7 @@ from offramp.base.errors import InputError, foreign
 from offramp.base.files import regular, storage
 from offramp.base.outputs import Kind, new_output
 from offramp.networks.data import Examples
-from offramp.plan import Plan
+from offramp.plan.plan import Plan
 from offramp.runtime.driver import Runtime, infer
 
 _MARK = {b"offramp": b"answers"}  # in the schema: what --force may replace

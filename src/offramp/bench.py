@@ -30,7 +30,7 @@ from offramp.export import one_file, write_file, write_folder
 from offramp.export.stages import refitted
 from offramp.measure import laps, seconds
 from offramp.networks import weights
-from offramp.plan import Plan
+from offramp.plan.plan import Plan
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import BEST, LEVELS, Session
 

@@ -29,22 +29,22 @@ from offramp.bench import bench as bench_plan
 from offramp.compare import compare as compare_policies
 from offramp.core.tasks import Excess, Kind, is_own
 from offramp.core.trace import TRACE, Trace, import_scores
-from offramp.evaluate import evaluate as evaluate_plan
 from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
 from offramp.export import write_file, write_folder
 from offramp.export.folder import EXPORTED as EXPORTED_FOLDER
 from offramp.export.seal import EXPORTED
-from offramp.fit import Choices, draft, fit_each
 from offramp.independence import check_made_up
 from offramp.learn.teach import AUTO
 from offramp.measure import latency as measure_latency
-from offramp.needs import needs as examples_needs
 from offramp.networks.data import NOTHING, Examples, open_examples
 from offramp.networks.folders import listed
 from offramp.networks.networks import GRAPH, Networks, combine, recorded_networks
 from offramp.networks.preprocessing import Preprocessing
-from offramp.plan import PLAN, Plan, write_plans
+from offramp.plan.evaluate import evaluate as evaluate_plan
+from offramp.plan.fit import Choices, draft, fit_each
+from offramp.plan.needs import needs as examples_needs
+from offramp.plan.plan import PLAN, Plan, write_plans
 from offramp.promise.certify import KEEP
 from offramp.promise.pvalues import POWER
 from offramp.promise.split import Repeats

@@ -25,10 +25,10 @@ from offramp.core.policy import backbone
 from offramp.core.trace import assemble
 from offramp.export import write_file
 from offramp.export.stages import unwatched
-from offramp.fit import fit
 from offramp.learn.latency import Latency
 from offramp.networks.networks import Networks
-from offramp.plan import Plan
+from offramp.plan.fit import fit
+from offramp.plan.plan import Plan
 from offramp.policies.forced import forced
 from offramp.runtime import OnnxRuntime, SingleFile
 from offramp.runtime.driver import Runtime

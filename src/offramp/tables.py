@@ -12,12 +12,12 @@ from offramp.bands import CONFIDENCE, Band
 from offramp.bench import Bench, Timing
 from offramp.compare import Comparison, Row
 from offramp.core.hulls import LEVELS
-from offramp.evaluate import Evaluation
 from offramp.exits import Exits
 from offramp.exits import Point as ExitPoint
 from offramp.exits.placement import WORTH
-from offramp.needs import Needs
-from offramp.plan import Plan
+from offramp.plan.evaluate import Evaluation
+from offramp.plan.needs import Needs
+from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 from offramp.report.sentences import advice
 

@@ -23,7 +23,7 @@ from offramp.base.errors import NetworkError, PlanError
 from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble
-from offramp.plan import Plan
+from offramp.plan.plan import Plan
 from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
 from offramp.policies.encoding import Deployable
 from offramp.runtime.driver import Alone, Answers, Driver, Runtime, infer

@@ -14,7 +14,7 @@ from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.tasks import FEW_CLASSES, NEAREST, Kind
 from offramp.core.tasks import SMALLEST as SMALLEST_PROBABILITY
 from offramp.export.scope import Scope
-from offramp.plan import Plan
+from offramp.plan.plan import Plan
 from offramp.policies.features import SURE, Linear
 from offramp.policies.gates import Gates
 from offramp.policies.learned import Learned, bases

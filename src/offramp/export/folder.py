@@ -25,7 +25,7 @@ from offramp.export.single import TRADEOFF
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
 from offramp.networks.preprocessing import Preprocessing
 from offramp.networks.weights import fingerprint_of_copy
-from offramp.plan import Plan
+from offramp.plan.plan import Plan
 
 KIND, VERSION = "routes", 1
 EXPORTED = kind_of_folder(KIND)

@@ -22,7 +22,7 @@ from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, Shape, value
 from offramp.export.seal import EXPORTED, described, facts, write_sealed
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
-from offramp.plan import Plan
+from offramp.plan.plan import Plan
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TRADEOFF = "tradeoff"

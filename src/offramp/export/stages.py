@@ -29,7 +29,7 @@ from offramp.export.scope import Scope, is_float, value
 from offramp.networks import weights
 from offramp.networks.networks import sources
 from offramp.networks.preprocessing import Preprocessing
-from offramp.plan import Plan
+from offramp.plan.plan import Plan
 
 X = "x"  # the key of the examples
 OLDEST_OPSET = 13  # of ONNX, with the operators that decisions need

@@ -12,8 +12,8 @@ from offramp.base.schema import record
 from offramp.compare import compare
 from offramp.core import tasks
 from offramp.core.trace import Trace
-from offramp.evaluate import evaluate, priced
-from offramp.plan import Plan
+from offramp.plan.evaluate import evaluate, priced
+from offramp.plan.plan import Plan
 from offramp.report.page import Clock, ReportInput
 
 

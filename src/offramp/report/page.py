@@ -13,8 +13,8 @@ from offramp.base.files import read_bytes, storage
 from offramp.base.outputs import Kind, new_output
 from offramp.compare import OWN, Comparison, Row
 from offramp.core.hulls import LEVELS
-from offramp.evaluate import Evaluation
-from offramp.plan import Plan
+from offramp.plan.evaluate import Evaluation
+from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP
 from offramp.report import figures, sentences
 from offramp.report.drawing import draw_exits, draw_frontier, draw_gaps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offramp.core.tasks import DISAGREEMENT
-from offramp.evaluate import Evaluation
+from offramp.plan.evaluate import Evaluation
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 
 

@@ -15,7 +15,7 @@ from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import PlanError
 from offramp.core import tasks
 from offramp.core.walk import Outcome, Work, drive, walk
-from offramp.plan import Plan
+from offramp.plan.plan import Plan
 
 
 class Batch(Protocol):

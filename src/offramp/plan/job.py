@@ -22,7 +22,7 @@ from offramp.learn.latency import Latency, Settled, settle
 from offramp.learn.pool import edges_of, search
 from offramp.learn.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.networks.networks import Networks
-from offramp.plan import Plan, Profile
+from offramp.plan.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family
 from offramp.policies.learned import SAMPLE, Learned
 from offramp.promise.certify import Candidate, Certificate, Order, Saving, certify, safest_first

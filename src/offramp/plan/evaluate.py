@@ -19,7 +19,7 @@ from offramp.core.ledger import Look
 from offramp.core.tasks import Losses, is_binary
 from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
-from offramp.plan import Plan, Profile
+from offramp.plan.plan import Plan, Profile
 from offramp.policies import policy_to_json
 from offramp.promise import split
 from offramp.promise.pvalues import Method, interval, method_for

@@ -12,11 +12,11 @@ from offramp.core import tasks
 from offramp.core.ledger import Look
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
-from offramp.job import Job, Rows, prepare
 from offramp.learn.latency import Latency
 from offramp.learn.teach import AUTO, Ways
 from offramp.networks.networks import Networks
-from offramp.plan import Plan
+from offramp.plan.job import Job, Rows, prepare
+from offramp.plan.plan import Plan
 from offramp.policies import family
 from offramp.promise import split
 from offramp.promise.certify import Certificate, check_promise

@@ -1,0 +1,1 @@
+"""From a trace and a budget to what is deployed."""
