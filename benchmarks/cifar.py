@@ -24,7 +24,7 @@ from offramp.core.trace import Trace, assemble
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
-from offramp.record import Settings, record
+from offramp.recording.record import Settings, record
 from offramp.runtime import OnnxRuntime
 
 Floats = NDArray[np.float32]

@@ -33,11 +33,11 @@ from offramp.core.graph import Graph
 from offramp.core.policy import backbone
 from offramp.core.trace import Trace
 from offramp.export import write_file, write_folder
-from offramp.measure import laps, latency, seconds
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.policies.forced import forced
+from offramp.recording.measure import laps, latency, seconds
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import Session
 from offramp.runtime.torch import TorchRuntime

@@ -28,13 +28,13 @@ from offramp.core.graph import Costs, whole
 from offramp.core.trace import Trace
 from offramp.exits import Exits, Settings, add_exits, candidates
 from offramp.exits.placement import propose
-from offramp.measure import stage_costs
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
 from offramp.networks.preprocessing import Preprocessing
 from offramp.plan.fit import fit
-from offramp.record import Settings as Recording
-from offramp.record import record
+from offramp.recording.measure import stage_costs
+from offramp.recording.record import Settings as Recording
+from offramp.recording.record import record
 from offramp.runtime import OnnxRuntime
 
 BUDGET, BATCHES = 0.01, (1, 64)  # of the plans whose parts are timed

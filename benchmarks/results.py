@@ -14,7 +14,7 @@ import numpy as np
 from offramp.base.arrays import FloatArray
 from offramp.base.files import write_json
 from offramp.core.trace import versions
-from offramp.measure import machine
+from offramp.recording.measure import machine
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"

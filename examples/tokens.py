@@ -20,8 +20,8 @@ from offramp.base.arrays import IntArray
 from offramp.exits.module import WithExits, export, linear_head
 from offramp.exits.training import Training, shuffled, train
 from offramp.networks.data import open_examples
-from offramp.record import Settings as Recording
-from offramp.record import record
+from offramp.recording.record import Settings as Recording
+from offramp.recording.record import record
 
 WORDS, LENGTH, CLASSES, WIDTH, LAYERS = 40, 16, 4, 64, 4
 PADDING, TURN = 0, 1

@@ -20,8 +20,8 @@ from sklearn.neural_network import MLPClassifier
 from offramp import Evaluation, OnnxRuntime, Trace, evaluate, fit
 from offramp.exits import Settings, add_exits
 from offramp.networks.data import open_examples
-from offramp.record import Settings as Recording
-from offramp.record import record
+from offramp.recording.record import Settings as Recording
+from offramp.recording.record import record
 
 FEATURES, CLASSES, LAYERS = 40, 5, (512, 512, 512)
 

@@ -16,7 +16,7 @@ from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.record import Settings, record
+from offramp.recording.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from tests.made import blob_networks, blobs, linear_network
 

@@ -35,8 +35,8 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.policies.gates import Gates
 from offramp.policies.routing import Routing
-from offramp.record import Settings as Recording
-from offramp.record import record
+from offramp.recording.record import Settings as Recording
+from offramp.recording.record import record
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime

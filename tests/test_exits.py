@@ -22,14 +22,14 @@ from offramp.exits.cutting import Point
 from offramp.exits.heads import fit_head
 from offramp.exits.placement import WORTH, mean_cost, place, propose
 from offramp.exits.pooling import Pooling
-from offramp.measure import stage_costs
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
 from offramp.networks.preprocessing import Preprocessing
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.record import Settings as Recording
-from offramp.record import record
+from offramp.recording.measure import stage_costs
+from offramp.recording.record import Settings as Recording
+from offramp.recording.record import record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.testing import RuntimeLaws, synthetic
 from tests import architectures

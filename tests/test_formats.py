@@ -29,7 +29,7 @@ from offramp.networks.networks import combine
 from offramp.plan.fit import Choices, fit_each
 from offramp.plan.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json
-from offramp.record import Settings
+from offramp.recording.record import Settings
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs
 

@@ -19,7 +19,9 @@ from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
-from offramp.independence import (
+from offramp.networks.data import open_examples
+from offramp.networks.networks import Networks
+from offramp.recording.independence import (
     RowsDepend,
     Traits,
     check_made_up,
@@ -28,9 +30,7 @@ from offramp.independence import (
     made_up,
     runs,
 )
-from offramp.networks.data import open_examples
-from offramp.networks.networks import Networks
-from offramp.record import Settings, record
+from offramp.recording.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from tests.made import blobs, linear_network
 

@@ -20,7 +20,7 @@ from offramp.networks.inputs import EVERY, FIRST, Inputs, Range, UnlikeInputs, W
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.record import Settings, record
+from offramp.recording.record import Settings, record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.runtime.routed import Routed
 from offramp.runtime.single import SingleFile

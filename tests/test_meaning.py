@@ -20,8 +20,8 @@ from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.record import Settings as Recording
-from offramp.record import record
+from offramp.recording.record import Settings as Recording
+from offramp.recording.record import record
 from offramp.runtime import OnnxRuntime
 from tests.made import blobs
 

@@ -22,15 +22,15 @@ from offramp.exits import Settings, add_exits
 from offramp.export import write_file, write_folder
 from offramp.export.itinerary import Itinerary
 from offramp.learn.latency import Latency
-from offramp.measure import stage_costs
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.policies import Static
-from offramp.record import Settings as Recording
-from offramp.record import record
+from offramp.recording.measure import stage_costs
+from offramp.recording.record import Settings as Recording
+from offramp.recording.record import record
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from tests.made import deep_network, hard_blobs
 from tests.strategies import amounts, traces

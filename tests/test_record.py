@@ -28,7 +28,7 @@ from offramp.core.trace import Trace
 from offramp.networks.data import Examples, open_examples
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
-from offramp.record import Settings, record
+from offramp.recording.record import Settings, record
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.driver import Alone
 from tests.made import blob_networks, blobs, linear_network, picture

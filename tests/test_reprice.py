@@ -17,8 +17,8 @@ from offramp.core.graph import Costs
 from offramp.core.trace import Trace
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
-from offramp.record import Settings, record
-from offramp.reprice import reprice
+from offramp.recording.record import Settings, record
+from offramp.recording.reprice import reprice
 from offramp.runtime import OnnxRuntime
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs

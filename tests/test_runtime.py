@@ -13,9 +13,9 @@ from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import assemble
-from offramp.measure import stage_costs
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
+from offramp.recording.measure import stage_costs
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.driver import Alone
 from offramp.testing import RuntimeLaws

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offramp import measure, tables
+from offramp import tables
 from offramp.base.errors import CostError, InputError, PlanError
 from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace
 from offramp.learn.latency import Latency
-from offramp.measure import overheads, recorded_costs
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.record import Settings, record
+from offramp.recording import measure
+from offramp.recording.measure import overheads, recorded_costs
+from offramp.recording.record import Settings, record
 from offramp.report import ReportInput, report_inputs, write_report
 from offramp.report.page import Clock
 from offramp.report.sentences import verdict

@@ -23,7 +23,7 @@ from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, Policy, Seen
 from offramp.promise.certify import Certificate, certify
 from offramp.promise.pvalues import examples_expected
-from offramp.record import record
+from offramp.recording.record import record
 from offramp.runtime import Answers, OnnxRuntime, infer
 
 __all__ = [  # noqa: RUF022 - in the order of the modules

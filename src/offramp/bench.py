@@ -28,9 +28,9 @@ from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
 from offramp.export import one_file, write_file, write_folder
 from offramp.export.stages import refitted
-from offramp.measure import laps, seconds
 from offramp.networks import weights
 from offramp.plan.plan import Plan
+from offramp.recording.measure import laps, seconds
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import BEST, LEVELS, Session
 

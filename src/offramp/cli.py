@@ -34,9 +34,7 @@ from offramp.exits import add_exits, candidates
 from offramp.export import write_file, write_folder
 from offramp.export.folder import EXPORTED as EXPORTED_FOLDER
 from offramp.export.seal import EXPORTED
-from offramp.independence import check_made_up
 from offramp.learn.teach import AUTO
-from offramp.measure import latency as measure_latency
 from offramp.networks.data import NOTHING, Examples, open_examples
 from offramp.networks.folders import listed
 from offramp.networks.networks import GRAPH, Networks, combine, recorded_networks
@@ -48,9 +46,11 @@ from offramp.plan.plan import PLAN, Plan, write_plans
 from offramp.promise.certify import KEEP
 from offramp.promise.pvalues import POWER
 from offramp.promise.split import Repeats
-from offramp.record import Settings, blank
-from offramp.record import record as record_trace
-from offramp.reprice import reprice as reprice_trace
+from offramp.recording.independence import check_made_up
+from offramp.recording.measure import latency as measure_latency
+from offramp.recording.record import Settings, blank
+from offramp.recording.record import record as record_trace
+from offramp.recording.reprice import reprice as reprice_trace
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.onnxruntime import Device
 

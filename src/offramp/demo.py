@@ -19,13 +19,13 @@ from offramp.bench import Bench, bench
 from offramp.compare import Comparison, compare
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace, versions
-from offramp.measure import machine
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.plan.evaluate import Evaluation, evaluate
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.record import Settings, record
+from offramp.recording.measure import machine
+from offramp.recording.record import Settings, record
 from offramp.runtime import OnnxRuntime
 
 DEMO = kind_of_folder("demo")

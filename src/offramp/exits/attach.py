@@ -22,10 +22,10 @@ from offramp.exits.network import Network, made_up
 from offramp.exits.placement import Placement, place, propose
 from offramp.exits.pooling import Pooling, Style
 from offramp.exits.stages import cut_into_stages
-from offramp.measure import stage_costs
 from offramp.networks.data import Examples
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
+from offramp.recording.measure import stage_costs
 from offramp.runtime import OnnxRuntime
 
 OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own

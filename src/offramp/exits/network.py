@@ -13,11 +13,11 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from offramp import independence
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
 from offramp.exits.work import multiply_adds
 from offramp.networks import weights
+from offramp.recording import independence
 
 _ROWS = (2, 3)  # batch sizes that tell which axis of a tensor is the batch
 _SCOPES = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")

@@ -13,10 +13,10 @@ from offramp.base.errors import NetworkError
 from offramp.core.graph import Costs, Graph, Stage, whole
 from offramp.exits.cutting import Cut, extract
 from offramp.exits.network import Network
-from offramp.independence import Traits, difference
 from offramp.networks import weights
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
+from offramp.recording.independence import Traits, difference
 from offramp.runtime import OnnxRuntime
 
 

@@ -45,11 +45,11 @@ from offramp.core.trace import (
     versions,
     write_part,
 )
-from offramp.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
-from offramp.measure import recorded_costs
 from offramp.networks.data import NOTHING, Batch, Examples
 from offramp.networks.inputs import Inputs, Range
 from offramp.networks.networks import Networks
+from offramp.recording.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
+from offramp.recording.measure import recorded_costs
 from offramp.runtime.driver import Runtime
 from offramp.runtime.onnxruntime import Session
 

@@ -1,0 +1,1 @@
+"""From networks and examples to a trace with measured costs."""
