@@ -27,7 +27,6 @@ from benchmarks.modules import resnet
 from benchmarks.results import save
 from offramp.answering.committees import answering
 from offramp.base.arrays import AnyArray, IntArray
-from offramp.bench import Run, alone, bench
 from offramp.core.frontier import frontier, replay
 from offramp.core.graph import Graph
 from offramp.core.policy import backbone
@@ -41,6 +40,7 @@ from offramp.recording.measure import laps, latency, seconds
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.onnxruntime import Session
 from offramp.runtime.torch import TorchRuntime
+from offramp.study.bench import Run, alone, bench
 from offramp.testing import close
 
 BATCHES, THREADS = (1, 8, 64), (1, 2)

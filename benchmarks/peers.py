@@ -24,7 +24,6 @@ from benchmarks import cifar, exits
 from benchmarks.known import WORLDS, World
 from benchmarks.results import save, standard_error
 from offramp.answering.committees import answering
-from offramp.compare import oracles
 from offramp.core.frontier import (
     LEVELS,
     Point,
@@ -44,6 +43,7 @@ from offramp.policies import FAMILIES, Policy
 from offramp.policies.features import BLOCKS
 from offramp.policies.learned import Learned
 from offramp.runtime import OnnxRuntime
+from offramp.study.compare import oracles
 
 SIZES = (500, 2000, 5000)
 FIRST = 100  # seed of the first split: what was chosen by hand was chosen on others

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import ROOT, load
-from offramp.bench import ONE_FILE
 from offramp.report.drawing import draw_frontier, draw_speedups
 from offramp.report.figures import FrontierFigure, Role, Series, SpeedupsFigure
+from offramp.study.bench import ONE_FILE
 
 DOCS = ROOT.parent / "docs"
 PAGES = (*sorted((DOCS / "results").glob("*.md")), ROOT.parent / "README.md")

@@ -17,13 +17,13 @@ from benchmarks import cifar
 from benchmarks.results import save, standard_error
 from offramp.answering.committees import answering
 from offramp.base.arrays import FloatArray
-from offramp.compare import oracles
 from offramp.core.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
 from offramp.core.trace import Trace
 from offramp.learn.teach import teach
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.policies import FAMILIES, Policy
+from offramp.study.compare import oracles
 
 LEVELS = (0.0, 0.005, 0.01, 0.02)  # net excess loss
 BUDGET, CONFIDENCE = 0.01, 0.95  # of the certified point in the figure

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from offramp import demo
-from offramp.bench import bench
+from offramp.study.bench import bench
 
 # fixed seeds, and no clock: the machines that run this are shared
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)

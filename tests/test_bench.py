@@ -11,13 +11,13 @@ import pytest
 
 from offramp.answering.refit import Refit
 from offramp.base.errors import DataError, PlanError
-from offramp.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench, peak_mb
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.recording.record import Settings, record
 from offramp.runtime import OnnxRuntime
+from offramp.study.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench, peak_mb
 from tests.made import blob_networks, blobs, linear_network
 
 

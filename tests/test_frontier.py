@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offramp.bands import Band, Resamples, measure
-from offramp.compare import compare
 from offramp.core.frontier import (
     Point,
     area,
@@ -26,6 +24,8 @@ from offramp.core.frontier import (
 from offramp.core.hulls import LEVELS
 from offramp.core.trace import Trace
 from offramp.policies import FAMILIES, ExactOracle
+from offramp.study.bands import Band, Resamples, measure
+from offramp.study.compare import compare
 from offramp.testing import synthetic
 
 LEARN, FRESH = synthetic(800, seed=1), synthetic(600, seed=2)
@@ -188,7 +188,7 @@ def test_means_in_parts_are_means(monkeypatch: pytest.MonkeyPatch) -> None:
     draws, random = Resamples.of(1000, 5, 0), np.random.default_rng(0)
     values = random.normal(size=(3, 1000))
     whole = draws.means(values)
-    monkeypatch.setattr("offramp.bands._CHUNK", 7)
+    monkeypatch.setattr("offramp.study.bands._CHUNK", 7)
     np.testing.assert_allclose(draws.means(values), whole)
     np.testing.assert_allclose(whole, draws.counts @ values.T / 1000)
 
@@ -197,7 +197,7 @@ def test_settings_in_groups_are_measured_alike(monkeypatch: pytest.MonkeyPatch) 
     losses, draws = FRESH.losses(), Resamples.of(FRESH.examples, 2, 0)
     policy = FAMILIES["margin"](LEARN, LEARN.losses())
     whole = measure(FRESH, losses, policy, draws)
-    monkeypatch.setattr("offramp.bands._HELD", 2 * 5 * FRESH.examples)
+    monkeypatch.setattr("offramp.study.bands._HELD", 2 * 5 * FRESH.examples)
     assert measure(FRESH, losses, policy, draws).points == whole.points
 
 

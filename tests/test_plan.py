@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from offramp.base.errors import BudgetError, InputError, LossError, PlanError, TraceError
-from offramp.compare import compare
 from offramp.core.frontier import cost_at, frontier, hull, static_points
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace, learning_share
@@ -24,6 +23,7 @@ from offramp.plan.needs import needs
 from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.promise import split
+from offramp.study.compare import compare
 from offramp.testing import synthetic
 from tests.made import blob_networks, different, rehashed, shown, unseen
 
@@ -177,7 +177,7 @@ def test_a_comparison_of_a_handful_of_examples_is_refused() -> None:
 
 
 def test_a_comparison_learns_with_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, seeds = sys.modules["offramp.compare"], list[int]()
+    module, seeds = sys.modules["offramp.study.compare"], list[int]()
     taught = module.teach
 
     def spy(trace: Trace, ways: Ways) -> Taught:

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from offramp.answers import stream
 from offramp.base.errors import CostError
-from offramp.bench import bench
-from offramp.compare import compare
 from offramp.core.frontier import replay, static_points
 from offramp.core.graph import Costs, Graph, head, whole
 from offramp.core.trace import Trace
@@ -32,6 +30,8 @@ from offramp.recording.measure import stage_costs
 from offramp.recording.record import Settings as Recording
 from offramp.recording.record import record
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
+from offramp.study.bench import bench
+from offramp.study.compare import compare
 from tests.made import deep_network, hard_blobs
 from tests.strategies import amounts, traces
 

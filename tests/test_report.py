@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from offramp.base.errors import MissingExtra
-from offramp.compare import compare
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
@@ -18,6 +17,7 @@ from offramp.report import ReportInput, report_inputs, write_report
 from offramp.report.drawing import draw_frontier, draw_gaps
 from offramp.report.figures import certified_path, exits, frontiers, gaps
 from offramp.report.sentences import kept, promise, verdict
+from offramp.study.compare import compare
 from offramp.testing import synthetic
 
 LEARN, FRESH = synthetic(1200, seed=1), synthetic(900, seed=2)

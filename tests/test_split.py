@@ -25,7 +25,6 @@ from offramp.base.errors import (
     StorageError,
     TraceError,
 )
-from offramp.compare import compare
 from offramp.core.graph import Costs
 from offramp.core.ledger import LEDGER, Ledger, Look
 from offramp.core.trace import Trace, assemble
@@ -38,6 +37,7 @@ from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.promise import split
 from offramp.promise.certify import Certificate
+from offramp.study.compare import compare
 from offramp.testing import synthetic
 from tests.made import unseen
 

@@ -20,12 +20,12 @@ from benchmarks.paper import synthetic
 from offramp import parsing
 from offramp.base.errors import InputError
 from offramp.base.files import write_json
-from offramp.compare import Comparison, compare
 from offramp.core.frontier import cost_at
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace, assemble, import_scores
 from offramp.report.drawing import draw_exits, draw_frontier
 from offramp.report.figures import FrontierFigure, Series, exits, frontiers
+from offramp.study.compare import Comparison, compare
 
 LOSSES = ("top1", "top5")
 POLICIES = ("learned", "myopic", "entropy", "thresholds")

@@ -5,8 +5,6 @@ The names below come in the order in which the modules build on each other.
 
 from offramp._version import __version__
 from offramp.base.errors import OfframpError
-from offramp.bench import bench
-from offramp.compare import Comparison, compare
 from offramp.core.frontier import Point, frontier, hull
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.tasks import Losses
@@ -25,6 +23,8 @@ from offramp.promise.certify import Certificate, certify
 from offramp.promise.pvalues import examples_expected
 from offramp.recording.record import record
 from offramp.runtime import Answers, OnnxRuntime, infer
+from offramp.study.bench import bench
+from offramp.study.compare import Comparison, compare
 
 __all__ = [  # noqa: RUF022 - in the order of the modules
     "__version__",

@@ -24,9 +24,6 @@ from offramp import parsing, tables
 from offramp.answers import ANSWERS, AnswerFile, stream
 from offramp.base.errors import InputError, OfframpError, OfframpWarning, reason
 from offramp.base.outputs import check_output
-from offramp.bench import EXAMPLES, REQUESTS
-from offramp.bench import bench as bench_plan
-from offramp.compare import compare as compare_policies
 from offramp.core.tasks import Excess, Kind, is_own
 from offramp.core.trace import TRACE, Trace, import_scores
 from offramp.exits import Settings as ExitSettings
@@ -53,6 +50,9 @@ from offramp.recording.record import record as record_trace
 from offramp.recording.reprice import reprice as reprice_trace
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.onnxruntime import Device
+from offramp.study.bench import EXAMPLES, REQUESTS
+from offramp.study.bench import bench as bench_plan
+from offramp.study.compare import compare as compare_policies
 
 app = typer.Typer(
     name="offramp",

@@ -15,8 +15,6 @@ from offramp.base.arrays import AnyArray, IntArray
 from offramp.base.errors import MissingExtra
 from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import new_folder
-from offramp.bench import Bench, bench
-from offramp.compare import Comparison, compare
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace, versions
 from offramp.networks.data import open_examples
@@ -27,6 +25,8 @@ from offramp.plan.plan import Plan
 from offramp.recording.measure import machine
 from offramp.recording.record import Settings, record
 from offramp.runtime import OnnxRuntime
+from offramp.study.bench import Bench, bench
+from offramp.study.compare import Comparison, compare
 
 DEMO = kind_of_folder("demo")
 BUDGET, CONFIDENCE = 0.02, 0.9

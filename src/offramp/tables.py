@@ -8,9 +8,6 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from offramp.bands import CONFIDENCE, Band
-from offramp.bench import Bench, Timing
-from offramp.compare import Comparison, Row
 from offramp.core.hulls import LEVELS
 from offramp.exits import Exits
 from offramp.exits import Point as ExitPoint
@@ -20,6 +17,9 @@ from offramp.plan.needs import Needs
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 from offramp.report.sentences import advice
+from offramp.study.bands import CONFIDENCE, Band
+from offramp.study.bench import Bench, Timing
+from offramp.study.compare import Comparison, Row
 
 
 def certificate(plan: Plan) -> Table:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from offramp.compare import OWN, Comparison, Row
 from offramp.core.frontier import Point, hull
 from offramp.core.hulls import LEVELS
 from offramp.promise.certify import Certificate
+from offramp.study.compare import OWN, Comparison, Row
 
 Role = Literal["learned", "rival", "peer", "policy", "static", "oracle", "certified", "tested"]
 _SHOWN = 100 * 1.5 * LEVELS[-1]  # percentage points; beyond, nobody chooses

@@ -9,12 +9,12 @@ from pathlib import Path
 from offramp.answering.refit import refitted
 from offramp.base.errors import InputError
 from offramp.base.schema import record
-from offramp.compare import compare
 from offramp.core import tasks
 from offramp.core.trace import Trace
 from offramp.plan.evaluate import evaluate, priced
 from offramp.plan.plan import Plan
 from offramp.report.page import Clock, ReportInput
+from offramp.study.compare import compare
 
 
 def report_inputs(paths: Sequence[Path]) -> list[ReportInput]:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offramp.bands import CONFIDENCE, Band
 from offramp.base.errors import InputError, MissingExtra
 from offramp.base.files import read_bytes, storage
 from offramp.base.outputs import Kind, new_output
-from offramp.compare import OWN, Comparison, Row
 from offramp.core.hulls import LEVELS
 from offramp.plan.evaluate import Evaluation
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP
 from offramp.report import figures, sentences
 from offramp.report.drawing import draw_exits, draw_frontier, draw_gaps
+from offramp.study.bands import CONFIDENCE, Band
+from offramp.study.compare import OWN, Comparison, Row
 
 _MARK = b'<meta name="generator" content="offramp">'  # in the page: what --force may replace
 

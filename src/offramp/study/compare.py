@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from offramp.answering.committees import Committees, answering
-from offramp.bands import (
+from offramp.base.arrays import FloatArray
+from offramp.base.errors import TraceError
+from offramp.core.frontier import Point, frontier, uniform_points
+from offramp.core.hulls import LEVELS
+from offramp.core.policy import Policy
+from offramp.core.tasks import DISAGREEMENT, Losses
+from offramp.core.trace import Trace
+from offramp.learn.teach import AUTO, Ways, teach
+from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
+from offramp.promise import split
+from offramp.promise.split import FEWEST
+from offramp.study.bands import (
     DRAWS,
     Band,
     Curve,
@@ -21,17 +32,6 @@ from offramp.bands import (
     mixed,
     scales,
 )
-from offramp.base.arrays import FloatArray
-from offramp.base.errors import TraceError
-from offramp.core.frontier import Point, frontier, uniform_points
-from offramp.core.hulls import LEVELS
-from offramp.core.policy import Policy
-from offramp.core.tasks import DISAGREEMENT, Losses
-from offramp.core.trace import Trace
-from offramp.learn.teach import AUTO, Ways, teach
-from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
-from offramp.promise import split
-from offramp.promise.split import FEWEST
 
 UNIFORM = "uniform"  # blind mixes of single networks: always compared, never fitted
 OWN = AUTO  # the policy that others are compared with
@@ -173,7 +173,7 @@ def compare(
         policies: names; None takes all, `auto` being what `fit` does by default. `uniform`, which
             needs no fitting, is always there.
         seed: of the split, and of the draws that bands come from.
-        bands: how far numbers may move with the draw of the measured examples (`offramp.bands`).
+        bands: how far numbers may move with the draw of the measured examples (`offramp.study.bands`).
         progress: called with what is done, how many steps are, and how many there are.
 
     Raises:
