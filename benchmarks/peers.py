@@ -24,6 +24,7 @@ from benchmarks import cifar, exits
 from benchmarks.known import WORLDS, World
 from benchmarks.results import save, standard_error
 from offramp.answering.committees import answering
+from offramp.command.demo import STAGES, digits
 from offramp.core.frontier import (
     LEVELS,
     Point,
@@ -37,7 +38,6 @@ from offramp.core.frontier import (
 )
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble
-from offramp.demo import STAGES, digits
 from offramp.learn.teach import Ways, teach
 from offramp.policies import FAMILIES, Policy
 from offramp.policies.features import BLOCKS

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from offramp import demo
+from offramp.command import demo
 from offramp.study.bench import bench
 
 # fixed seeds, and no clock: the machines that run this are shared

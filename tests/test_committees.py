@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from offramp import tables
 from offramp.answering.committees import Committee, Speaker, answering, learn, pool_weights
 from offramp.base.arrays import FloatArray
+from offramp.command import tables
 from offramp.core.frontier import replay, static_points
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offramp import Trace, cli, demo
+from offramp import Trace, cli
 from offramp.base.errors import InputError
+from offramp.command import demo
 from offramp.networks.networks import recorded_networks
 from offramp.runtime import OnnxRuntime
 

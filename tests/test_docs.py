@@ -19,7 +19,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from offramp import cli
-from offramp.demo import Demo
+from offramp.command.demo import Demo
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

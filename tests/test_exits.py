@@ -397,7 +397,7 @@ def test_labels_of_a_single_class_teach_nothing() -> None:
 
 
 def test_empty_names_of_points_are_refused() -> None:
-    from offramp import parsing
+    from offramp.command import parsing
 
     assert parsing.points("auto") is None
     assert parsing.points("a, b") == ["a", "b"]

@@ -19,7 +19,7 @@ import pytest
 from offramp import OnnxRuntime, Plan, Preprocessing, Trace, fit, open_examples, record
 from offramp.answering.committees import Committee
 from offramp.answering.refit import Refit
-from offramp.answers import AnswerFile, stream
+from offramp.command.answers import AnswerFile, stream
 from offramp.core.costs import Costs
 from offramp.core.graph import Stage
 from offramp.core.trace import import_scores

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from offramp import tables
 from offramp.base.arrays import FloatArray, IntArray
+from offramp.command import tables
 from offramp.core.graph import Costs, Graph
 from offramp.core.meaning import DoubtfulLabels, chance_loss, doubts, judge
 from offramp.core.trace import Trace, assemble, import_scores

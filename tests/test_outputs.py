@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from offramp.answers import harmless
 from offramp.base import files, outputs
 from offramp.base.errors import GraphError, InputError, TraceError
 from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import check_output, new_folder, only_one
+from offramp.command.answers import harmless
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace, assemble
 from offramp.networks.networks import Networks
@@ -301,7 +301,7 @@ cli.main()
     return found.returncode, found.stderr
 
 
-SENDS = "from offramp.answers import AnswerFile; AnswerFile.write = send"
+SENDS = "from offramp.command.answers import AnswerFile; AnswerFile.write = send"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp import parsing
 from offramp.base.errors import CostError, GraphError, InputError
+from offramp.command import parsing
 
 WRITTEN = ["{!r}", "{:e}", "{:E}", "{:.3g}", "{:f}", " {:g} "]  # as profilers print numbers
 amounts = st.floats(1e-9, 1e12)

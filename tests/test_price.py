@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.answers import stream
 from offramp.base.errors import CostError
+from offramp.command.answers import stream
 from offramp.core.frontier import replay, static_points
 from offramp.core.graph import Costs, Graph, head, whole
 from offramp.core.trace import Trace

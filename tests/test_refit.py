@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from offramp import tables
 from offramp.answering.committees import SMALLEST
 from offramp.answering.refit import Refit, Repair, learn, refitted
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
 from offramp.cli import app
+from offramp.command import tables
 from offramp.core import tasks
 from offramp.core.frontier import excess_of, replay, static_points
 from offramp.core.graph import Costs, Graph

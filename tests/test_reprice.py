@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from offramp import parsing
 from offramp.base.errors import CostError, InputError, TraceError
 from offramp.base.files import read_json
 from offramp.base.manifests import HASH, write_manifest
+from offramp.command import parsing
 from offramp.core.graph import Costs
 from offramp.core.trace import Trace
 from offramp.networks.data import open_examples

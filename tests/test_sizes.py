@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offramp import tables
 from offramp.base.errors import CostError, InputError, PlanError
+from offramp.command import tables
 from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace

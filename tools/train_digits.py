@@ -2,7 +2,7 @@
 
 Usage: python tools/train_digits.py        needs torch (pip install torch), nothing else does
 
-The 300 images are those that `offramp.demo.split` calls "train": the demo fits, certifies and
+The 300 images are those that `offramp.command.demo.split` calls "train": the demo fits, certifies and
 measures on the others. Widths and training were chosen by cross-validation inside the 300.
 """
 
@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from offramp.demo import digits
+from offramp.command.demo import digits
 
 OUT = Path(__file__).resolve().parents[1] / "src" / "offramp" / "demo_networks"
 Layers = tuple[tuple[int, int], ...]  # channels and stride of each 3x3 convolution

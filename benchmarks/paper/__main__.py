@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.paper import synthetic
-from offramp import parsing
 from offramp.base.errors import InputError
 from offramp.base.files import write_json
+from offramp.command import parsing
 from offramp.core.frontier import cost_at
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace, assemble, import_scores

@@ -20,10 +20,10 @@ import typer
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from offramp import parsing, tables
-from offramp.answers import ANSWERS, AnswerFile, stream
 from offramp.base.errors import InputError, OfframpError, OfframpWarning, reason
 from offramp.base.outputs import check_output
+from offramp.command import parsing, tables
+from offramp.command.answers import ANSWERS, AnswerFile, stream
 from offramp.core.tasks import Excess, Kind, is_own
 from offramp.core.trace import TRACE, Trace, import_scores
 from offramp.exits import Settings as ExitSettings
@@ -131,7 +131,7 @@ def demo(
     force: Force = False,
 ) -> None:
     """The whole journey on handwritten digits, with networks that come along."""
-    from offramp import demo as journey
+    from offramp.command import demo as journey
 
     with _progress() as step:
         result = journey.run(out, force=force, progress=step)
