@@ -2,8 +2,8 @@
 
 Usage: python tools/train_digits.py        needs torch (pip install torch), nothing else does
 
-The 300 images are those that `offramp.command.demo.split` calls "train": the demo fits, certifies and
-measures on the others. Widths and training were chosen by cross-validation inside the 300.
+The 300 images are those that `offramp.command.demo.split` calls "train": the demo fits, certifies
+and measures on the others. Widths and training were chosen by cross-validation inside the 300.
 """
 
 from __future__ import annotations

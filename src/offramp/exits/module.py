@@ -154,8 +154,8 @@ def export(
         x: a few inputs, at least two.
         folder: where the parts are written; `networks.write` makes a graph of them.
         preprocessing: of the graph.
-        taught: `offramp.base.hashing.hash_rows` of the inputs that trained its exits, so that no plan is
-            certified on them; None: nobody says.
+        taught: `offramp.base.hashing.hash_rows` of the inputs that trained its exits, so that no
+            plan is certified on them; None: nobody says.
 
     Raises:
         NetworkError: torch.export cannot follow it (Python control flow that depends on data), it

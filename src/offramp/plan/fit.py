@@ -94,8 +94,8 @@ def fit(
         unlabelled: loss is disagreement with the reference; labels are not looked at.
         policy: one of `offramp.policies.FAMILIES`, or `auto`: what costs least on held-out examples
             (`offramp.learn.teach`).
-        pool: the stages are candidates: `offramp.learn.pool` finds which of them take part, in which
-            order and with which skips; the edges of `trace` do not count.
+        pool: the stages are candidates: `offramp.learn.pool` finds which of them take part, in
+            which order and with which skips; the edges of `trace` do not count.
         committees: stages may answer with all the scores their walks have paid for, where that
             loses less.
         refit: stages answer with refitted scores, where that loses less; the reference as well, and

@@ -1,7 +1,7 @@
 """Who may see which rows of a trace: some teach and are shown, others are sealed and certify.
 
-Rows open in an order that the examples fix (`offramp.base.hashing`). Everything but certificates and
-evaluations opens them from the front, up to the seal; what was never opened certifies.
+Rows open in an order that the examples fix (`offramp.base.hashing`). Everything but certificates
+and evaluations opens them from the front, up to the seal; what was never opened certifies.
 """
 
 from __future__ import annotations

@@ -173,7 +173,8 @@ def compare(
         policies: names; None takes all, `auto` being what `fit` does by default. `uniform`, which
             needs no fitting, is always there.
         seed: of the split, and of the draws that bands come from.
-        bands: how far numbers may move with the draw of the measured examples (`offramp.study.bands`).
+        bands: how far numbers may move with the draw of the measured examples
+            (`offramp.study.bands`).
         progress: called with what is done, how many steps are, and how many there are.
 
     Raises:
