@@ -215,7 +215,7 @@ def test_unknown_policies_are_refused() -> None:
 
 
 def test_comparison_measures_on_other_examples_than_it_tunes_on() -> None:
-    tuned, fresh = (split.front(shown(trace), "compare") for trace in (LEARN, FRESH))
+    tuned, fresh = (split.shown(shown(trace), "compare") for trace in (LEARN, FRESH))
     found = compare(shown(LEARN), shown(FRESH), bands=False)
     assert found.examples == FRESH.examples
     assert set(found.policies) == {"auto", *FAMILIES, "uniform"}

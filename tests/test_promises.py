@@ -343,7 +343,7 @@ def test_answers_changed_are_counted_of_what_runs() -> None:
     alone = certificate([0], static=3)
     assert (alone.losses, alone.changes) == (3, "answers changed")
     nothing = certificate([50])
-    assert (nothing.losses, nothing.changes) == (50, "answers changed at the safest point")
+    assert (nothing.losses, nothing.changes) == (50, "answers changed at the safest tested")
 
 
 def test_a_single_network_that_fails_is_not_used() -> None:

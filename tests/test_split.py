@@ -95,7 +95,7 @@ def test_a_trace_keeps_its_order_through_files_and_rows_elsewhere(tmp_path: Path
     assert read.seal is None
     other = shuffled(TRACE)
     assert other.digest == TRACE.digest
-    one, two = split.front(unseen(TRACE), "fit"), split.front(other, "fit")
+    one, two = split.shown(unseen(TRACE), "fit"), split.shown(other, "fit")
     assert (one.identity == two.identity).all()
     moved = replace(TRACE, scores={s: v + 1 for s, v in TRACE.scores.items()})
     assert (moved.turns == TRACE.turns).all()  # fixed when the trace was made
@@ -110,7 +110,7 @@ def test_a_fit_does_not_know_the_order_of_rows() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 def test_what_is_sealed_is_seen_by_certificates_alone(share: float) -> None:
     trace = replace(unseen(TRACE), seal=share)
-    first = split.front(trace, "compare")
+    first = split.shown(trace, "compare")
     assert first.examples == round((1 - share) * trace.examples)
     if share == 0:
         with pytest.raises(TraceError, match="nothing of this trace is sealed"):
@@ -381,7 +381,7 @@ def test_what_was_shown_certifies_no_more() -> None:
     assert fit(trace, 0.05, learn_share=0.1, policy="margin").certificate.examples == 1350
     compare(trace, policies=["margin"], bands=False)
     assert fit(trace, 0.05, learn_share=0.1, policy="margin").certificate.examples == 1000
-    split.everything(trace, "report")
+    split.opened(trace, "report", trace.examples)
     with pytest.raises(TraceError, match="has been opened"):
         fit(trace, 0.05)
 
@@ -458,3 +458,84 @@ def test_the_test_is_chosen_on_what_teaches() -> None:
     assert fit(graded(TRACE, 1.0), 0.05).certificate.method == "trinomial"
     with pytest.raises(LossError, match="trinomial test counts"):
         fit(graded(TRACE, 0.5), 0.05)
+
+
+def test_labels_left_out_do_not_hide_what_taught() -> None:
+    bare = assemble(TRACE.graph, TRACE.costs, TRACE.scores, kind="logits")
+    with pytest.raises(TraceError, match="the same examples"):
+        fit(unseen(TRACE), 0.05, certify_on=bare, unlabelled=True)
+
+
+def test_some_of_what_taught_are_no_draws() -> None:
+    half = unseen(TRACE.take(np.arange(700)))
+    with pytest.raises(TraceError, match="they taught"):
+        fit(unseen(TRACE), 0.05, certify_on=half, repeats="real")
+    random = np.random.default_rng(0)
+    table = synthetic(40, seed=5)  # few different examples, drawn one by one
+    one, two = (table.take(random.integers(0, 40, 600)) for _ in range(2))
+    drawn = fit(one, 0.05, certify_on=two, repeats="real", policy="margin")
+    assert drawn.certificate.examples == 600
+
+
+def test_what_is_refused_opens_nothing() -> None:
+    trace = unseen(TRACE)
+    with pytest.raises(TraceError, match="to certify on"):
+        fit(trace, 0.05, certify_on=OTHER.take(np.arange(10)))
+    with pytest.raises(InputError, match="twice"):
+        fit_each(trace, [0.05, 0.05], Choices())
+    with pytest.raises(BudgetError):
+        fit(trace, 0.05, learn_share=2.0)
+    assert (trace.ledger.mark, trace.ledger.looks) == (-1, [])
+    plan = fit(trace, 0.05, policy="margin")
+    fresh = unseen(OTHER)
+    with pytest.raises(LossError):
+        evaluate(plan, fresh, loss="nosuch")
+    assert fresh.ledger.looks == []
+
+
+def test_the_ledger_stays_with_the_rows(tmp_path: Path) -> None:
+    unseen(TRACE).write(tmp_path / "trace")
+    read = [Trace.read(tmp_path / "trace") for _ in range(2)]  # both before either looks
+    looks = [
+        fit(trace, 0.05, policy="margin", seed=seed).certificate.look
+        for seed, trace in enumerate(read)
+    ]
+    assert looks == [1, 2]
+    unseen(shuffled(TRACE)).write(tmp_path / "trace", force=True)
+    assert len(Ledger.read(tmp_path / "trace").looks) == 2
+    OTHER.write(tmp_path / "trace", force=True)
+    assert Ledger.read(tmp_path / "trace").looks == []
+
+
+_SCALE = {"scale": 0.5}
+
+
+def changing(scores: FloatArray, labels: IntArray) -> FloatArray:
+    return np.asarray((scores.argmax(axis=1) != labels) * _SCALE["scale"])
+
+
+def test_another_loss_is_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although it is called the same."""
+    trace, name = unseen(TRACE), f"{__name__}:changing"
+    assert fit(trace, 0.05, loss=name, policy="margin").certificate.look == 1
+    assert fit(trace, 0.05, loss=name, policy="margin").certificate.look == 1
+    monkeypatch.setitem(_SCALE, "scale", 0.1)
+    assert fit(trace, 0.05, loss=name, policy="margin").certificate.look == 2
+
+
+def test_what_was_shown_as_a_copy_certifies_no_more() -> None:
+    twice = synthetic(600, seed=6).take(np.tile(np.arange(600), 2))
+    shown = split.shown(twice, "needs")
+    certified = split.sealed(split.distinct(twice, "copies"))
+    assert certified.examples > 100
+    assert not np.isin(certified.identity, shown.identity).any()
+
+
+def test_an_evaluation_counts_no_copies_and_judges_no_other_loss() -> None:
+    plan = fit(unseen(TRACE), 0.1, policy="margin")
+    many = OTHER.take(np.tile(np.arange(150), 40))
+    with pytest.raises(TraceError, match="--repeats copies"):
+        evaluate(plan, many)
+    assert evaluate(plan, many, repeats="copies").examples == 150
+    assert evaluate(plan, unseen(OTHER)).kept != "unknown"
+    assert evaluate(plan, unseen(OTHER), loss="top5").kept == "unknown"

@@ -112,6 +112,9 @@ Seal = Annotated[
         help="Share that only certificates may see; 0: none. Default: all but a third, or 2,500."
     ),
 ]
+RepeatsKind = Annotated[
+    Repeats | None, typer.Option(help="What rows are that repeat others, where many do.")
+]
 HeadStyle = Literal["auto", "linear", "deep"]
 Loss = Annotated[
     str | None, typer.Option(help="top1, top5 (any k) or module:function. Default: top1.")
@@ -328,9 +331,7 @@ def fit(
     learn_share: Annotated[
         float | None, typer.Option(help="Part of TRACE to learn from. Default: what is not sealed.")
     ] = None,
-    repeats: Annotated[
-        Repeats | None, typer.Option(help="What rows are that repeat others, where many do.")
-    ] = None,
+    repeats: RepeatsKind = None,
     looks: Annotated[
         int, typer.Option(min=1, help="Looks at the sealed rows that share the error.")
     ] = 1,
@@ -353,18 +354,18 @@ def fit(
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
     choices = Choices(
-        confidence,
-        excess,
-        _loss(loss, unlabelled),
-        unlabelled,
-        policy,
-        pool,
-        committees,
-        refit,
-        learn_share,
-        repeats,
-        looks,
-        seed,
+        confidence=confidence,
+        excess=excess,
+        loss=_loss(loss, unlabelled),
+        unlabelled=unlabelled,
+        policy=policy,
+        pool=pool,
+        committees=committees,
+        refit=refit,
+        learn_share=learn_share,
+        repeats=repeats,
+        looks=looks,
+        seed=seed,
     )
     budgets = parsing.budgets(budget)
     latency = None
@@ -419,12 +420,13 @@ def evaluate(
     plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
     trace: Annotated[Path, typer.Argument(help="Other recorded examples.")],
     loss: Loss = None,
+    repeats: RepeatsKind = None,
     json_: Json = False,
 ) -> None:
     """What the plan does on other recorded examples, and whether the promise is kept there."""
     read, examples = Plan.read(plan), Trace.read(trace)
     _say_classes(examples, read.info)
-    found = evaluate_plan(read, examples, loss=_loss(loss))
+    found = evaluate_plan(read, examples, loss=_loss(loss), repeats=repeats)
     if {examples.info.get("data"), examples.digest} & read.fitted_on:
         messages.print("these examples taught or certified this plan: they say little about others")
     _print(json_, found.to_json(), lambda: tables.evaluation(found))

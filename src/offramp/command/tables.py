@@ -31,10 +31,11 @@ def certificate(plan: Plan) -> Table:
             ("promise", f"{found.excess} excess loss ({found.loss}) of at most {found.budget:.2%}"),
             ("confidence", f"{found.confidence:.1%}, {found.method} test"),
             ("certified on", f"{found.examples} examples"),
+            *_looks(found),
             *_reference(found),
             (found.changes, f"{found.losses} for the worse, {found.gains} for the better"),
             ("runs", _runs(found)),
-            ("upper bound of its excess loss", f"{found.bound:.2%}"),
+            ("upper bound of its excess loss", f"{found.bound:.2%} at {1 - found.level:.4g}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("speed-up", f"{found.speedup:.2f} by these costs{_at(found.batch)}"),
             *[(f"speed-up{_at(s.batch)}", f"{s.speedup:.2f} by costs there") for s in found.sizes],
@@ -51,6 +52,14 @@ def _reference(found: Certificate) -> list[tuple[str, str]]:
         return []
     chance = "" if found.chance_loss is None else f"; by chance {found.chance_loss:.2%}"
     return [("loss of the reference itself", f"{found.reference_loss:.2%}{chance}")]
+
+
+def _looks(found: Certificate) -> list[tuple[str, str]]:
+    """Which look at the sealed rows it was, where there was more than one."""
+    if found.look == 1 or found.joint_confidence is None:
+        return []
+    together = f"all promises on these rows so far hold together at {found.joint_confidence:.1%}"
+    return [("look", f"{found.look}; {together}")]
 
 
 def _at(batch: int | None) -> str:

@@ -123,7 +123,7 @@ def doubts(scores: Mapping[str, FloatArray], labels: IntArray | None, reference:
 
 def chance_loss(loss: str, labels: IntArray, classes: int) -> float | None:
     """What always answering the commonest labels loses under top-k; None: under another loss."""
-    if not loss.startswith("top"):
+    if not tasks.is_top(loss):
         return None
     counts = np.bincount(labels, minlength=classes).astype(np.float32)
     said = np.broadcast_to(counts, (len(labels), classes))

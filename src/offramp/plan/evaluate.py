@@ -23,6 +23,7 @@ from offramp.plan.plan import Plan, Profile
 from offramp.policies import policy_to_json
 from offramp.promise import split
 from offramp.promise.pvalues import Method, interval, method_for
+from offramp.promise.split import Repeats
 
 _ALIKE = 0.01  # below this p-value examples do not look like the certified ones
 
@@ -66,27 +67,29 @@ class Evaluation:
         return value
 
 
-def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation:
+def evaluate(
+    plan: Plan, trace: Trace, *, loss: str | None = None, repeats: Repeats | None = None
+) -> Evaluation:
     """What `plan` does on the examples of `trace`.
 
     Args:
         plan: of the same graph as the trace.
         trace: examples that neither trained nor certified the plan.
         loss: None takes the plan's; a loss of the user's own must be named again, because a plan
-            must not run code.
+            must not run code. Of another one than the plan's nothing was promised.
+        repeats: as in `fit`: what rows are that repeat others, where many do.
 
     The ledger of the trace counts it as a look at all of its rows, the sealed ones included.
 
     Raises:
         TraceError: the trace is of another graph, of other networks or preprocessing, or of
-            examples that trained heads of its exits.
+            examples that trained heads of its exits; or many rows repeat others.
         CostError: the trace's costs are of another unit than the plan's, which count here.
         LossError: the plan's loss is the user's own and `loss` does not name it.
         StorageError: the trace's ledger cannot be written.
     """
     _check_alike(plan, trace)
-    trace = priced(plan, trace)
-    trace.ledger.look(Look("evaluate", _question(plan, loss), 1 - plan.certificate.confidence))
+    whole, trace = trace, priced(plan, split.distinct(trace, repeats))
     recorded, trace = trace, plan.answering(trace)
     outcome = replay(trace, plan.running, plan.setting)
     losses = _losses(plan, trace, loss)
@@ -95,6 +98,10 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
     promise = plan.certificate
     found = _Found.of(plan, outcome, losses, trace) if losses else _Found()
     unrefitted = _losses(plan, recorded, loss) if plan.refits else losses
+    if losses:  # now that nothing can be refused any more
+        asked = Look("evaluate", _question(plan, losses.name), 1 - plan.certificate.confidence)
+        whole.ledger.look(asked)
+    promised = losses is not None and losses.name == promise.loss
     return Evaluation(
         trace.examples,
         found.loss,
@@ -111,7 +118,7 @@ def evaluate(plan: Plan, trace: Trace, *, loss: str | None = None) -> Evaluation
         promise.budget,
         promise.confidence,
         plan.tradeoff,
-        found.kept(promise.budget),
+        found.kept(promise.budget) if promised else "unknown",
         found.interval,
         shape,
     )
@@ -177,7 +184,7 @@ def _check_alike(plan: Plan, trace: Trace) -> None:
     split.fresh(trace)
 
 
-def _question(plan: Plan, loss: str | None) -> str:
+def _question(plan: Plan, loss: str) -> str:
     """What a plan asks of rows, as a hash: the same plan and loss ask the same."""
     asked = [policy_to_json(plan.policy), plan.tradeoff, plan.certificate.to_json(), loss]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

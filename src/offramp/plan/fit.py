@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
+from offramp._version import __version__
 from offramp.base.errors import BudgetError, InputError, TraceError
 from offramp.core import tasks
 from offramp.core.ledger import Look
@@ -23,7 +24,7 @@ from offramp.promise.certify import Certificate, check_promise
 from offramp.promise.split import FEWEST, Repeats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choices:
     """What `fit` is asked for, besides budgets and examples; see there."""
 
@@ -123,18 +124,18 @@ def fit(
         StorageError: the trace's ledger cannot be written.
     """
     choices = Choices(
-        confidence,
-        excess,
-        loss,
-        unlabelled,
-        policy,
-        pool,
-        committees,
-        refit,
-        learn_share,
-        repeats,
-        looks,
-        seed,
+        confidence=confidence,
+        excess=excess,
+        loss=loss,
+        unlabelled=unlabelled,
+        policy=policy,
+        pool=pool,
+        committees=committees,
+        refit=refit,
+        learn_share=learn_share,
+        repeats=repeats,
+        looks=looks,
+        seed=seed,
     )
     return fit_each(trace, [budget], choices, certify_on, networks, latency)[0]
 
@@ -169,6 +170,8 @@ def fit_each(
     """
     if not budgets:
         raise InputError("there is no budget; give one, or several: 0.005,0.01.")
+    if len(set(budgets)) < len(budgets):
+        raise InputError("a budget is given twice; give each once.")
     for budget in budgets:
         check_promise(budget, choices.confidence)
     if networks:
@@ -176,7 +179,7 @@ def fit_each(
     rows = _rows(trace, certify_on, choices)
     jobs = [_prepared(rows, budget, choices, latency) for budget in budgets]
     # everything that is tested is fixed from here on; now the sealed rows are looked at
-    asked = Look("fit", _question(rows, budgets, choices, latency), choices.error)
+    asked = Look("fit", _question(jobs, choices), choices.error)
     number = rows.source.ledger.look(asked)
     together = rows.source.ledger.together(number)
     plans = []
@@ -191,8 +194,11 @@ def draft(trace: Trace, budget: float, choices: Choices, networks: Networks | No
 
     It runs the reference alone, and is there to be timed: no sealed row is looked at.
     """
-    learning = split.front(split.distinct(trace, choices.repeats), "fit", choices.learn_share)
-    _check_number(learning, "learn from")
+    whole = split.distinct(trace, choices.repeats)
+    count = split.asked(whole, choices.learn_share)
+    _check_number(count, "learn from")
+    split.opened(whole, "fit", count)
+    learning = split.front(whole, count)
     job = _prepared(Rows(trace, learning, learning, trace), budget, choices, None)
     return job.plan(job.nothing(), networks)
 
@@ -206,22 +212,24 @@ def _rows(trace: Trace, certify_on: Trace | None, choices: Choices) -> Rows:
                 "nothing of this trace is sealed, so that it certifies nothing of its own. Certify "
                 "on other examples with --certify TRACE, or make it again with another --seal."
             )
-        learning = split.front(whole, "fit", choices.learn_share)
-        certifying = split.sealed(whole)
+        count = split.asked(whole, choices.learn_share)
+        certifying = split.sealed(whole, count)
     else:
         split.check_alike(trace, certify_on, "the trace to certify on")
         others = split.apart(whole, split.distinct(certify_on, choices.repeats), choices.repeats)
-        learning, certifying = split.everything(whole, "fit"), split.sealed(others)
+        count, certifying = whole.examples, split.sealed(others)
     certifying = replace(split.fresh(certifying), costs=trace.costs)
-    _check_number(learning, "learn from")
-    _check_number(certifying, "certify on")
-    return Rows(trace, learning, certifying, trace if certify_on is None else certify_on)
+    _check_number(count, "learn from")
+    _check_number(certifying.examples, "certify on")
+    split.opened(whole, "fit", count)  # now that nothing can be refused any more
+    source = trace if certify_on is None else certify_on
+    return Rows(trace, split.front(whole, count), certifying, source)
 
 
-def _check_number(rows: Trace, what: str) -> None:
-    if rows.examples < FEWEST:
+def _check_number(examples: int, what: str) -> None:
+    if examples < FEWEST:
         raise TraceError(
-            f"there are {rows.examples} examples to {what}; at least {FEWEST} are needed, and "
+            f"there are {examples} examples to {what}; at least {FEWEST} are needed, and "
             "a budget of one point takes several hundred. Record more examples."
         )
 
@@ -233,17 +241,14 @@ def _prepared(rows: Rows, budget: float, choices: Choices, latency: Latency | No
     )  # fmt: skip
 
 
-def _question(
-    rows: Rows, budgets: Sequence[float], choices: Choices, latency: Latency | None
-) -> str:
-    """What sealed rows are asked, as a hash: all that the answer depends on."""
+def _question(jobs: Sequence[Job], choices: Choices) -> str:
+    """What sealed rows are asked, as a hash: all that is tested on them, and on which."""
+    rows = jobs[0].rows
     asked = {
-        "choices": asdict(choices),
-        "budgets": list(budgets),
+        "jobs": [job.question() for job in jobs],
         "rows": [rows.learning.digest, rows.certifying.digest],
-        "graph": rows.trace.graph.to_json(),
-        "costs": rows.trace.costs.to_json(),
-        "latency": latency and latency.to_json(),
+        "confidence": choices.confidence,
+        "version": __version__,
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 

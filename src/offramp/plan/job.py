@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from offramp.answering.committees import answering
 from offramp.answering.refit import Refits, Repair, refitted
 from offramp.answering.refit import learn as learn_refits
+from offramp.base.hashing import hash_rows
 from offramp.core import tasks
 from offramp.core.frontier import Recorded, excess_of, replay
 from offramp.core.graph import Graph
@@ -23,7 +25,7 @@ from offramp.learn.pool import edges_of, search
 from offramp.learn.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.networks.networks import Networks
 from offramp.plan.plan import Plan, Profile
-from offramp.policies import Deployable, Policy, Static, family
+from offramp.policies import Deployable, Policy, Static, family, policy_to_json
 from offramp.policies.learned import SAMPLE, Learned
 from offramp.promise.certify import Candidate, Certificate, Order, Saving, certify, safest_first
 
@@ -64,7 +66,27 @@ class Job:
         """What can be said without looking: the reference runs."""
         return self._certify((), {}, 1 - self.confidence)
 
-    @property
+    def question(self) -> dict[str, Any]:
+        """All that is tested, as JSON values, and what counts as loss.
+
+        Losses are computed here, so that what cannot be computed is said before anything is asked.
+        """
+        lesson = self.taught.lesson
+        said = lesson.losses.single().values if self._losses else {}
+        return {
+            "budget": self.budget,
+            "excess": self.ways.excess,
+            "loss": lesson.losses.name,
+            "losses": [int(hash_rows(values).sum(dtype=np.uint64)) for values in said.values()],
+            "policy": policy_to_json(self.taught.policy),
+            "committees": {s: found.to_json() for s, found in lesson.committees.items()},
+            "refits": {s: found.to_json() for s, found in self.refits.items()},
+            "order": [self.order.start, dict(self.order.places)],
+            "costs": self.certifying.costs.to_json(),
+            "seed": self.ways.seed,
+        }
+
+    @cached_property
     def _losses(self) -> Losses:
         return self.certifying.losses(self.ways.loss, self.ways.excess)
 
@@ -104,20 +126,20 @@ class Job:
             sizes=tuple(_savings(self.certifying, policy, certificate)),
         )
         return Plan(
-            trace.graph,
-            self.certifying.costs,
-            trace.kinds,
-            trace.classes,
-            policy,
-            certificate.tradeoff,
-            certificate,
-            profile(self.certifying, policy, certificate),
-            self.taught.lesson.committees,
-            networks.files if networks else {},
-            networks.preprocessing if networks else None,
-            self._info(),
-            self.refits,
-            self._repair() if self.refit else None,
+            graph=trace.graph,
+            costs=self.certifying.costs,
+            kinds=trace.kinds,
+            classes=trace.classes,
+            policy=policy,
+            tradeoff=certificate.tradeoff,
+            certificate=certificate,
+            profile=profile(self.certifying, policy, certificate),
+            committees=self.taught.lesson.committees,
+            networks=networks.files if networks else {},
+            preprocessing=networks.preprocessing if networks else None,
+            info=self._info(),
+            refits=self.refits,
+            repair=self._repair() if self.refit else None,
         )
 
     def _repair(self) -> Repair:
@@ -187,11 +209,20 @@ def prepare(
         dropped = settled.dropped
     taught = teach(learning, ways, policy)
     certifying = answering(certifying, taught.lesson.committees)
-    order = _order(taught, certifying, budget)
     return Job(
-        rows, ways, budget, confidence, taught, certifying, order, refits, refit, edges, latency,
-        dropped,
-    )  # fmt: skip
+        rows=rows,
+        ways=ways,
+        budget=budget,
+        confidence=confidence,
+        taught=taught,
+        certifying=certifying,
+        order=_order(taught, certifying, budget),
+        refits=refits,
+        refit=refit,
+        pool=edges,
+        latency=latency,
+        dropped=dropped,
+    )
 
 
 def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency, every: Graph) -> Settled:

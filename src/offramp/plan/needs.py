@@ -89,7 +89,7 @@ def needs(
     check_promise(budget, confidence)
     if not 0 < power < 1:
         raise BudgetError(f"the power is {power}; it must lie between 0 and 1.")
-    everything, trace = trace.examples, split.front(trace, "needs")
+    everything, trace = trace.examples, split.shown(trace, "needs")
     if trace.examples < 2 * FEWEST:
         raise TraceError(
             f"{trace.examples} of {everything} examples may be looked at; at least {2 * FEWEST} "

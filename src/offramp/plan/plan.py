@@ -342,6 +342,9 @@ class Plan:
             PlanError: no plan, a damaged one, a newer version, or networks that do not match their
                 fingerprints.
         """
+        if (path / "plans.json").exists():
+            held = ", ".join(str(plan.parent) for plan in sorted(path.glob("*/plan.json")))
+            raise PlanError(f"{path} holds several plans; name one of them: {held}.")
         value = read_manifest(path, "plan", VERSION, PlanManifest, PlanError)
         try:
             return cls._from_manifest(path, value)

@@ -109,7 +109,7 @@ class Certificate:
     def changes(self) -> str:
         """What `losses` and `gains` count: the reference, run alone, changes no answer."""
         kept = self.verdict == KEEP
-        return "answers changed at the safest point" if kept else "answers changed"
+        return "answers changed at the safest tested" if kept else "answers changed"
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
@@ -248,7 +248,7 @@ def certify(
     """
     check_promise(budget, confidence)
     method = method or method_for(excess, binary)
-    delta = 1 - confidence if level is None else level
+    delta = 1 - confidence if level is None else min(level, 1 - confidence)
     test = partial(p_value, method=method, level=delta, seed=seed)
     walked = _walk(in_order(path, statics, order or Order()), budget, delta, test)
     chosen, first = walked.point, walked.first
@@ -310,14 +310,14 @@ class _Walked:
     tested: list[Tested]
     point: Candidate | None  # the cheapest point of the path that passed
     static: str | None  # the cheapest single network that passed
-    first: Candidate | None  # the first point of the path that was tested
+    first: Candidate | None  # the first point of the path that was tested; else what failed
 
 
 def _walk(sequence: Iterable[Named], budget: float, delta: float, test: PValue) -> _Walked:
     """Tests up to the first failure."""
     tested: list[Tested] = []
     passed: dict[str | None, Candidate] = {}
-    point = first = None
+    point = first = candidate = None
     # no correction for many tests: their order is fixed and the first failure stops
     for name, candidate in sequence:
         first = first or (candidate if name is None else None)
@@ -331,4 +331,4 @@ def _walk(sequence: Iterable[Named], budget: float, delta: float, test: PValue) 
         elif point is None or candidate.cost < point.cost:
             point = candidate
     static = min(passed, key=lambda name: passed[name].cost, default=None)
-    return _Walked(tested, point, static, first)
+    return _Walked(tested, point, static, first or candidate)

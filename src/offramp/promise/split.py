@@ -13,70 +13,86 @@ from typing import Any, Literal
 import numpy as np
 
 from offramp.base import hashing
-from offramp.base.arrays import BoolArray
+from offramp.base.arrays import AnyArray, BoolArray
 from offramp.base.errors import BudgetError, TraceError
 from offramp.core.trace import Trace
 
 Repeats = Literal["copies", "real"]
 FEWEST = 20  # examples to learn from, and to certify on; below, nothing is worth an answer
 SYSTEM = ("networks", "preprocessing")  # what a recording says of the system besides its graph
+_SURE = 5.0  # standard errors
 _MANY = 0.01  # share of rows that repeat others, above which somebody must say what they are
 
 
-def front(trace: Trace, by: str, share: float | None = None) -> Trace:
-    """The rows that may be learned from and shown, in their order; the ledger remembers them.
+def asked(trace: Trace, share: float | None) -> int:
+    """How many rows a share asks for; None: all that are not sealed.
+
+    Raises:
+        BudgetError: a share outside (0, 1), or larger than what the seal leaves.
+    """
+    if share is None:
+        return trace.unsealed
+    if not 0 < share < 1:
+        raise BudgetError(f"the learning share is {share}; it must lie between 0 and 1.")
+    count = round(share * trace.examples)
+    if trace.seal is not None and count > trace.unsealed:
+        raise BudgetError(
+            f"the learning share is {share}, but {trace.seal:.4g} of this trace is sealed. Ask for "
+            f"at most {1 - trace.seal:.4g}, or make the trace again with another --seal."
+        )
+    return count
+
+
+def front(trace: Trace, count: int) -> Trace:
+    """The first rows of the order in which they open."""
+    return trace.take(trace.opening[:count])
+
+
+def opened(trace: Trace, by: str, count: int) -> None:
+    """Remembers that the first rows were opened, so that they certify no more.
 
     Args:
         trace: with all its rows.
         by: who opens them, for the ledger.
-        share: of the rows, in (0, 1); None: all that are not sealed.
+        count: of the rows.
 
     Raises:
-        BudgetError: a share out of range, or larger than what the seal leaves.
         StorageError: the ledger cannot be written.
     """
-    count = trace.unsealed
-    if share is not None:
-        if not 0 < share < 1:
-            raise BudgetError(f"the learning share is {share}; it must lie between 0 and 1.")
-        if trace.seal is not None and round(share * trace.examples) > count:
-            raise BudgetError(
-                f"the learning share is {share}, but {trace.seal:.4g} of this trace is sealed. Ask "
-                f"for at most {1 - trace.seal:.4g}, or make the trace again with another --seal."
-            )
-        count = round(share * trace.examples)
-    rows = trace.opening[:count]
     if count:
-        trace.ledger.open(by, int(trace.turns[rows[-1]]))
-    return trace.take(rows)
+        trace.ledger.open(by, _turn(trace, count))
 
 
-def everything(trace: Trace, by: str) -> Trace:
-    """All rows, in their order, opened; nothing of them certifies any more.
+def shown(trace: Trace, by: str) -> Trace:
+    """All rows that are not sealed, in their order, opened.
 
     Raises:
         StorageError: the ledger cannot be written.
     """
-    rows = trace.opening
-    trace.ledger.open(by, int(trace.turns[rows[-1]]))
-    return trace.take(rows)
+    opened(trace, by, trace.unsealed)
+    return front(trace, trace.unsealed)
 
 
-def sealed(trace: Trace) -> Trace:
-    """The rows that nobody has opened, in their order: those that certify.
+def sealed(trace: Trace, count: int = 0) -> Trace:
+    """The rows beyond the first `count` that nobody has opened, in their order: these certify.
 
     Raises:
         TraceError: there are none.
     """
+    mark = max(trace.ledger.mark, _turn(trace, count) if count else -1)
     rows = trace.opening
-    if trace.ledger.mark >= 0:
-        rows = rows[trace.turns[rows] > np.uint64(trace.ledger.mark)]
+    if mark >= 0:
+        rows = rows[trace.turns[rows] > np.uint64(mark)]
     if not len(rows):
         raise TraceError(
             "every row of this trace has been opened to learn from or to be shown, so that none "
             "can certify. Certify on others: --certify TRACE."
         )
     return trace.take(rows)
+
+
+def _turn(trace: Trace, count: int) -> int:
+    return int(trace.turns[trace.opening[count - 1]])
 
 
 def distinct(trace: Trace, repeats: Repeats | None) -> Trace:
@@ -87,8 +103,8 @@ def distinct(trace: Trace, repeats: Repeats | None) -> Trace:
 
     Args:
         trace: with all its rows.
-        repeats: `copies` keeps the first of equal rows, `real` keeps all; None asks where more than
-            1 % repeat others.
+        repeats: `copies` keeps one of equal rows, and none where only another one of them was
+            opened; `real` keeps all; None asks where more than 1 % repeat others.
 
     Raises:
         TraceError: many rows repeat others and `repeats` is None.
@@ -105,8 +121,13 @@ def distinct(trace: Trace, repeats: Repeats | None) -> Trace:
                 "these were drawn one by one."
             )
         return trace
-    kept = trace.take(~again)
-    return replace(kept, seal=trace.seal, ledger=trace.ledger)
+    _, group = np.unique(trace.identity, return_inverse=True)
+    earliest = np.full(group.max() + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(earliest, group, trace.turns)
+    seen = trace.ledger.mark >= 0
+    mark = np.uint64(max(0, trace.ledger.mark))
+    half_seen = (earliest[group] <= mark) & (trace.turns > mark) if seen else np.zeros_like(again)
+    return _kept(trace, ~again & ~half_seen)
 
 
 def apart(learning: Trace, certifying: Trace, repeats: Repeats | None) -> Trace:
@@ -116,17 +137,17 @@ def apart(learning: Trace, certifying: Trace, repeats: Repeats | None) -> Trace:
         TraceError: they are the same examples, in whatever order; or more than 1 % are shared and
             nobody says by `repeats` what that means.
     """
-    if learning.hash_of == certifying.hash_of:
-        taught, found = learning.identity, certifying.identity
-    else:
-        taught, found = learning.score_hashes, certifying.score_hashes
+    taught, found = _comparable(learning, certifying)
     shared = np.isin(found, taught)
     if len(found) == len(taught) and bool((np.sort(found) == np.sort(taught)).all()):
         raise TraceError(
             "the trace to certify on holds the same examples as the one to learn from; a promise "
             "needs examples that taught nothing. Leave --certify out, or record others."
         )
-    if repeats == "real" or not shared.any():
+    if not shared.any():
+        return certifying
+    if repeats == "real":
+        _check_chance(taught, shared)
         return certifying
     if repeats is None and shared.mean() > _MANY:
         raise TraceError(
@@ -135,6 +156,31 @@ def apart(learning: Trace, certifying: Trace, repeats: Repeats | None) -> Trace:
             "if examples come with few different values and were drawn one by one."
         )
     return _kept(certifying, ~shared)
+
+
+def _comparable(one: Trace, other: Trace) -> tuple[AnyArray, AnyArray]:
+    """What tells the examples of both apart, as far as both know it."""
+    if one.hash_of == other.hash_of == "inputs":
+        return one.identity, other.identity
+    if one.labels is None or other.labels is None:
+        one, other = replace(one, labels=None), replace(other, labels=None)
+    return one.score_hashes, other.score_hashes
+
+
+def _check_chance(taught: AnyArray, shared: BoolArray) -> None:
+    """Raises TraceError where more examples are shared than draws of few values would be.
+
+    Source: the chance of a value that was not yet seen is about the share of values that were seen
+        once (Good 1953, The population frequencies of species).
+    """
+    _, counts = np.unique(taught, return_counts=True)
+    expected = 1 - (counts == 1).sum() / len(taught)
+    noise = np.sqrt(expected * (1 - expected) * (1 / len(taught) + 1 / len(shared)))
+    if shared.mean() > expected + _SURE * noise + _MANY:
+        raise TraceError(
+            f"{shared.sum()} of the {len(shared)} examples to certify on are among those to learn "
+            f"from, where draws would share about {expected:.0%}: they taught. Record others."
+        )
 
 
 def fresh(trace: Trace) -> Trace:

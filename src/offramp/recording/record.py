@@ -28,7 +28,7 @@ from offramp.base.manifests import PRINTS, read_manifest, write_manifest
 from offramp.base.outputs import check_output, new_folder, only_one
 from offramp.base.schema import record as record_of
 from offramp.core.graph import Costs, Graph, head, whole
-from offramp.core.ledger import Ledger
+from offramp.core.ledger import Ledger, carry
 from offramp.core.meaning import FEWEST, DoubtfulLabels, doubts, judge
 from offramp.core.tasks import Kind, no_scores
 from offramp.core.trace import (
@@ -231,12 +231,23 @@ def _begun(out: Path, identity: Mapping[str, Any], force: bool) -> Iterator[dict
     if force or not (out / "trace.json").exists():
         with new_folder(out, TRACE, force=force) as folder:  # it is never without a manifest
             _note(folder, identity, {})
+            if force and _same_data(out, identity):
+                carry(out, folder)  # the same rows stay opened, and looked at
     with only_one(out):
         # read again here: whoever wrote it a moment ago may have ended since
         value = read_manifest(out, "trace", VERSION, Recording, TraceError)
         if value["complete"]:
             check_output(out, False, TRACE)  # says that it exists already
         yield _continued(out, value, identity)
+
+
+def _same_data(out: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a folder holds a recording of the same examples."""
+    try:
+        found = read_manifest(out, "trace", VERSION, Recording, TraceError)
+    except TraceError:
+        return False
+    return bool(found.get("data") == identity["data"])
 
 
 def _note(out: Path, identity: Mapping[str, Any], prints: Mapping[str, str]) -> None:

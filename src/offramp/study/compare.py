@@ -185,8 +185,8 @@ def compare(
     for name in names:
         if name != OWN:
             family(name)  # raises where there is none
-    trace = split.front(trace, "compare")
-    test = test and split.front(test, "compare")
+    trace = split.shown(trace, "compare")
+    test = test and split.shown(test, "compare")
     _check_number(trace, test)
     if test is None:
         first, second = trace.split(0.5, seed)
