@@ -390,7 +390,8 @@ def test_one_network_is_a_saving_and_no_refusal(
     said = offramp("fit", made / "trace", "--budget", 0, "--out", tmp_path / "q")
     assert said.code == 1
     assert "keep the reference" in said.out
-    assert "more or cheaper stages." in said.out
+    told = " ".join(said.out.replace("│", " ").split())
+    assert "more or cheaper stages" in told
 
 
 def test_a_plan_gets_networks_that_were_recorded_or_are_given(

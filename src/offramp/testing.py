@@ -28,9 +28,8 @@ from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
 from offramp.policies.encoding import Deployable
 from offramp.runtime.driver import Alone, Answers, Driver, Runtime, infer
 
-_ROUNDING = 5e-4  # relative, of evidence
-_NUDGES = 20  # of evidence, likewise
-_TILTS = 6  # at random, that tell which decisions are close
+_ROUNDING = 1e-7  # of evidence: what single precision leaves of chances close to 1
+_NUDGES = 20  # of evidence, at random, that tell which decisions are close
 _MARGIN = 1e-4  # decisions closer than this may differ between engines
 _MOST_CLOSE = 0.25  # share of rows that may be as close
 
@@ -264,15 +263,14 @@ def close(plan: Plan, trace: Trace) -> AnyArray:
     """Which examples of a trace are decided otherwise when scores move by a little, (examples,)."""
     found = np.zeros(trace.examples, dtype=bool)
     before = replay(trace, plan.running, plan.setting).stage
-    random = np.random.default_rng(0)
-    for number in range(2 + _TILTS):
-        scores = {}
-        for stage, values in trace.scores.items():
-            # all one way, then each score its own: what is weighed may move together or apart
-            signs = 2 * number - 1 if number < 2 else random.choice([-1, 1], values.shape)
-            tilt = np.asarray(1 + signs * _MARGIN, dtype=np.float32)
-            logits = trace.kinds[stage] == "logits"  # a factor says nothing of shares
-            scores[stage] = values * tilt if logits else np.maximum(values, 0) ** tilt
+    for sign in (-1, 1):
+        tilt = 1 + sign * _MARGIN
+        scores = {
+            stage: values * np.float32(tilt)
+            if trace.kinds[stage] == "logits"
+            else np.maximum(values, 0) ** np.float32(tilt)  # a factor says nothing of shares
+            for stage, values in trace.scores.items()
+        }
         moved = Trace(trace.graph, trace.costs, scores, trace.kinds)
         found |= replay(moved, plan.running, plan.setting).stage != before
     for number in range(_NUDGES):
@@ -298,7 +296,8 @@ class _Nudged:
     def evidence(self, seen: Seen) -> FloatArray:
         found = self.policy.evidence(seen)
         signs = np.random.default_rng(self.seed).choice([-1, 1], found.shape)
-        return np.asarray(found * (1 + signs * _ROUNDING))
+        counts = found == np.round(found)  # which are exact
+        return np.asarray(np.where(counts, found, found + signs * _ROUNDING))
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
         return self.policy.choose(stage, evidence, setting)
