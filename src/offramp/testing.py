@@ -31,7 +31,7 @@ from offramp.runtime.driver import Alone, Answers, Driver, Runtime, infer
 _ROUNDING = 1e-7  # of evidence: what single precision leaves of chances close to 1
 _NUDGES = 20  # of evidence, at random, that tell which decisions are close
 _MARGIN = 1e-4  # decisions closer than this may differ between engines
-_MOST_CLOSE = 0.25  # share of rows that may be as close
+_MOST_CLOSE = 0.5  # share of rows that may be as close
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def check_replay(
         runtime: what each stage says alone.
         plan: what decides.
         x: the inputs, (n, ...).
-        tolerance: of scores. Of rows that a little change would send elsewhere, at most a quarter
+        tolerance: of scores. Of rows that a little change would send elsewhere, at most a half
             of all, cost and scores alone are left open.
     """
     scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
