@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import offramp
 
@@ -117,3 +121,26 @@ def test_public_names_have_docstrings() -> None:
         found = getattr(offramp, name)
         if callable(found):
             assert found.__doc__, name
+
+
+def test_every_public_name_has_a_home() -> None:
+    assert {*offramp._HOME, "__version__"} == {*offramp.__all__}
+    shown = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    typed = {
+        (node.module, alias.name)
+        for branch in ast.walk(shown)
+        if isinstance(branch, ast.If)
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == {(module, name) for name, module in offramp._HOME.items()}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        offramp.nothing  # noqa: B018 - asking is the test
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = "numpy scipy sklearn pyarrow onnx onnxruntime PIL typer rich"
+    code = f"import sys, offramp; print([m for m in {heavy.split()!r} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
