@@ -38,7 +38,7 @@ from offramp.plan.plan import Plan
 from offramp.policies.forced import forced
 from offramp.recording.measure import laps, latency, seconds
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
-from offramp.runtime.onnxruntime import Session
+from offramp.runtime.session import Session
 from offramp.runtime.torch import TorchRuntime
 from offramp.study.bench import Run, alone, bench
 from offramp.testing import close

@@ -24,7 +24,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("policies", "forced"),
     ("learn", "teach pool latency"),
     ("plan", "plan job fit needs evaluate"),
-    ("runtime", "driver onnxruntime"),  # what runs parts of a plan
+    ("runtime", "format session driver onnxruntime"),  # what runs parts of a plan
     ("export", "scope itinerary deciding stages seal single folder"),
     ("", "export"),
     ("runtime", "routed openvino torch single"),  # what runs exported files
@@ -96,7 +96,7 @@ def test_extras_are_imported_only_where_they_are_asked_for() -> None:
 def test_the_core_does_not_know_the_engine() -> None:
     # which know the formats of networks and images
     outside = {f"networks.{name}" for name in ("weights", "images", "folders", "data")}
-    core = {*ORDER[: ORDER.index("runtime.driver")]} - outside
+    core = {*ORDER[: ORDER.index("runtime.format")]} - outside
     for file in files():
         if name_of(file) in core:
             assert not {"onnx", "onnxruntime", "PIL", "typer", "rich"} & imported(file), file
@@ -142,5 +142,15 @@ def test_every_public_name_has_a_home() -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     heavy = "numpy scipy sklearn pyarrow onnx onnxruntime PIL typer rich"
     code = f"import sys, offramp; print([m for m in {heavy.split()!r} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_what_runs_an_exported_file_loads_numpy_and_its_engine_alone() -> None:
+    heavy = "scipy sklearn pyarrow onnx PIL typer rich"
+    code = (
+        "import sys; from offramp.runtime import SingleFile; "
+        f"print([m for m in {heavy.split()!r} if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -18,7 +18,8 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.policies import Seen
 from offramp.policies.rules import Threshold
-from offramp.runtime.driver import Alone, Answers, Driver, Walker, infer
+from offramp.runtime.driver import Alone, Driver, Walker, infer
+from offramp.runtime.format import Answers
 from offramp.testing import DriverLaws, PolicyLaws, RuntimeLaws, synthetic
 from tests.made import different
 

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from offramp.base.errors import NetworkError, PlanError
+from offramp.base.files import data_of
 from offramp.exits import candidates
 from offramp.export import write_file, write_folder
 from offramp.networks import weights
@@ -100,15 +101,15 @@ def test_networks_too_large_for_one_file_keep_a_second_one(
     plan = journey(tmp_path, networks)
     check_everywhere(plan, tmp_path)
     big = tmp_path / "plan" / "stages" / "big.onnx"
-    assert weights.data_of(big).stat().st_size == 96
+    assert data_of(big).stat().st_size == 96
     assert weights.fingerprint_of(big) == weights.fingerprint_of_copy(big)
-    data = weights.data_of(tmp_path / "model.onnx")
+    data = data_of(tmp_path / "model.onnx")
     content = data.read_bytes()
     for wrong in (None, bytes(len(content))):
         data.unlink() if wrong is None else data.write_bytes(wrong)
         with pytest.raises(NetworkError, match=r"model\.onnx"):
             SingleFile(tmp_path / "model.onnx")
-    weights.data_of(big).write_bytes(bytes(96))
+    data_of(big).write_bytes(bytes(96))
     with pytest.raises(PlanError, match="does not match its fingerprint"):
         Plan.read(tmp_path / "plan")
 
@@ -136,7 +137,7 @@ def test_networks_behind_links_and_relative_paths(
     link.symlink_to(networks["big"])
     cache = tmp_path / "cache"  # where both files are links to others that are called otherwise
     cache.mkdir()
-    for number, file in enumerate((networks["big"], weights.data_of(networks["big"]))):
+    for number, file in enumerate((networks["big"], data_of(networks["big"]))):
         shutil.copy(file, tmp_path / str(number))
         (cache / file.name).symlink_to(tmp_path / str(number))
     monkeypatch.chdir(tmp_path)
@@ -162,7 +163,7 @@ def test_weights_outside_the_folder_are_refused(
 
 
 def test_missing_and_short_weights_are_named(tmp_path: Path, networks: dict[str, Path]) -> None:
-    data = weights.data_of(networks["big"])
+    data = data_of(networks["big"])
     data.write_bytes(data.read_bytes()[:40])
     for look in (weights.load, lambda file: OnnxRuntime({"big": file})):
         with pytest.raises(NetworkError, match=r"big\.onnx\.data is too short"):

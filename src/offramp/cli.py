@@ -49,7 +49,7 @@ from offramp.recording.record import Settings, blank
 from offramp.recording.record import record as record_trace
 from offramp.recording.reprice import reprice as reprice_trace
 from offramp.runtime import OnnxRuntime
-from offramp.runtime.onnxruntime import Device
+from offramp.runtime.session import Device
 from offramp.study.bench import EXAMPLES, REQUESTS
 from offramp.study.bench import bench as bench_plan
 from offramp.study.compare import compare as compare_policies

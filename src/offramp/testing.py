@@ -26,7 +26,8 @@ from offramp.core.trace import Trace, assemble
 from offramp.plan.plan import Plan
 from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
 from offramp.policies.encoding import Deployable
-from offramp.runtime.driver import Alone, Answers, Driver, Runtime, infer
+from offramp.runtime.driver import Alone, Driver, Runtime, infer
+from offramp.runtime.format import Answers
 
 _ROUNDING = 1e-7  # of evidence: what single precision leaves of chances close to 1
 _NUDGES = 20  # of evidence, at random, that tell which decisions are close

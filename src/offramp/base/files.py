@@ -147,3 +147,8 @@ def fingerprint(path: Path) -> str:
 def fingerprint_of(content: bytes) -> str:
     """The fingerprint of a file that would hold `content`."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def data_of(path: Path) -> Path:
+    """Where the weights of a network lie that is too large for one file."""
+    return path.with_name(f"{path.name}.data")

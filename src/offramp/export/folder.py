@@ -9,27 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import onnx
 from onnx import TensorProto
 
-from offramp.base.manifests import Sealed, kind_of_folder, write_manifest
+from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core.graph import BATCH
 from offramp.export.deciding import TAINT, Decider, Dial, Recipe
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, value
 from offramp.export.seal import described, facts, write_sealed
-from offramp.export.single import TRADEOFF
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
 from offramp.networks.preprocessing import Preprocessing
 from offramp.networks.weights import fingerprint_of_copy
 from offramp.plan.plan import Plan
+from offramp.runtime.format import KIND, PATH, SCORES, TRADEOFF, VERSION
 
-KIND, VERSION = "routes", 1
 EXPORTED = kind_of_folder(KIND)
-PATH, SCORES = "path", "scores"  # names of tensors; keys of what is handed on contain a / or a :
 
 
 def write_folder(
@@ -83,34 +81,6 @@ def _manifest(stages: Stages, dial: bool) -> dict[str, Any]:
         "stage_of_path": [stages.itinerary.graph.order.index(path.stage) for path in paths],
         "cost_of_path": stages.costs,
     }
-
-
-class File(TypedDict):
-    """One file of a folder."""
-
-    stage: str
-    fingerprint: str
-    entering: list[int]  # paths that it is given
-    reads: dict[str, int | None]  # key -> axis of the batch; None: the same for every row
-    makes: dict[str, int | None]
-
-
-class About(TypedDict):
-    """What exported files say of themselves."""
-
-    stages: list[str]
-    classes: int
-    tradeoffs: list[float]
-
-
-class Routes(Sealed):
-    """What routes.json holds."""
-
-    about: About
-    dial: str | None
-    stage_of_path: list[int]
-    cost_of_path: list[float]
-    files: list[File]
 
 
 @dataclass

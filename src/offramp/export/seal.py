@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -12,13 +11,12 @@ import onnx
 from onnx import helper
 
 from offramp.base.errors import InputError, NetworkError
-from offramp.base.files import fingerprint, read_bytes, replacing
+from offramp.base.files import data_of, fingerprint, read_bytes, replacing
 from offramp.base.outputs import Kind
 from offramp.export.stages import Stages
 from offramp.networks import weights
 from offramp.networks.weights import fingerprint_of
-
-ABOUT, FINGERPRINT, WEIGHTS = "offramp", "fingerprint", "weights"
+from offramp.runtime.format import ABOUT, WEIGHTS, check_seal, seal_of
 
 
 def facts(stages: Stages) -> dict[str, Any]:
@@ -50,7 +48,7 @@ def described(model: onnx.ModelProto, about: dict[str, Any]) -> onnx.ModelProto:
 def sealed(model: onnx.ModelProto) -> bytes:
     """The file of a model: its fingerprint, of all bytes before, is metadata at the end."""
     content: bytes = model.SerializeToString()
-    return content + _seal(content)
+    return content + seal_of(content)
 
 
 def write_sealed(model: onnx.ModelProto, file: Path, called: Path) -> None:
@@ -62,33 +60,13 @@ def write_sealed(model: onnx.ModelProto, file: Path, called: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
         file.write_bytes(sealed(model))
         return
-    data = weights.data_of(called)
+    data = data_of(called)
     with replacing(data) as temporary:
         weights.put_beside(model, temporary, data.name)
         entry = model.metadata_props.add()
         entry.key, entry.value = WEIGHTS, fingerprint(temporary)
     file.write_bytes(sealed(model))
     onnx.checker.check_model(str(file), full_check=True)
-
-
-def check_weights(path: Path, expected: str | None) -> None:
-    """Raises NetworkError: the file of weights beside an exported one is missing or altered."""
-    data = weights.data_of(path)
-    if expected is not None and (not data.is_file() or fingerprint(data) != expected):
-        raise NetworkError(
-            f"{data}, which holds the weights of {path.name}, is missing or altered. Copy both "
-            "files together, or export the plan again."
-        )
-
-
-def check_seal(content: bytes, name: str) -> None:
-    """Raises NetworkError: not of `offramp export`, cut short, or altered since."""
-    size = len(_seal(b""))
-    if content[-size:] != _seal(content[:-size]):
-        raise NetworkError(
-            f"{name} was not made by `offramp export`, or it was cut short or altered since, and a "
-            "certificate holds for the original alone. Export the plan again."
-        )
 
 
 def _is_exported(path: Path) -> bool:
@@ -100,10 +78,3 @@ def _is_exported(path: Path) -> bool:
 
 
 EXPORTED = Kind("an exported file", _is_exported)
-
-
-def _seal(content: bytes) -> bytes:
-    """Protocol buffers that follow one another are merged, so this adds an entry to a model."""
-    entry = onnx.StringStringEntryProto(key=FINGERPRINT, value=hashlib.sha256(content).hexdigest())
-    found: bytes = onnx.ModelProto(metadata_props=[entry]).SerializeToString()
-    return found

@@ -23,10 +23,9 @@ from offramp.export.scope import Scope, Shape, value
 from offramp.export.seal import EXPORTED, described, facts, write_sealed
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
 from offramp.plan.plan import Plan
+from offramp.runtime.format import OUTPUTS, TRADEOFF
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
-TRADEOFF = "tradeoff"
-OUTPUTS = {"scores": np.float32, "answer": np.int64, "stage": np.int64, "cost": np.float32}
 
 
 @dataclass

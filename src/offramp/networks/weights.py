@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_external_data
 
 from offramp.base.errors import NetworkError
-from offramp.base.files import fingerprint, regular
+from offramp.base.files import data_of, fingerprint, regular
 
 
 class NoModel(NetworkError):  # noqa: N818 - reads as the situation
@@ -75,11 +75,6 @@ def write(model: onnx.ModelProto, target: Path) -> None:
     if model.ByteSize() > LARGEST:
         put_beside(model, data_of(target), data_of(target).name)
     target.write_bytes(model.SerializeToString())
-
-
-def data_of(path: Path) -> Path:
-    """Where `copy` and `write` put the weights of a large network."""
-    return path.with_name(f"{path.name}.data")
 
 
 def fingerprint_of(path: Path) -> str:

@@ -51,7 +51,7 @@ from offramp.networks.networks import Networks
 from offramp.recording.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
 from offramp.recording.measure import recorded_costs
 from offramp.runtime.driver import Runtime
-from offramp.runtime.onnxruntime import Session
+from offramp.runtime.session import Session
 
 Progress = Callable[[int, int], None]
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like

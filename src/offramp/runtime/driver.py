@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from offramp.answering.committees import Speaker
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.base.errors import PlanError
 from offramp.core import tasks
 from offramp.core.walk import Outcome, Work, drive, walk
 from offramp.plan.plan import Plan
+from offramp.runtime.format import Answers
 
 
 class Batch(Protocol):
@@ -56,22 +54,6 @@ class Alone:
         return self.scores
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a plan answered, in the order of the inputs."""
-
-    answer: IntArray  # (n,) class
-    position: IntArray  # (n,) of the stage that answered, among `stages`
-    stages: AnyArray  # names
-    cost: FloatArray  # (n,) in the unit of the plan
-    scores: FloatArray  # (n, classes) of the stage that answered
-
-    @cached_property
-    def stage(self) -> AnyArray:
-        """The name of the stage that answered, (n,)."""
-        return self.stages[self.position]
-
-
 class Driver(Protocol):
     """A plan that runs, on whatever engine: the walk driven from outside, or inside a file."""
 
@@ -97,31 +79,6 @@ class Walker:
 
     def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
         return infer(self.plan.turned(tradeoff), self.runtime, x)
-
-
-def check_tradeoff(
-    tradeoff: float | None, about: Mapping[str, Any], dial: str | None
-) -> dict[str, AnyArray]:
-    """What to give an exported file for a tradeoff: by name, nothing where it has no dial.
-
-    Args:
-        tradeoff: None or NaN for the certified one.
-        about: what the file says of itself.
-        dial: the name of its input; None: there is none.
-
-    Raises:
-        PlanError: the tradeoff is below zero, or there is none to choose.
-    """
-    if dial is None:
-        if not (tradeoff is None or math.isnan(tradeoff)):
-            raise PlanError(
-                "this was exported at one tradeoff. Export it with --dial to choose another."
-            )
-        return {}
-    value = np.nan if tradeoff is None else tradeoff
-    if value < 0 <= about["tradeoffs"][0]:
-        raise PlanError(f"the tradeoff is {value}; it must be a number of at least 0.")
-    return {dial: np.array(value, dtype=np.float32)}
 
 
 def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:

@@ -8,20 +8,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from offramp.base.arrays import AnyArray, IntArray
 from offramp.base.errors import NetworkError, PlanError, foreign
-from offramp.base.manifests import PRINTS, read_manifest
-from offramp.export.folder import KIND, PATH, SCORES, VERSION, Routes
+from offramp.base.manifests import PRINTS, Sealed, read_manifest
 from offramp.networks.inputs import Watch
-from offramp.runtime.driver import Answers, check_tradeoff
-from offramp.runtime.onnxruntime import Device, Session
+from offramp.runtime.format import KIND, PATH, SCORES, VERSION, Answers, check_tradeoff
+from offramp.runtime.session import Device, Session
 
 Run = Callable[[Mapping[str, AnyArray]], Mapping[str, AnyArray]]
 Engine = Callable[[Path, int], Run]
 """Opens a file with a number of threads; what it gives turns inputs into outputs, by name."""
+
+
+class File(TypedDict):
+    """One file of a folder."""
+
+    stage: str
+    fingerprint: str
+    entering: list[int]  # paths that it is given
+    reads: dict[str, int | None]  # key -> axis of the batch; None: the same for every row
+    makes: dict[str, int | None]
+
+
+class About(TypedDict):
+    """What exported files say of themselves."""
+
+    stages: list[str]
+    classes: int
+    tradeoffs: list[float]
+
+
+class Routes(Sealed):
+    """What routes.json holds."""
+
+    about: About
+    dial: str | None
+    stage_of_path: list[int]
+    cost_of_path: list[float]
+    files: list[File]
 
 
 class Routed:

@@ -12,11 +12,18 @@ import numpy as np
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
 from offramp.base.files import read_bytes
-from offramp.export.seal import ABOUT, WEIGHTS, check_seal, check_weights
-from offramp.export.single import OUTPUTS, TRADEOFF
 from offramp.networks.inputs import Watch
-from offramp.runtime.driver import Answers, check_tradeoff
-from offramp.runtime.onnxruntime import Device, Session
+from offramp.runtime.format import (
+    ABOUT,
+    OUTPUTS,
+    TRADEOFF,
+    WEIGHTS,
+    Answers,
+    check_seal,
+    check_tradeoff,
+    check_weights,
+)
+from offramp.runtime.session import Device, Session
 
 
 class SingleFile:

@@ -32,7 +32,7 @@ from offramp.networks import weights
 from offramp.plan.plan import Plan
 from offramp.recording.measure import laps, seconds
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
-from offramp.runtime.onnxruntime import BEST, LEVELS, Session
+from offramp.runtime.session import BEST, LEVELS, Session
 
 Run = Callable[[AnyArray], AnyArray]  # from inputs to answers (n,)
 T = TypeVar("T")
