@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from offramp import cli
+from offramp import __version__, cli
 from offramp.core.trace import Trace
 from offramp.runtime import Routed, SingleFile
 from offramp.testing import synthetic
@@ -892,3 +892,8 @@ def test_debug_shows_where_an_error_comes_from(made: Path) -> None:
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode != 0
     assert "Traceback" in found.stderr
+
+
+def test_the_version_is_said(offramp: Offramp) -> None:
+    said = offramp("--version")
+    assert (said.code, said.out) == (0, f"offramp {__version__}\n")

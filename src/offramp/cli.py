@@ -20,6 +20,7 @@ import typer
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from offramp._version import __version__
 from offramp.base.errors import InputError, OfframpError, OfframpWarning, reason
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
@@ -121,8 +122,17 @@ Loss = Annotated[
 ]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"offramp {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which this is.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
 ) -> None:
     """Run just enough network for each input, and keep the accuracy you promised."""
