@@ -265,3 +265,14 @@ def test_an_own_loss_survives_the_disk(tmp_path: Path) -> None:
     loaded = Trace.read(tmp_path / "t")
     assert loaded.loss is not None
     np.testing.assert_allclose(loaded.loss["small"], own["small"])
+
+
+def test_a_trace_of_arrays_as_one_would_guess(tmp_path: Path) -> None:
+    there = synthetic(300, ("small", "big"))
+    scores = {name: there.scores[name].tolist() for name in ("small", "big")}
+    trace = Trace.of(scores, there.labels, costs={"small": 1, "big": 4})
+    assert (trace.graph.order, trace.reference_cost) == (("small", "big"), 4.0)
+    trace.write(str(tmp_path / "trace"))
+    assert Trace.read(str(tmp_path / "trace")).digest == trace.digest
+    with pytest.raises(CostError, match="'big'"):
+        Trace.of(scores, costs={"small": 1})

@@ -256,13 +256,14 @@ class Trace:
         function, labels = tasks.loss_function(name), self.labels
         return {stage: function(said, labels) for stage, said in scores.items()}
 
-    def write(self, path: Path, *, force: bool = False) -> None:
+    def write(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the trace as a folder, whole or not at all.
 
         Raises:
             InputError: `path` is taken.
             StorageError: it cannot be written.
         """
+        path = Path(path)
         with new_folder(path, TRACE, force=force) as folder:
             if force and (path / "trace.json").exists() and self._is_at(path):
                 carry(path, folder)  # the same rows stay opened, and looked at
@@ -296,12 +297,43 @@ class Trace:
         }
 
     @classmethod
-    def read(cls, path: Path) -> Trace:
+    def of(
+        cls,
+        scores: Mapping[str, AnyArray],
+        labels: AnyArray | None = None,
+        *,
+        costs: Mapping[str, float],
+        edges: str | None = None,
+        reference: str | None = None,
+        seal: float | None = None,
+    ) -> Trace:
+        """A trace from arrays: what each network said of the same examples.
+
+        Args:
+            scores: network -> (examples, classes), logits or probabilities, the cheapest first.
+            labels: (examples,) class numbers; None: there are none.
+            costs: network -> cost per example, each by itself, in any unit.
+            edges: "a>b,a>c"; None: each may be followed by the next.
+            reference: the full network; None: the last.
+            seal: as in `assemble`.
+
+        Raises:
+            ScoresError, DataError, CostError, GraphError: what does not fit.
+        """
+        graph = Graph.build(scores, edges, reference)
+        priced = Costs(dict(costs), dict.fromkeys(costs, 0.0), "unit")
+        arrays = {name: np.asarray(values) for name, values in scores.items()}
+        known = None if labels is None else np.asarray(labels)
+        return assemble(graph, priced, arrays, labels=known, seal=seal)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Trace:
         """The trace in folder `path`.
 
         Raises:
             TraceError: no trace, an unfinished one, a newer version, a part that cannot be read.
         """
+        path = Path(path)
         manifest = read_manifest(path, "trace", VERSION, Recording, TraceError)
         if not manifest["complete"]:
             raise TraceError(
@@ -437,7 +469,7 @@ def _check_shapes(scores: Mapping[str, FloatArray]) -> None:
 
 
 def import_scores(
-    path: Path,
+    path: str | Path,
     costs: Costs,
     *,
     stages: Iterable[Stage] | None = None,
@@ -467,6 +499,7 @@ def import_scores(
         DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
             better than chance.
     """
+    path = Path(path)
     arrays = read_npz(path)
     label = next((n for n in tasks.LABELS if n in arrays and n not in costs.body), None)
     scored = [n for n, a in arrays.items() if a.ndim >= 2 and n != label]

@@ -31,7 +31,7 @@ EXPORTED = kind_of_folder(KIND)
 
 
 def write_folder(
-    plan: Plan, path: Path, *, dial: bool = False, images: bool = False, force: bool = False
+    plan: Plan, path: str | Path, *, dial: bool = False, images: bool = False, force: bool = False
 ) -> None:
     """Writes a file per stage, and `routes.json` that says how to go from one to the next.
 
@@ -46,6 +46,7 @@ def write_folder(
         PlanError, NetworkError: as `one_file`.
         InputError: `path` is taken.
     """
+    path = Path(path)
     stages = Stages(unwatched(plan) if images else plan)
     pixels = preprocessing_of(plan) if images else None
     blocks = stages.itinerary.root.all()

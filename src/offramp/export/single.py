@@ -242,7 +242,7 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
 
 
 def write_file(
-    plan: Plan, path: Path, *, dial: bool = False, images: bool = False, force: bool = False
+    plan: Plan, path: str | Path, *, dial: bool = False, images: bool = False, force: bool = False
 ) -> None:
     """Writes `one_file`, checked, whole or not at all; with weights beside it where above 2 GB.
 
@@ -251,6 +251,7 @@ def write_file(
         PlanError, NetworkError: as `one_file`.
         StorageError: it cannot be written.
     """
+    path = Path(path)
     model = one_file(plan, dial=dial, images=images)
     with new_output(path, EXPORTED, force=force) as written, storage(path):
         write_sealed(model, written, path)

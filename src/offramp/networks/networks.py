@@ -49,13 +49,14 @@ class Networks:
     def fingerprints(self) -> dict[str, str]:
         return {part: weights.fingerprint_of(file) for part, file in self.files.items()}
 
-    def write(self, path: Path, *, force: bool = False) -> None:
+    def write(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the graph and copies of its networks, whole or not at all.
 
         Raises:
             InputError: `path` is taken, or a network's file does not exist.
             StorageError: it cannot be written.
         """
+        path = Path(path)
         with new_folder(path, GRAPH, force=force) as folder:
             prints = copy_networks(self.files, folder)
             value = {"version": VERSION, **self.graph.to_json(), "networks": prints}
@@ -66,12 +67,13 @@ class Networks:
             write_manifest(folder, "graph", value)
 
     @classmethod
-    def read(cls, path: Path) -> Networks:
+    def read(cls, path: str | Path) -> Networks:
         """The graph in folder `path`.
 
         Raises:
             GraphError: no graph, a damaged or newer one, or networks that do not match.
         """
+        path = Path(path)
         value = read_manifest(path, "graph", VERSION, GraphManifest, GraphError)
         graph = Graph.from_json(value)
         files = find_networks(path, graph, value, GraphError)

@@ -303,13 +303,14 @@ class Plan:
             "repairing a network saves is no adaptive inference",
         ]
 
-    def write(self, path: Path, *, force: bool = False) -> None:
+    def write(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the plan and copies of its networks, whole or not at all.
 
         Raises:
             InputError: `path` is taken.
             StorageError: it cannot be written.
         """
+        path = Path(path)
         with new_folder(path, PLAN, force=force) as folder:
             prints = copy_networks(self.networks, folder)
             write_manifest(folder, "plan", self._manifest(prints))
@@ -335,13 +336,14 @@ class Plan:
         }
 
     @classmethod
-    def read(cls, path: Path) -> Plan:
+    def read(cls, path: str | Path) -> Plan:
         """The plan in folder `path`.
 
         Raises:
             PlanError: no plan, a damaged one, a newer version, or networks that do not match their
                 fingerprints.
         """
+        path = Path(path)
         if (path / "plans.json").exists():
             held = ", ".join(str(plan.parent) for plan in sorted(path.glob("*/plan.json")))
             raise PlanError(f"{path} holds several plans; name one of them: {held}.")

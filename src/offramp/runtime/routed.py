@@ -65,7 +65,10 @@ class Routed:
         NetworkError: a file does not load.
     """
 
-    def __init__(self, folder: Path, engine: Engine | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self, folder: str | Path, engine: Engine | None = None, *, threads: int = 1
+    ) -> None:
+        folder = Path(folder)
         found = read_manifest(folder, KIND, VERSION, Routes, PlanError)
         self.folder = folder
         self.about, self.files = found["about"], found["files"]

@@ -38,7 +38,8 @@ class SingleFile:
         NetworkError: it is cut short, altered, not of `offramp export`, or needs a newer engine.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1, device: Device = "cpu") -> None:
+    def __init__(self, path: str | Path, *, threads: int = 1, device: Device = "cpu") -> None:
+        path = Path(path)
         # before it is loaded, although hashing takes a quarter of the time of loading: what was
         # damaged may end the process of an engine that reads it
         check_seal(read_bytes(path, NetworkError), str(path))
