@@ -13,7 +13,7 @@ import numpy as np
 
 from offramp.base.arrays import FloatArray
 from offramp.base.files import write_json
-from offramp.core.trace import versions
+from offramp.core.parts import versions
 from offramp.recording.measure import machine
 
 ROOT = Path(__file__).resolve().parent

@@ -14,7 +14,7 @@ import offramp
 HOUSE = [  # folder, and its files in the order in which they build on each other; "" is the folder
     ("", "_version"),
     ("base", "errors arrays hashing files outputs manifests schema"),
-    ("core", "costs graph tasks hulls ledger meaning trace policy walk frontier"),
+    ("core", "costs graph tasks hulls ledger meaning parts trace imports policy walk frontier"),
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),

@@ -22,7 +22,7 @@ from offramp.answering.refit import Refit
 from offramp.command.answers import AnswerFile, stream
 from offramp.core.costs import Costs
 from offramp.core.graph import Stage
-from offramp.core.trace import import_scores
+from offramp.core.imports import import_scores
 from offramp.export import write_file, write_folder
 from offramp.learn.latency import Latency
 from offramp.networks.networks import combine

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.command import tables
 from offramp.core.graph import Costs, Graph
+from offramp.core.imports import import_scores
 from offramp.core.meaning import DoubtfulLabels, chance_loss, doubts, judge
-from offramp.core.trace import Trace, assemble, import_scores
+from offramp.core.trace import Trace, assemble
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError, InputError, ScoresError, StorageError, TraceError
-from offramp.core import trace as traces
+from offramp.core import parts as store
 from offramp.core.costs import COST_KEYS
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
@@ -69,7 +69,7 @@ def setup(tmp_path: Path) -> Setup:
 
 def same(one: Path, other: Path) -> None:
     """Equal in every column and in trace.json but for costs and dates."""
-    columns = [traces.read_parts(path) for path in (one, other)]
+    columns = [store.read_parts(path) for path in (one, other)]
     assert columns[0].keys() == columns[1].keys()
     for name, values in columns[0].items():
         assert values.dtype == columns[1][name].dtype
@@ -90,7 +90,7 @@ def test_a_recording_holds_what_the_networks_say(setup: Setup) -> None:
         assert found.labels is not None
         assert (found.labels == y).all()
         np.testing.assert_allclose(found.scores["big"], setup.runtime.run("big", x), atol=1e-5)
-    assert len(traces.parts(setup.folder / "t")) == 5
+    assert len(store.parts(setup.folder / "t")) == 5
     assert seen == sorted(seen)
     assert seen[-1] == (10_000, 10_000)
     assert loaded.costs.unit == "s"
@@ -121,7 +121,7 @@ def test_an_interrupted_recording_goes_on_where_it_stopped(setup: Setup, calls: 
         setup.record("t", runtime=stopping)
     with pytest.raises(TraceError, match="interrupted"):
         Trace.read(setup.folder / "t")
-    kept = len(traces.parts(setup.folder / "t"))
+    kept = len(store.parts(setup.folder / "t"))
     counted = Stopping(setup.runtime, 10**9, RuntimeError())
     setup.record("t", runtime=counted)
     setup.record("whole")
@@ -194,7 +194,7 @@ def test_a_finished_recording_is_not_replaced_unasked(setup: Setup) -> None:
 
 
 def test_a_full_disk_keeps_what_was_recorded(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, left = traces.pq.write_table, [2]  # type: ignore[attr-defined]
+    write, left = store.pq.write_table, [2]  # type: ignore[attr-defined]
 
     def filling(table: Any, path: Path, **options: Any) -> None:
         left[0] -= 1

@@ -22,7 +22,8 @@ from offramp.base.errors import (
 )
 from offramp.core import trace as module
 from offramp.core.graph import Costs
-from offramp.core.trace import Trace, import_scores
+from offramp.core.imports import import_scores
+from offramp.core.trace import Trace
 from offramp.testing import synthetic
 from tests.made import rehashed
 

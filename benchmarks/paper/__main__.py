@@ -22,7 +22,8 @@ from offramp.base.files import write_json
 from offramp.command import parsing
 from offramp.core.frontier import cost_at
 from offramp.core.graph import Graph
-from offramp.core.trace import Trace, assemble, import_scores
+from offramp.core.imports import import_scores
+from offramp.core.trace import Trace, assemble
 from offramp.report.drawing import draw_exits, draw_frontier
 from offramp.report.figures import FrontierFigure, Series, exits, frontiers
 from offramp.study.compare import Comparison, compare

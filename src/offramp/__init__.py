@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from offramp.base.errors import OfframpError
     from offramp.core.frontier import Point, frontier, hull
     from offramp.core.graph import Costs, Graph, Stage
+    from offramp.core.imports import import_scores
     from offramp.core.tasks import Losses
-    from offramp.core.trace import Trace, import_scores
+    from offramp.core.trace import Trace
     from offramp.core.walk import Outcome, Work, drive, walk
     from offramp.exits import Exits, add_exits
     from offramp.networks.data import open_examples
@@ -79,7 +80,8 @@ _HOMES = {
     "offramp.core.frontier": "Point frontier hull",
     "offramp.core.graph": "Costs Graph Stage",
     "offramp.core.tasks": "Losses",
-    "offramp.core.trace": "Trace import_scores",
+    "offramp.core.imports": "import_scores",
+    "offramp.core.trace": "Trace",
     "offramp.core.walk": "Outcome Work drive walk",
     "offramp.exits": "Exits add_exits",
     "offramp.networks.data": "open_examples",

@@ -25,8 +25,9 @@ from offramp.base.errors import InputError, OfframpError, OfframpWarning, reason
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.answers import ANSWERS, AnswerFile, stream
+from offramp.core.imports import import_scores
 from offramp.core.tasks import Excess, Kind, is_own
-from offramp.core.trace import TRACE, Trace, import_scores
+from offramp.core.trace import TRACE, Trace
 from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
 from offramp.export import write_file, write_folder

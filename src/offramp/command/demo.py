@@ -16,7 +16,8 @@ from offramp.base.errors import MissingExtra
 from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core.graph import Graph
-from offramp.core.trace import Trace, versions
+from offramp.core.parts import versions
+from offramp.core.trace import Trace
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.plan.evaluate import Evaluation, evaluate

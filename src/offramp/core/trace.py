@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import platform
-import re
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from offramp.base import hashing
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
-from offramp.base.errors import BudgetError, InputError, LossError, ScoresError, TraceError, foreign
-from offramp.base.files import fingerprint, regular, replacing, storage
+from offramp.base.errors import BudgetError, InputError, LossError, ScoresError, TraceError
 from offramp.base.manifests import (
     HASH,
     PRINTS,
@@ -33,9 +26,9 @@ from offramp.base.manifests import (
 from offramp.base.outputs import new_folder
 from offramp.core import tasks
 from offramp.core.costs import COST_KEYS, CostsJson
-from offramp.core.graph import Costs, Graph, GraphJson, Stage
+from offramp.core.graph import Costs, Graph, GraphJson
 from offramp.core.ledger import Ledger, carry
-from offramp.core.meaning import DoubtfulLabels, doubts
+from offramp.core.parts import parts, read_parts, write_part
 from offramp.core.tasks import Excess, Kind, Losses
 
 VERSION = 1
@@ -468,119 +461,6 @@ def _check_shapes(scores: Mapping[str, FloatArray]) -> None:
         raise TraceError("there are no examples; record at least a few hundred.")
 
 
-def import_scores(
-    path: str | Path,
-    costs: Costs,
-    *,
-    stages: Iterable[Stage] | None = None,
-    edges: str | None = None,
-    reference: str | None = None,
-    kind: Kind | None = None,
-    seal: float | None = None,
-) -> Trace:
-    """The trace of scores that were recorded elsewhere.
-
-    Args:
-        path: an .npz with `labels` (n,) and one array (n, classes) per stage, and optionally
-            `<stage>.loss` (n,). The stages are those of `costs`, in its order. What else it holds
-            is named in `info`, under `left_aside`.
-        costs: what each stage costs by itself, never cumulative.
-        stages: which body continues which; None: every stage is a network of its own.
-        edges: "a>b,b>c"; None makes a chain.
-        reference: None takes the last stage.
-        kind: what all scores are; None finds out, stage by stage.
-        seal: as in `assemble`.
-
-    Raises:
-        TraceError: the archive cannot be read.
-        ScoresError, DataError, CostError, GraphError: what it holds does not fit.
-
-    Warns:
-        DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
-            better than chance.
-    """
-    path = Path(path)
-    arrays = read_npz(path)
-    label = next((n for n in tasks.LABELS if n in arrays and n not in costs.body), None)
-    scored = [n for n, a in arrays.items() if a.ndim >= 2 and n != label]
-    for stage in costs.body:
-        if stage not in arrays:  # before other complaints: its name may be misspelt
-            raise ScoresError(
-                f"stage '{stage}' has no array in {path.name}; its stages are {', '.join(scored)}. "
-                "Mend the name in --cost, or leave the stage out."
-            )
-    graph = Graph.build(stages or costs.body, edges, reference)
-    missing = sorted(set(scored) - set(costs.body))
-    if missing:
-        raise InputError(
-            f"stage '{missing[0]}' in {path.name} has no cost. Add it to --cost, for example "
-            f"--cost {','.join(f'{name}=1' for name in [*costs.body, *missing])}."
-        )
-    losses = {f"{stage}.loss": stage for stage in costs.body}
-    loss = {losses[n]: a for n, a in arrays.items() if n in losses}
-    used = [label, *costs.body, *losses]
-    left = [*unread(arrays, used, path.name), *_meant(set(arrays) - {*used}, losses)]
-    trace = assemble(
-        graph,
-        costs,
-        arrays,
-        labels=None if label is None else tasks.whole_labels(arrays[label], path.name),
-        kind=kind,
-        loss=loss or None,
-        info={"data": fingerprint(path), "versions": versions(), "left_aside": left},
-        seal=seal,
-    )
-    shown = trace.take(trace.opening[: trace.unsealed])
-    for sentence in [] if loss else doubts(shown.scores, shown.labels, trace.graph.reference):
-        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
-    return trace
-
-
-def _meant(left: Iterable[str], losses: Mapping[str, str]) -> list[str]:
-    """Sentences on arrays that nothing reads but whose names come close to what is read."""
-    found = []
-    for name in sorted(left):
-        stages = [s for s in losses.values() if re.match(rf"{re.escape(s)}[._:/ -]", name)]
-        near = difflib.get_close_matches(name, ["labels", *losses], n=1, cutoff=0.8)
-        if stages or near:
-            meant = f"{max(stages, key=len)}.loss" if stages else near[0]
-            what = "the labels are" if meant == "labels" else "a loss of your own is"
-            found.append(f"if `{name}` was meant to be read: {what} called `{meant}`")
-    return found
-
-
-def read_npz(path: Path) -> dict[str, AnyArray]:
-    """Every array in an .npz; never unpickles. Raises TraceError where it cannot be read."""
-    what = f"{path} cannot be read as an .npz archive of plain arrays"
-    with foreign(TraceError, what, "It may be cut short; save it again."):
-        try:
-            with regular(path, TraceError).open("rb") as file:
-                return _arrays(path, np.load(file, allow_pickle=False))
-        except ValueError:  # numpy advises to load it all the same, running whatever code it holds
-            raise TraceError(
-                f"{what}: it is none, or holds Python objects. Save arrays of numbers with "
-                "numpy.savez."
-            ) from None
-
-
-def _arrays(path: Path, archive: Any) -> dict[str, AnyArray]:
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise TraceError(f"{path} is a single array; save several with numpy.savez.")
-    with archive:
-        found = {name: archive[name] for name in archive.files}
-    for name, array in found.items():
-        if not isinstance(array, np.ndarray):  # the archive holds other files as well
-            raise TraceError(f"{path} holds '{name}', which is no array; save it with numpy.savez.")
-    return found
-
-
-def unread(names: Iterable[str], read: Iterable[str | None], where: str | Path) -> list[str]:
-    """A sentence on the arrays or columns that nothing reads; none where all are read."""
-    used = set(read)
-    left = [f"`{name}`" for name in sorted(names) if name not in used]
-    return [f"not read in {where}: {', '.join(left)}"] if left else []
-
-
 def table(trace: Trace, start: int = 0) -> pa.Table:
     """The rows of a part: id, label, hash, and per stage its scores and loss."""
     ids = np.arange(start, start + trace.examples) if trace.ids is None else trace.ids
@@ -596,65 +476,6 @@ def table(trace: Trace, start: int = 0) -> pa.Table:
     if trace.taught is not None:
         columns["taught"] = pa.array(trace.taught)
     return pa.table(columns)
-
-
-def part_path(folder: Path, part: int) -> Path:
-    return folder / f"part-{part:06d}.parquet"
-
-
-def write_part(folder: Path, part: int, rows: pa.Table) -> None:
-    """Writes one part, whole or not at all."""
-    path = part_path(folder, part)
-    with replacing(path) as temporary, storage(path):
-        pq.write_table(rows, temporary, compression="zstd")
-
-
-def parts(path: Path) -> list[Path]:
-    return sorted(path.glob("part-*.parquet"))
-
-
-def read_parts(path: Path) -> dict[str, AnyArray]:
-    """Every column of every part, (examples,) or (examples, classes)."""
-    found = parts(path)
-    files = [_open_part(part) for part in found]
-    total = sum(file.metadata.num_rows for file in files)
-    columns: dict[str, AnyArray] = {}
-    start = 0
-    for part, file in zip(found, files, strict=True):
-        read = _read_part(part, file)
-        for name, values in read.items() if not start else ():
-            columns[name] = np.empty((total, *values.shape[1:]), values.dtype)
-        if _types(read) != _types(columns):
-            raise TraceError(f"{part} has other columns than the first part; record it again.")
-        for name, values in read.items():
-            columns[name][start : start + len(values)] = values
-        start += file.metadata.num_rows
-    return columns
-
-
-def _types(columns: Mapping[str, AnyArray]) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    return {name: (values.dtype, values.shape[1:]) for name, values in columns.items()}
-
-
-def _open_part(path: Path) -> pq.ParquetFile:
-    with foreign(TraceError, f"{path} cannot be read", "It may be cut short; record it again."):
-        return pq.ParquetFile(regular(path, TraceError))
-
-
-def _read_part(path: Path, file: pq.ParquetFile) -> dict[str, AnyArray]:
-    with foreign(TraceError, f"{path} cannot be read", "Record it again."), file:
-        rows = file.read()
-        return {name: column(rows, name) for name in rows.column_names}
-
-
-def column(rows: pa.Table, name: str) -> AnyArray:
-    """A column as an array; lists of a fixed size become the second dimension."""
-    chunks = rows.column(name)
-    values = pa.concat_arrays(chunks.chunks) if chunks.chunks else pa.array([], chunks.type)
-    if pa.types.is_fixed_size_list(values.type):
-        flat = values.flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(flat.reshape(len(values), values.type.list_size))
-    return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
 def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, AnyArray]) -> Trace:
@@ -678,14 +499,3 @@ def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, A
         hash_of=manifest.get("hash_of", "scores"),
         taught=columns.get("taught"),
     )
-
-
-def versions(packages: Sequence[str] = ("offramp", "numpy", "onnxruntime")) -> dict[str, str]:
-    """Versions of Python and of `packages`, for records."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from offramp.base.arrays import AnyArray, IntArray
 from offramp.base.errors import DataError, MissingExtra, TraceError, foreign
 from offramp.base.files import fingerprint, regular
+from offramp.core.parts import read_npz, unread
 from offramp.core.tasks import LABELS, whole_labels
-from offramp.core.trace import read_npz, unread
 from offramp.networks.folders import fingerprint_text, read_folder
 from offramp.networks.images import decode
 from offramp.networks.preprocessing import Preprocessing

@@ -17,8 +17,9 @@ from offramp.core import tasks
 from offramp.core.frontier import Recorded, excess_of, replay
 from offramp.core.graph import Graph
 from offramp.core.meaning import chance_loss, doubts
+from offramp.core.parts import versions
 from offramp.core.tasks import Losses
-from offramp.core.trace import Trace, versions
+from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
 from offramp.learn.latency import Latency, Settled, settle
 from offramp.learn.pool import edges_of, search

@@ -30,21 +30,9 @@ from offramp.base.schema import record as record_of
 from offramp.core.graph import Costs, Graph, head, whole
 from offramp.core.ledger import Ledger, carry
 from offramp.core.meaning import FEWEST, DoubtfulLabels, doubts, judge
+from offramp.core.parts import part_path, parts, read_parts, versions, write_part
 from offramp.core.tasks import Kind, no_scores
-from offramp.core.trace import (
-    TRACE,
-    VERSION,
-    Recording,
-    Trace,
-    assemble,
-    check_seal,
-    part_path,
-    parts,
-    read_parts,
-    table,
-    versions,
-    write_part,
-)
+from offramp.core.trace import TRACE, VERSION, Recording, Trace, assemble, check_seal, table
 from offramp.networks.data import NOTHING, Batch, Examples
 from offramp.networks.inputs import Inputs, Range
 from offramp.networks.networks import Networks

@@ -1,0 +1,99 @@
+"""Traces of scores that were recorded elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from offramp.base.errors import InputError, ScoresError
+from offramp.base.files import fingerprint
+from offramp.core import tasks
+from offramp.core.graph import Costs, Graph, Stage
+from offramp.core.meaning import DoubtfulLabels, doubts
+from offramp.core.parts import read_npz, unread, versions
+from offramp.core.tasks import Kind
+from offramp.core.trace import Trace, assemble
+
+
+def import_scores(
+    path: str | Path,
+    costs: Costs,
+    *,
+    stages: Iterable[Stage] | None = None,
+    edges: str | None = None,
+    reference: str | None = None,
+    kind: Kind | None = None,
+    seal: float | None = None,
+) -> Trace:
+    """The trace of scores that were recorded elsewhere.
+
+    Args:
+        path: an .npz with `labels` (n,) and one array (n, classes) per stage, and optionally
+            `<stage>.loss` (n,). The stages are those of `costs`, in its order. What else it holds
+            is named in `info`, under `left_aside`.
+        costs: what each stage costs by itself, never cumulative.
+        stages: which body continues which; None: every stage is a network of its own.
+        edges: "a>b,b>c"; None makes a chain.
+        reference: None takes the last stage.
+        kind: what all scores are; None finds out, stage by stage.
+        seal: as in `assemble`.
+
+    Raises:
+        TraceError: the archive cannot be read.
+        ScoresError, DataError, CostError, GraphError: what it holds does not fit.
+
+    Warns:
+        DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
+            better than chance.
+    """
+    path = Path(path)
+    arrays = read_npz(path)
+    label = next((n for n in tasks.LABELS if n in arrays and n not in costs.body), None)
+    scored = [n for n, a in arrays.items() if a.ndim >= 2 and n != label]
+    for stage in costs.body:
+        if stage not in arrays:  # before other complaints: its name may be misspelt
+            raise ScoresError(
+                f"stage '{stage}' has no array in {path.name}; its stages are {', '.join(scored)}. "
+                "Mend the name in --cost, or leave the stage out."
+            )
+    graph = Graph.build(stages or costs.body, edges, reference)
+    missing = sorted(set(scored) - set(costs.body))
+    if missing:
+        raise InputError(
+            f"stage '{missing[0]}' in {path.name} has no cost. Add it to --cost, for example "
+            f"--cost {','.join(f'{name}=1' for name in [*costs.body, *missing])}."
+        )
+    losses = {f"{stage}.loss": stage for stage in costs.body}
+    loss = {losses[n]: a for n, a in arrays.items() if n in losses}
+    used = [label, *costs.body, *losses]
+    left = [*unread(arrays, used, path.name), *_meant(set(arrays) - {*used}, losses)]
+    trace = assemble(
+        graph,
+        costs,
+        arrays,
+        labels=None if label is None else tasks.whole_labels(arrays[label], path.name),
+        kind=kind,
+        loss=loss or None,
+        info={"data": fingerprint(path), "versions": versions(), "left_aside": left},
+        seal=seal,
+    )
+    shown = trace.take(trace.opening[: trace.unsealed])
+    for sentence in [] if loss else doubts(shown.scores, shown.labels, trace.graph.reference):
+        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
+    return trace
+
+
+def _meant(left: Iterable[str], losses: Mapping[str, str]) -> list[str]:
+    """Sentences on arrays that nothing reads but whose names come close to what is read."""
+    found = []
+    for name in sorted(left):
+        stages = [s for s in losses.values() if re.match(rf"{re.escape(s)}[._:/ -]", name)]
+        near = difflib.get_close_matches(name, ["labels", *losses], n=1, cutoff=0.8)
+        if stages or near:
+            meant = f"{max(stages, key=len)}.loss" if stages else near[0]
+            what = "the labels are" if meant == "labels" else "a loss of your own is"
+            found.append(f"if `{name}` was meant to be read: {what} called `{meant}`")
+    return found
