@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from offramp.base.errors import OfframpError
+from offramp.base.errors import OfframpError, OfframpWarning
 from offramp.runtime import Routed, SingleFile
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs, picture, rehashed
@@ -55,10 +56,12 @@ def written(made: Path) -> list[tuple[Path, Answer]]:
     x = np.load(made / "few.npz")["x"]
 
     def driven(open_: Callable[[], Any]) -> Said:
-        try:
-            found = open_()(x)
-        except OfframpError:
-            return 2, ""
+        with warnings.catch_warnings():  # another range of inputs is said, and no fault
+            warnings.simplefilter("ignore", OfframpWarning)
+            try:
+                found = open_()(x)
+            except OfframpError:
+                return 2, ""
         return 0, str([found.answer.tolist(), found.stage.tolist(), found.cost.tolist()])
 
     def folder(name: str, answer: Answer) -> Iterator[tuple[Path, Answer]]:
