@@ -1,0 +1,5 @@
+"""How images become what networks read."""
+
+from offramp.networks.preprocessing import Preprocessing
+
+__all__ = ["Preprocessing"]
