@@ -3,10 +3,10 @@
 The names below come in the order in which the modules build on each other.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from offramp._version import __version__
+from offramp.base.lazy import from_homes
 
 if TYPE_CHECKING:
     from offramp.base.errors import OfframpError
@@ -102,11 +102,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'offramp' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_HOME[name]), name)
-    return found
+__getattr__ = from_homes("offramp", _HOME)
 
 
 def __dir__() -> list[str]:

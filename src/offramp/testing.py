@@ -22,6 +22,7 @@ from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
+from offramp.core.policy import Wrapped
 from offramp.core.trace import Trace, assemble
 from offramp.plan.plan import Plan
 from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
@@ -280,28 +281,16 @@ def close(plan: Plan, trace: Trace) -> AnyArray:
 
 
 @dataclass(frozen=True)
-class _Nudged:
+class _Nudged(Wrapped):
     """A policy whose evidence is off by what single precision leaves of chances close to 1."""
 
-    policy: Policy
     seed: int
-
-    @property
-    def graph(self) -> Graph:
-        return self.policy.graph
-
-    @property
-    def settings(self) -> FloatArray:
-        return self.policy.settings
 
     def evidence(self, seen: Seen) -> FloatArray:
         found = self.policy.evidence(seen)
         signs = np.random.default_rng(self.seed).choice([-1, 1], found.shape)
         counts = found == np.round(found)  # which are exact
         return np.asarray(np.where(counts, found, found + signs * _ROUNDING))
-
-    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
-        return self.policy.choose(stage, evidence, setting)
 
 
 class PolicyLaws:

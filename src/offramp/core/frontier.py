@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.core.graph import Costs, Graph, head
+from offramp.core.graph import Costs, head
 from offramp.core.hulls import LEVELS as LEVELS  # on which frontiers are compared
 from offramp.core.hulls import Hull, Scale, corners
-from offramp.core.policy import Policy, Seen, Static
+from offramp.core.policy import Policy, Seen, Static, Wrapped
 from offramp.core.tasks import Excess, Losses, excess
 from offramp.core.trace import Trace
 from offramp.core.walk import Outcome, drive, walk
@@ -38,19 +38,10 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Recorded(Wrapped):
     """A policy on one trace, whose evidence is distilled once and kept for every setting."""
 
-    policy: Policy
     trace: Trace
-
-    @property
-    def graph(self) -> Graph:
-        return self.policy.graph
-
-    @property
-    def settings(self) -> FloatArray:
-        return self.policy.settings
 
     @cached_property
     def _evidence(self) -> dict[str, FloatArray]:
@@ -64,9 +55,6 @@ class Recorded:
             self._evidence[seen.stage] = self.policy.evidence(everything)
         kept = self._evidence[seen.stage]
         return kept if len(seen.rows) == len(kept) else kept[seen.rows]
-
-    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
-        return self.policy.choose(stage, evidence, setting)
 
 
 def replay(trace: Trace, policy: Policy, setting: float) -> Outcome:

@@ -73,6 +73,24 @@ class Policy(Protocol):
         """The action for each row of `evidence`, (n,): STOP, or i for the i-th successor."""
 
 
+@dataclass(frozen=True)
+class Wrapped:
+    """What a policy keeps whose evidence is come by in another way, which a subclass says."""
+
+    policy: Policy
+
+    @property
+    def graph(self) -> Graph:
+        return self.policy.graph
+
+    @property
+    def settings(self) -> FloatArray:
+        return self.policy.settings
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return self.policy.choose(stage, evidence, setting)
+
+
 P = TypeVar("P", bound=Policy)
 Family = Callable[[Trace, Losses], P]
 """Learns or tunes a policy on a trace and its losses."""

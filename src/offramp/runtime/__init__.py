@@ -3,8 +3,9 @@
 Each is loaded when it is asked for, so that what runs an exported file loads nothing else.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from offramp.base.lazy import from_homes
 
 if TYPE_CHECKING:
     from offramp.runtime.driver import Driver, Runtime, Walker, infer
@@ -24,18 +25,14 @@ __all__ = [
     "infer",
 ]
 
-_HOMES = {
+_MODULES = {
     "driver": "Driver Runtime Walker infer",
     "format": "Answers",
     "onnxruntime": "OnnxRuntime",
     "routed": "Routed",
     "single": "SingleFile",
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'offramp.runtime' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"offramp.runtime.{_HOME[name]}"), name)
-    return found
+__getattr__ = from_homes(
+    "offramp.runtime",
+    {n: f"offramp.runtime.{module}" for module, names in _MODULES.items() for n in names.split()},
+)
