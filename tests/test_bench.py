@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from offramp.answering.refit import Refit
-from offramp.base.errors import DataError, PlanError
+from offramp.base.errors import DataError, MissingExtra, PlanError
+from offramp.command import tables
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
 from offramp.plan.fit import fit
@@ -135,3 +138,10 @@ def test_memory_is_that_of_the_file_whatever_this_process_takes(tmp_path: Path) 
     measured = peak_mb(file, here[:5000].astype(np.float32)[None], 1)
     assert measured is not None
     assert 40 <= measured < 300
+
+
+def test_what_is_missing_is_said_with_the_extra_that_brings_it(measured: Bench) -> None:
+    lacking = replace(measured, missing={"OpenVINO": str(MissingExtra("openvino", "openvino"))})
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(tables.bench([lacking]))
+    assert "pip install 'offramp[openvino]'" in console.export_text()

@@ -64,7 +64,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-messages = Console(stderr=True, highlight=False)
+messages = Console(stderr=True, highlight=False, markup=False)
 output = Console(highlight=False)
 
 # what typer raises for a wrong option, whichever command-line library it brings along
@@ -153,7 +153,8 @@ def demo(
     output.print(tables.evaluation(result.evaluation))
     output.print(tables.comparison(result.comparison))
     output.print(tables.bench(result.benches))
-    output.print(f"report: {result.report}" if result.report else f"no report: {result.missing}")
+    report = f"report: {result.report}" if result.report else f"no report: {result.missing}"
+    output.print(report, markup=False)
 
 
 @app.command(epilog="Example: offramp graph small=a.onnx big=b.onnx --size 32 --out graph")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from offramp.core.hulls import LEVELS
@@ -206,7 +207,7 @@ def _timing(found: Timing) -> list[str]:
 
 
 def _realised(row: Bench) -> str:
-    missing = "".join(f"; no {name}: {why}" for name, why in row.missing.items())
+    missing = "".join(f"; no {name}: {escape(why)}" for name, why in row.missing.items())
     return (
         f"* the reference at its fastest, which speed-ups are against. One file is "
         f"{row.speedup:.2f} times as fast, {row.realised:.0%} of the {row.theoretical_speedup:.2f} "
