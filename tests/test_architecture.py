@@ -36,7 +36,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare bench"),
     ("report", "figures sentences drawing page inputs"),
     ("", "report testing"),
-    ("command", "parsing answers tables demo"),
+    ("command", "parsing answers tables options terminal demo graphs traces plans running"),
     ("", "cli"),
     ("", "errors data preprocessing trace"),  # addresses for users; nothing here imports them
 ]

@@ -677,7 +677,7 @@ def test_what_nobody_expected_never_reads_as_a_verdict(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("of [all]\nthings")
 
-    monkeypatch.setattr(cli, "fit_each", broken)
+    monkeypatch.setattr("offramp.command.plans.fit_each", broken)
     fit = ["fit", made / "trace", "--budget", 0.1, "--out", made / "none"]
     said = offramp(*fit)
     assert (said.code, said.out) == (3, "")

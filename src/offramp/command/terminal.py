@@ -1,0 +1,93 @@
+"""What commands share of the terminal: results, remarks, progress, and what they read."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from offramp.base.errors import OfframpWarning
+from offramp.command import parsing
+from offramp.core.tasks import is_own
+from offramp.core.trace import Trace
+from offramp.networks.data import Examples, open_examples
+from offramp.networks.preprocessing import Preprocessing
+
+messages = Console(stderr=True, highlight=False, markup=False)
+output = Console(highlight=False)
+
+
+def examples_of(data: str, pixels: Preprocessing | None, skip_broken: bool = False) -> Examples:
+    """The examples that --data names; what lies there and is not read is said."""
+    examples = open_examples(data, pixels, skip_broken=skip_broken)
+    for sentence in examples.notes:
+        messages.print(sentence, markup=False)
+    return examples
+
+
+def say_classes(trace: Trace, other: Mapping[str, Any]) -> None:
+    """Says where the classes of a trace have other names than another recording's."""
+    for sentence in trace.other_classes(other.get("class_names", ())):
+        messages.print(sentence, markup=False)
+
+
+def given(*inputs: str | Path | None) -> list[Path]:
+    """The files and folders that a command reads, to keep its output from them."""
+    return [Path(given) for given in inputs if given and not str(given).startswith("hf:")]
+
+
+def loss_named(name: str | None, unlabelled: bool = False) -> str | None:
+    """The loss that the options name; one of the user's own may lie in the current folder."""
+    if name and is_own(name):
+        sys.path.insert(0, str(Path.cwd()))
+    return parsing.loss(name, unlabelled)
+
+
+def show(as_json: bool, value: Any, table: Callable[[], Any]) -> None:
+    if as_json:
+        print(json.dumps(value, allow_nan=False))
+    else:
+        output.print(table())
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on standard error: call it with what, done and total."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=messages, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )
+
+
+@contextmanager
+def spoken_warnings() -> Iterator[None]:
+    """Says our own warnings on standard error, each once, and leaves others as they are."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", OfframpWarning)
+        others = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, OfframpWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                say(str(message))
+
+        warnings.showwarning = show
+        yield
+
+
+def say(sentence: str, code: int = 2) -> int:
+    line = " ".join(sentence.split()).encode("utf-8", "backslashreplace").decode()
+    messages.print(f"offramp: {line}", markup=False, soft_wrap=True)
+    return code

@@ -1,0 +1,131 @@
+"""Commands that make and change traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offramp.base.outputs import check_output
+from offramp.command import parsing
+from offramp.command.options import Data, Edges, Force, Out, Reference, SkipBroken, Threads
+from offramp.command.terminal import examples_of, given, messages, progress
+from offramp.core.imports import import_scores
+from offramp.core.tasks import Kind
+from offramp.core.trace import TRACE
+from offramp.networks.folders import listed
+from offramp.networks.networks import Networks
+from offramp.recording.record import Settings
+from offramp.recording.record import record as record_trace
+from offramp.recording.reprice import reprice as reprice_trace
+from offramp.runtime import OnnxRuntime
+
+ScoresFile = Annotated[
+    Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
+]
+PRICES = (
+    "small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head; "
+    "e2.whole=80 is their network uncut."
+)
+StageCosts = Annotated[str, typer.Option(help=PRICES)]
+ScoresKind = Annotated[
+    Kind | None,
+    typer.Option("--scores", help="What the scores of all stages are. Default: finds out."),
+]
+Seal = Annotated[
+    float | None,
+    typer.Option(
+        help="Share that only certificates may see; 0: none. Default: all but a third, or 2,500."
+    ),
+]
+
+
+def record(
+    graph: Annotated[Path, typer.Argument(help="Folder made by `offramp graph`.")],
+    data: Data,
+    out: Out,
+    batch: Annotated[
+        str,
+        typer.Option(
+            help="Examples per call; costs are measured at each, rows run in the largest."
+        ),
+    ] = "1,64",
+    threads: Threads = 1,
+    seal: Seal = None,
+    cost: Annotated[str | None, typer.Option(help=f"{PRICES} Default: measured seconds.")] = None,
+    cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
+    scores_kind: ScoresKind = None,
+    skip_broken: SkipBroken = False,
+    force: Force = False,
+) -> None:
+    """Run every stage once on every example and measure costs; goes on after an interruption."""
+    sizes = parsing.batches(batch)
+    if force:
+        check_output(out, force, TRACE, given(graph, data))
+    networks = Networks.read(graph)
+    examples = examples_of(data, networks.preprocessing, skip_broken)
+    if examples.classes:
+        messages.print(f"classes: {listed(examples.classes)}", markup=False)
+    runtime = OnnxRuntime(networks.files, networks.graph, threads=threads)
+    with progress() as step:
+        trace = record_trace(
+            networks,
+            runtime,
+            examples,
+            out,
+            Settings(max(sizes), threads, tuple(sizes), seal, scores_kind),
+            graph_folder=graph,
+            costs=parsing.costs(cost, cost_unit) if cost else None,
+            force=force,
+            progress=lambda done, total: step("recording", done, total),
+        )
+    skipped = examples.examples - trace.examples
+    if skipped:
+        messages.print(f"left out {skipped} images that do not decode")
+    said = [*examples.remarks, *([] if scores_kind else trace.doubts()), *trace.other_classes()]
+    for sentence in said:
+        messages.print(sentence, markup=False)
+    messages.print(f"{out}: {trace.examples} examples, {trace.costs.source}")
+
+
+def import_(
+    scores: ScoresFile,
+    cost: StageCosts,
+    out: Out,
+    cost_unit: Annotated[str, typer.Option(help="MFLOP, s, J, ...")] = "MFLOP",
+    edges: Edges = None,
+    reference: Reference = None,
+    scores_kind: ScoresKind = None,
+    seal: Seal = None,
+    force: Force = False,
+) -> None:
+    """Make a trace of scores that were recorded elsewhere."""
+    check_output(out, force, TRACE, [scores])
+    costs = parsing.costs(cost, cost_unit)
+    trace = import_scores(
+        scores,
+        costs,
+        stages=parsing.stages(cost),
+        edges=edges,
+        reference=reference,
+        kind=scores_kind,
+        seal=seal,
+    )
+    trace.write(out, force=force)
+    for sentence in [*trace.info["left_aside"], *([] if scores_kind else trace.doubts())]:
+        messages.print(sentence, markup=False)
+    messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
+
+
+def reprice(
+    trace: Annotated[Path, typer.Argument(help="Folder made by `record` or `import`.")],
+    cost: StageCosts,
+    out: Out,
+    cost_unit: Annotated[str, typer.Option(help="USD, J, s of another machine, ...")] = "unit",
+    force: Force = False,
+) -> None:
+    """Give a trace costs of another kind; everything else in it stays as it is."""
+    check_output(out, force, TRACE, given(trace))
+    costs = reprice_trace(trace, parsing.costs(cost, cost_unit), out, force=force)
+    messages.print(f"{out}: the costs of {' '.join(costs.body)} in {costs.unit}, {costs.source}")
