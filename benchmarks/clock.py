@@ -108,7 +108,7 @@ class System:
     def measured(self, threads: tuple[int, ...]) -> dict[str, Any]:
         plan = fit(self.half(0), LEVEL, networks=self.networks)
         spent = latency(plan, self.x[:1], limit_s=5.0)
-        plan = fit(self.half(0), LEVEL, networks=self.networks, latency=spent)
+        plan = fit(self.half(0), LEVEL, networks=self.networks, prices=spent)
         found: dict[str, Any] = {"export": self.exported(plan)}
         for number in threads:
             found.setdefault("routing", []).append(self.routing(plan, number))
@@ -128,7 +128,7 @@ class System:
         second = self.trace.split(0.5, 0)[1]
         x, y = self.x[second], self.y[second]
         spent = latency(plan, x[:batch], threads, limit_s=10.0)
-        fitted = partial(fit, self.half(0), networks=self.networks, latency=spent)
+        fitted = partial(fit, self.half(0), networks=self.networks, prices=spent)
         equal = self.at_level(fitted(LEVEL, certify_on=self.half(1)))
         plans = [(LEVEL, False, equal), *((budget, True, fitted(budget)) for budget in BUDGETS)]
         for number, (budget, certified, made) in enumerate(plans):

@@ -26,7 +26,8 @@ from offramp.core.frontier import excess_of, replay
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.trace import Trace, assemble
 from offramp.learn.latency import Latency
-from offramp.plan.fit import Choices, fit_each
+from offramp.plan.asked import Asked, Promise
+from offramp.plan.fit import fit_each
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP
 
@@ -90,16 +91,14 @@ class World:
 class Case:
     """How plans are asked for."""
 
-    choices: Choices
-    budgets: Sequence[float] = (0.02,)
-    latency: Latency | None = None
+    asked: Asked
     seeds: int = 1  # looks at the same rows, of which the cheapest that passes is taken
     world: str = "endless"
 
     def plans(self, trace: Trace) -> list[Plan]:
         """The plans of one draw, all promises of which must hold together."""
         looks = [
-            fit_each(trace, self.budgets, replace(self.choices, seed=seed), latency=self.latency)
+            fit_each(trace, replace(self.asked, split=replace(self.asked.split, seed=seed)))
             for seed in range(self.seeds)
         ]
         return [min(each, key=_cost) for each in zip(*looks, strict=True)]
@@ -118,19 +117,24 @@ REQUESTS = Latency(
     },
     dict.fromkeys((1, 2, 4, 8), 5e-5),
 )
-ASKED = partial(Choices, confidence=CONFIDENCE)
+
+
+def _asked(*budgets: float, **options: Any) -> Asked:
+    return Asked.of(*(budgets or (0.02,)), confidence=CONFIDENCE, **options)
+
+
 CASES: Mapping[str, Case] = {
-    "default": Case(ASKED()),
-    "pool": Case(ASKED(pool=True)),
-    "refit": Case(ASKED(refit=True)),
-    "induced": Case(ASKED(excess="induced"), (0.03,)),
-    "unlabelled": Case(ASKED(unlabelled=True)),
-    "own graded loss": Case(ASKED(loss="benchmarks.draws:near")),
-    "learning share": Case(ASKED(learn_share=0.2)),
-    "three budgets": Case(ASKED(), (0.01, 0.02, 0.05)),
-    "three looks": Case(ASKED(looks=3), seeds=3),
-    "repeats": Case(ASKED(repeats="real"), world="table"),
-    "exits in requests": Case(ASKED(), latency=REQUESTS, world="exits"),
+    "default": Case(_asked()),
+    "pool": Case(_asked(pool=True)),
+    "refit": Case(_asked(refit=True)),
+    "induced": Case(_asked(0.03, excess="induced")),
+    "unlabelled": Case(_asked(unlabelled=True)),
+    "own graded loss": Case(_asked(loss="benchmarks.draws:near")),
+    "learning share": Case(_asked(learn_share=0.2)),
+    "three budgets": Case(_asked(0.01, 0.02, 0.05)),
+    "three looks": Case(_asked(looks=3), seeds=3),
+    "repeats": Case(_asked(repeats="real"), world="table"),
+    "exits in requests": Case(_asked(prices=REQUESTS), world="exits"),
 }
 
 
@@ -165,17 +169,17 @@ def counted(case: Case, world: World, draws: int) -> dict[str, Any]:
     broken, certified, costs, errors = [], [], [], []
     for seed in range(draws):
         plans = case.plans(world.draw(seed))
-        true = [truth(plan, world.population, case.choices) for plan in plans]
+        true = [truth(plan, world.population, case.asked.promise) for plan in plans]
         budgets = [plan.certificate.budget for plan in plans]
         over = [mean > budget for (mean, _), budget in zip(true, budgets, strict=True)]
         broken.append(any(over))  # one suffices
         certified.append(any(plan.certificate.verdict != KEEP for plan in plans))
         costs.append(float(np.mean([_cost(plan) for plan in plans])))
         errors.append(max(error for _, error in true))
-    allowed = 1 - case.choices.confidence
+    allowed = 1 - case.asked.promise.confidence
     noise = 3 * (allowed * (1 - allowed) / draws) ** 0.5
     return {
-        "budgets": list(case.budgets),
+        "budgets": list(case.asked.promise.budgets),
         "broken": float(np.mean(broken)),
         "allowed": allowed + noise,
         "certified": float(np.mean(certified)),
@@ -184,10 +188,10 @@ def counted(case: Case, world: World, draws: int) -> dict[str, Any]:
     }
 
 
-def truth(plan: Plan, population: Trace, choices: Choices) -> tuple[float, float]:
+def truth(plan: Plan, population: Trace, promise: Promise) -> tuple[float, float]:
     """The mean excess loss of a plan over all there is to draw from, and its standard error."""
     spoken = plan.answering(population)
-    losses = spoken.losses(choices.loss_name, choices.excess)
+    losses = spoken.losses(promise.loss_name, promise.excess)
     excess = excess_of(replay(spoken, plan.running, plan.setting), losses).astype(np.float64)
     return float(excess.mean()), float(excess.std() / len(excess) ** 0.5)
 

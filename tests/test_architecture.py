@@ -14,7 +14,10 @@ import offramp
 HOUSE = [  # folder, and its files in the order in which they build on each other; "" is the folder
     ("", "_version"),
     ("base", "lazy errors arrays hashing files outputs manifests schema"),
-    ("core", "costs graph tasks hulls ledger meaning parts trace imports policy walk frontier"),
+    (
+        "core",
+        "costs graph prices tasks hulls ledger meaning parts trace imports policy walk frontier",
+    ),
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),
@@ -23,7 +26,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "policies"),
     ("policies", "forced"),
     ("learn", "teach pool latency"),
-    ("plan", "plan job fit needs evaluate"),
+    ("plan", "asked plan job fit needs evaluate"),
     ("runtime", "format session driver onnxruntime"),  # what runs parts of a plan
     ("export", "scope itinerary deciding stages seal single folder"),
     ("", "export"),

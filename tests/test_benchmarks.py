@@ -12,6 +12,7 @@ import pytest
 from benchmarks import cifar, draws
 from benchmarks.readme import DOCS, PAGES, TABLES, filled
 from benchmarks.results import RESULTS
+from offramp.plan.asked import Asked
 
 SAVED = sorted(RESULTS.glob("*.json"))
 
@@ -63,11 +64,13 @@ def test_promises_of_whole_fits_were_broken_no_more_often_than_allowed() -> None
 def test_a_fit_that_certifies_everything_is_counted_as_broken() -> None:
     """Where the confidence is next to none, plans lose more than their budgets, and are found."""
     case = draws.CASES["default"]
-    choices = replace(case.choices, confidence=0.01, policy="margin", committees=False)
+    quick = {"policy": "margin", "committees": False}
     world = draws.World.endless(20_000)
-    careless = draws.counted(replace(case, choices=choices), world, 8)
+    careless, careful = (
+        draws.counted(replace(case, asked=Asked.of(0.02, confidence=sure, **quick)), world, 8)
+        for sure in (0.01, 0.99)
+    )
     assert careless["broken"] >= 0.25
-    careful = draws.counted(replace(case, choices=replace(choices, confidence=0.99)), world, 8)
     assert careful["broken"] == 0
     assert careless["cost"] < careful["cost"] < 1
 

@@ -26,7 +26,8 @@ from offramp.core.imports import import_scores
 from offramp.export import write_file, write_folder
 from offramp.learn.latency import Latency
 from offramp.networks.networks import combine
-from offramp.plan.fit import Choices, fit_each
+from offramp.plan.asked import Asked
+from offramp.plan.fit import fit_each
 from offramp.plan.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.recording.record import Settings
@@ -124,9 +125,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     times = {1: 1e-3, 64: 2e-2}
     latency = Latency(64, {"small": times, "big": {n: 9 * t for n, t in times.items()}}, {64: 1e-4})
     fit(
-        priced, 0.02, networks=networks, latency=latency, policy="margin", refit=True, pool=True
+        priced, 0.02, networks=networks, prices=latency, policy="margin", refit=True, pool=True
     ).write(made / "full")
-    write_plans(fit_each(priced, [0.01, 0.02], Choices(policy="margin")), made / "several")
+    write_plans(fit_each(priced, Asked.of(0.01, 0.02, policy="margin")), made / "several")
     plan = fit(priced, 0.01, networks=networks, policy="learned", confidence=0.8)
     assert plan.routes
     together = {"big": Committee(("small", "big"), (0.5, 1.0))}

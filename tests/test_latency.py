@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.base.errors import CostError, GraphError
-from offramp.core.graph import Graph, Stage
-from offramp.learn.latency import Latency, settle
+from offramp.core.graph import Costs, Graph, Stage
+from offramp.core.prices import Fixed
+from offramp.learn.latency import Latency, Trials, settle
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
@@ -48,9 +49,7 @@ def test_survivors_are_binomial(share: float, batch: int) -> None:
 def test_decisions_cost_where_something_follows() -> None:
     found = latency(batch=4, stop=2.0).costs(CHAIN)
     assert found.head == pytest.approx({"small": 0.5, "medium": 0.5, "large": 0.0})
-    alone = latency(batch=4, stop=2.0).costs(CHAIN, stops=False)
-    assert set(alone.head.values()) == {0.0}
-    assert found.whole == alone.whole  # one network alone decides nothing
+    assert found.whole == latency(batch=4).costs(CHAIN).whole  # one network alone decides nothing
 
 
 def test_a_part_that_was_not_timed_is_named() -> None:
@@ -60,9 +59,10 @@ def test_a_part_that_was_not_timed_is_named() -> None:
 
 def test_a_stage_that_takes_as_long_as_the_reference_is_dropped() -> None:
     trace = synthetic(2000, seed=5)
-    losses = trace.losses()
+    losses, learned = trace.losses(), family("learned")
     for medium, dropped in ((9.0, True), (1.1, False)):
-        found = settle(trace, losses, family("learned"), latency(medium=medium), 0.01, 0)
+        trials = Trials(trace=trace, losses=losses, family=learned, budget=0.01, seed=0)
+        found = settle(trials, latency(medium=medium), trace.graph)
         assert ("medium" in found.dropped) == dropped
         assert ("medium" in found.graph.order) != dropped
         if dropped:
@@ -71,7 +71,7 @@ def test_a_stage_that_takes_as_long_as_the_reference_is_dropped() -> None:
 
 def test_a_plan_says_what_it_dropped_and_still_keeps_its_promise() -> None:
     trace = synthetic(4000, seed=6)
-    plan = fit(trace, 0.02, latency=latency(medium=9.0))
+    plan = fit(trace, 0.02, prices=latency(medium=9.0))
     assert plan.running.graph.order == ("small", "large")
     assert plan.graph == trace.graph  # the stage may still be looked at
     assert any("without stage 'medium'" in note for note in plan.notes())
@@ -80,7 +80,7 @@ def test_a_plan_says_what_it_dropped_and_still_keeps_its_promise() -> None:
 
 
 def test_a_plan_without_a_stage_is_kept_and_evaluated_like_others(tmp_path: Path) -> None:
-    plan = fit(synthetic(4000, seed=6), 0.02, latency=latency(medium=9.0))
+    plan = fit(synthetic(4000, seed=6), 0.02, prices=latency(medium=9.0))
     plan.write(tmp_path / "plan")
     read = Plan.read(tmp_path / "plan")
     assert read.notes() == plan.notes()
@@ -95,7 +95,7 @@ def test_large_requests_make_survivors_cheap_and_small_ones_dear() -> None:
     """What any request costs is shared by its rows: routing gains with the batch."""
     trace = synthetic(4000, seed=7)
     speedups = [
-        fit(trace, 0.02, latency=latency(batch, start=6.0)).certificate.speedup for batch in (1, 64)
+        fit(trace, 0.02, prices=latency(batch, start=6.0)).certificate.speedup for batch in (1, 64)
     ]
     assert speedups[1] > speedups[0]
 
@@ -127,7 +127,22 @@ def test_costs_of_a_trace_are_left_alone_without_a_batch_size() -> None:
 def test_networks_that_a_pool_leaves_out_still_cost_something() -> None:
     trace = synthetic(600)
     alone = replace(trace, graph=trace.graph.only(("large",), (), "large"))
-    args = (family("margin"), latency(), 0.01, 0)
-    found = settle(alone, alone.losses(), *args, trace.graph)
+    margin = family("margin")
+    trials = Trials(trace=alone, losses=alone.losses(), family=margin, budget=0.01, seed=0)
+    found = settle(trials, latency(), trace.graph)
     assert set(found.costs.body) == {"small", "medium", "large"}
     assert trace.graph.check_costs(found.costs) == found.costs
+
+
+def test_any_prices_leave_out_what_does_not_pay() -> None:
+    """Money, say: a stage that costs as much as the reference takes no part."""
+    trace = synthetic(4000, seed=6)
+    body = {"small": 1.0, "medium": 9.0, "large": 9.0}
+    money = Costs(body=body, head=dict.fromkeys(body, 0.0), unit="USD", source="a list of prices")
+    plan = fit(trace, 0.02, prices=Fixed(money, trace.graph))
+    assert plan.running.graph.order == ("small", "large")
+    assert plan.costs.unit == "USD"
+    assert any("medium" in note and "batch" not in note for note in plan.notes())
+    assert Fixed(money, trace.graph).alone(trace.graph, "large") == 9.0
+    with pytest.raises(CostError, match="'large'"):
+        Fixed(replace(money, body={"small": 1.0, "medium": 2.0}), trace.graph)

@@ -96,7 +96,7 @@ def planned(made: Made, budget: float, uncut: bool, timed: bool) -> Plan:
         committees=False,
         certify_on=priced.certifying,
         networks=made.networks,
-        latency=request_times(uncut) if timed else None,
+        prices=request_times(uncut) if timed else None,
     )
 
 

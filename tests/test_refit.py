@@ -399,7 +399,7 @@ def test_fit_refit_from_the_command_line(
 def test_costs_that_are_time_go_with_refits() -> None:
     trace = biased(fair(4000), "n0", "n1")
     latency = Latency(8, {s: {1: c, 8: 4 * c} for s, c in trace.costs.body.items()}, {1: 0.0})
-    plan = fit(trace, 0.05, refit=True, latency=latency)
+    plan = fit(trace, 0.05, refit=True, prices=latency)
     assert set(plan.refits) == {"n0", "n1"}
     assert plan.repair is not None
     assert plan.repair.speedup in (1.0, pytest.approx(3.0))

@@ -133,7 +133,7 @@ def test_a_recording_measures_at_every_size(tmp_path: Path) -> None:
 def test_requests_of_other_sizes_are_priced_as_such() -> None:
     parts = {s: {1: 1.0 + c, 4: 1.0 + 4 * c} for s, c in zip(STAGES, (1.0, 3.0, 9.0), strict=True)}
     latency = Latency(4, parts, {1: 0.5, 4: 0.5}, "by hand", (1,))
-    plan = fit(synthetic(3000), 0.05, latency=latency)
+    plan = fit(synthetic(3000), 0.05, prices=latency)
     alone = replace(latency, batch=1, others=())
     assert plan.certificate.batch == 4
     assert [saving.batch for saving in plan.certificate.sizes] == [1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,9 @@ from offramp.core.graph import Costs
 from offramp.core.ledger import LEDGER, Ledger, Look
 from offramp.core.trace import Trace, assemble
 from offramp.learn.latency import Latency
+from offramp.plan.asked import Asked, Choices, Promise, Split
 from offramp.plan.evaluate import evaluate
-from offramp.plan.fit import Choices, draft, fit, fit_each
+from offramp.plan.fit import draft, fit, fit_each
 from offramp.plan.job import Job, prepare
 from offramp.plan.needs import needs
 from offramp.plan.plan import Plan
@@ -143,54 +143,54 @@ def replaced(trace: Trace, rows: IntArray, seed: int = 5) -> Trace:
     return replace(trace, scores=scores, labels=labels, loss=loss, ledger=Ledger())
 
 
-MARGIN = Choices(policy="margin")
-
-
 @dataclass(frozen=True)
-class Asked:
-    """What `fit_each` is asked for, besides the examples."""
+class Case:
+    """What `fit_each` is asked for, and of how many examples."""
 
-    choices: Choices = MARGIN
-    budgets: Sequence[float] = (0.05,)
-    latency: Latency | None = None
+    asked: Asked
     examples: int = 240
     apart: bool = False  # whether other examples certify
+
+
+def case(*budgets: float, examples: int = 240, apart: bool = False, **options: Any) -> Case:
+    return Case(Asked.of(*(budgets or (0.05,)), **options), examples, apart)
 
 
 REQUESTS = Latency(
     4, {s: {1: 3.0**i, 4: 9.0**i} for i, s in enumerate(SMALL.graph.order)}, {1: 0.1}
 )
-ASKED: dict[str, Asked] = {
-    "default": Asked(Choices()),
-    "pool": Asked(Choices(pool=True, policy="margin")),
-    "refit": Asked(Choices(refit=True, policy="margin"), examples=600),
-    "alone": Asked(Choices(committees=False, policy="margin")),
-    "induced": Asked(Choices(excess="induced", policy="learned")),
-    "unlabelled": Asked(Choices(unlabelled=True, policy="margin")),
-    "top2": Asked(Choices(loss="top2", policy="margin")),
-    "a function": Asked(Choices(loss=f"{__name__}:near", policy="learned")),
-    "recorded": Asked(Choices(loss="recorded", policy="learned")),
-    "share": Asked(Choices(learn_share=0.2, seed=3, policy="margin")),
-    "looks": Asked(Choices(looks=4, confidence=0.9, policy="thresholds")),
-    "copies": Asked(Choices(repeats="copies", policy="margin")),
-    "real": Asked(Choices(repeats="real", policy="margin")),
-    "budgets": Asked(budgets=(0.02, 0.05, 0.2)),
-    "latency": Asked(Choices(policy="learned"), latency=REQUESTS),
-    "apart": Asked(apart=True),
-    **{name: Asked(Choices(policy=name)) for name in FAMILIES},
+CASES: dict[str, Case] = {
+    "default": case(),
+    "pool": case(pool=True, policy="margin"),
+    "refit": case(refit=True, policy="margin", examples=600),
+    "alone": case(committees=False, policy="margin"),
+    "induced": case(excess="induced", policy="learned"),
+    "unlabelled": case(unlabelled=True, policy="margin"),
+    "top2": case(loss="top2", policy="margin"),
+    "a function": case(loss=f"{__name__}:near", policy="learned"),
+    "recorded": case(loss="recorded", policy="learned"),
+    "share": case(learn_share=0.2, seed=3, policy="margin"),
+    "looks": case(looks=4, confidence=0.9, policy="thresholds"),
+    "copies": case(repeats="copies", policy="margin"),
+    "real": case(repeats="real", policy="margin"),
+    "budgets": case(0.02, 0.05, 0.2, policy="margin"),
+    "latency": case(policy="learned", prices=REQUESTS),
+    "apart": case(policy="margin", apart=True),
+    **{name: case(policy=name) for name in FAMILIES},
 }
 
 
 def test_every_option_of_a_fit_is_asked_for_somewhere() -> None:
-    """But for the networks, which are copied and teach nothing."""
-    asked = [(a.choices, a.latency, a.apart) for a in ASKED.values()]
-    for option in fields(Choices):
-        said = {getattr(choices, option.name) for choices, *_ in asked}
-        assert len(said) > 1 or option.name == "error", option.name
-    names = set(inspect.signature(fit).parameters) - {f.name for f in fields(Choices)}
-    assert names == {"trace", "budget", "certify_on", "networks", "latency"}
-    assert any(latency for _, latency, _ in asked)
-    assert any(other for *_, other in asked)
+    """But for the networks, which are copied and teach nothing, and who certifies: `apart`."""
+    names = set()
+    for part, record in (("promise", Promise), ("choices", Choices), ("split", Split)):
+        for option in fields(record):
+            names.add(option.name)
+            values = {repr(getattr(getattr(c.asked, part), option.name)) for c in CASES.values()}
+            assert len(values) > 1 or option.name == "certify_on", option.name
+    assert any(case.apart for case in CASES.values())
+    flat = set(inspect.signature(fit).parameters) - {"trace", "budget", "networks"}
+    assert flat == names - {"budgets"}
 
 
 def near(scores: FloatArray, labels: IntArray) -> FloatArray:
@@ -198,20 +198,21 @@ def near(scores: FloatArray, labels: IntArray) -> FloatArray:
     return np.asarray(abs(scores.argmax(axis=1) - labels) / 10)
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", CASES)
 def test_nothing_that_is_learned_knows_the_sealed_rows(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ASKED[name]
-    trace = synthetic(asked.examples, seed=7)
-    if asked.choices.loss == "recorded":
+    case = CASES[name]
+    asked, budgets = case.asked, case.asked.promise.budgets
+    trace = synthetic(case.examples, seed=7)
+    if asked.promise.loss == "recorded":
         loss = {s: near(v, labels_of(trace)) for s, v in trace.scores.items()}
         trace = replace(trace, loss=loss)
-    count = round((asked.choices.learn_share or 0) * trace.examples) or trace.unsealed
+    count = round((asked.split.learn_share or 0) * trace.examples) or trace.unsealed
     noisy = replaced(trace, np.argsort(trace.turns)[count:])
-    others = synthetic(asked.examples, seed=8)
+    others = synthetic(case.examples, seed=8)
     pairs: list[tuple[Trace, Trace | None]] = [(trace, None), (noisy, None)]
-    if asked.apart:
+    if case.apart:
         pairs = [(trace, others), (unseen(trace), replaced(others, np.arange(others.examples)))]
     jobs: list[Job] = []
 
@@ -221,11 +222,11 @@ def test_nothing_that_is_learned_knows_the_sealed_rows(
 
     monkeypatch.setattr(inspect.getmodule(fit_each), "prepare", noted)
     plans = [
-        fit_each(one, asked.budgets, asked.choices, other, latency=asked.latency)
+        fit_each(one, replace(asked, split=replace(asked.split, certify_on=other)))
         for one, other in pairs
     ]
-    assert len(jobs) == 2 * len(asked.budgets)
-    for one, two in zip(jobs[: len(asked.budgets)], jobs[len(asked.budgets) :], strict=True):
+    assert len(jobs) == 2 * len(budgets)
+    for one, two in zip(jobs[: len(budgets)], jobs[len(budgets) :], strict=True):
         assert learned(one) == learned(two)
     for one_plan, two_plan in zip(*plans, strict=True):
         assert one_plan.certificate.method == two_plan.certificate.method
@@ -239,10 +240,10 @@ def learned(job: Job) -> dict[str, Any]:
         "policy": policy_to_json(job.taught.policy),
         "tried": job.taught.held_out,
         "committees": {s: c.to_json() for s, c in job.taught.lesson.committees.items()},
-        "refits": {s: r.to_json() for s, r in job.refits.items()},
+        "refits": {s: r.to_json() for s, r in job.material.refits.items()},
         "order": job.order,
-        "pool": job.pool,
-        "dropped": job.dropped,
+        "pool": job.material.pool,
+        "dropped": job.material.dropped,
         "costs": job.certifying.costs,
         "binary": job.taught.lesson.losses.binary,
     }
@@ -388,11 +389,11 @@ def test_what_was_shown_certifies_no_more() -> None:
 
 def test_a_draft_looks_at_no_sealed_row() -> None:
     trace = unseen(TRACE)
-    plan = draft(trace, 0.05, Choices(policy="margin"))
+    plan = draft(trace, Asked.of(0.05, policy="margin"))
     assert trace.ledger.looks == []
     assert not plan.routes
     noisy = replaced(trace, np.argsort(trace.turns)[trace.unsealed :])
-    other = draft(noisy, 0.05, Choices(policy="margin"))
+    other = draft(noisy, Asked.of(0.05, policy="margin"))
     assert policy_to_json(plan.policy) == policy_to_json(other.policy)
 
 
@@ -422,9 +423,9 @@ def test_a_ledger_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_several_budgets_are_one_look_at_a_shared_error() -> None:
-    budgets, choices = [0.02, 0.05, 0.1], Choices(policy="margin")
+    budgets = [0.02, 0.05, 0.1]
     trace = unseen(TRACE)
-    plans = fit_each(trace, budgets, choices)
+    plans = fit_each(trace, Asked.of(*budgets, policy="margin"))
     assert len(trace.ledger.looks) == 1
     assert [plan.certificate.budget for plan in plans] == budgets
     for plan in plans:
@@ -433,13 +434,13 @@ def test_several_budgets_are_one_look_at_a_shared_error() -> None:
     costs = [plan.certificate.cost for plan in plans]
     assert all(b <= a for a, b in itertools.pairwise(costs))
     with pytest.raises(InputError, match="no budget"):
-        fit_each(trace, [], choices)
+        Asked.of()
 
 
 def test_a_budget_that_needs_no_more_error_hands_it_on() -> None:
     """Where everything passes, the other budget is tested at all of the error."""
     trace = unseen(TRACE)
-    plans = fit_each(trace, [0.05, 1.0], Choices(policy="margin"))
+    plans = fit_each(trace, Asked.of(0.05, 1.0, policy="margin"))
     alone = fit(unseen(TRACE), 0.05, policy="margin")
     assert plans[0].certificate.level == pytest.approx(0.05)
     assert plans[0].certificate.points == alone.certificate.points
@@ -482,7 +483,9 @@ def test_what_is_refused_opens_nothing() -> None:
     with pytest.raises(TraceError, match="to certify on"):
         fit(trace, 0.05, certify_on=OTHER.take(np.arange(10)))
     with pytest.raises(InputError, match="twice"):
-        fit_each(trace, [0.05, 0.05], Choices())
+        Asked.of(0.05, 0.05)
+    with pytest.raises(InputError, match="no option 'pol'"):
+        Asked.of(0.05, pol=True)
     with pytest.raises(BudgetError):
         fit(trace, 0.05, learn_share=2.0)
     assert (trace.ledger.mark, trace.ledger.looks) == (-1, [])

@@ -185,10 +185,10 @@ def batches(text: str) -> list[int]:
     return sizes
 
 
-def budgets(text: str) -> list[float]:
+def budgets(text: str) -> tuple[float, ...]:
     """ "0.005,0.01" as budgets."""
     try:
-        return [float(part) for part in text.split(",")]
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise BudgetError(
             f"--budget is '{text}'; it is the accuracy given up, such as 0.005, or several: "

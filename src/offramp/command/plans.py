@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,14 +12,14 @@ from rich.console import Group
 
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
-from offramp.command.options import Force, Json, Out, Threads
+from offramp.command.options import Force, Given, Json, Out, Threads, option, with_options
 from offramp.command.terminal import given, loss_named, messages, progress, say_classes, show
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
-from offramp.learn.teach import AUTO
 from offramp.networks.networks import Networks, recorded_networks
+from offramp.plan.asked import Asked, Choices, Promise, Split
 from offramp.plan.evaluate import evaluate as evaluate_plan
-from offramp.plan.fit import Choices, draft, fit_each
+from offramp.plan.fit import draft, fit_each
 from offramp.plan.needs import needs as examples_needs
 from offramp.plan.plan import PLAN, Plan, write_plans
 from offramp.promise.certify import KEEP
@@ -27,46 +29,22 @@ from offramp.recording.measure import latency as measure_latency
 from offramp.recording.record import blank
 from offramp.study.compare import compare as compare_policies
 
-ExcessKind = Annotated[Excess, typer.Option(help="net: gains make up for losses.")]
-Unlabelled = Annotated[
-    bool, typer.Option("--unlabelled", help="Loss is disagreement with the reference.")
-]
-RepeatsKind = Annotated[
-    Repeats | None, typer.Option(help="What rows are that repeat others, where many do.")
-]
 Loss = Annotated[
     str | None, typer.Option(help="top1, top5 (any k) or module:function. Default: top1.")
 ]
 
 
+@with_options(promise=Promise, choices=Choices, split=Split)
 def fit(
     trace: Annotated[Path, typer.Argument(help="Folder made by `record` or `import`.")],
     budget: Annotated[
         str, typer.Option(help="Accuracy given up; 0.005 is half a point. Several: 0.005,0.01.")
     ],
     out: Out,
-    confidence: Annotated[float, typer.Option(help="Chance that the promise holds.")] = 0.95,
-    excess: ExcessKind = "net",
+    promise: Given,
+    choices: Given,
+    split: Given,
     loss: Loss = None,
-    unlabelled: Unlabelled = False,
-    policy: Annotated[str, typer.Option(help="What decides; auto chooses.")] = AUTO,
-    pool: Annotated[
-        bool, typer.Option("--pool", help="Find who takes part, in which order; edges don't count.")
-    ] = False,
-    committees: Annotated[
-        bool, typer.Option(help="Stages may answer with all scores paid for, where it helps.")
-    ] = True,
-    refit: Annotated[
-        bool, typer.Option("--refit", help="Mend scores on labels; the reference's as well.")
-    ] = False,
-    learn_share: Annotated[
-        float | None, typer.Option(help="Part of TRACE to learn from. Default: what is not sealed.")
-    ] = None,
-    repeats: RepeatsKind = None,
-    looks: Annotated[
-        int, typer.Option(min=1, help="Looks at the sealed rows that share the error.")
-    ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
     certify: Annotated[
         Path | None, typer.Option(help="Certify on this trace; learn from all of TRACE.")
     ] = None,
@@ -84,29 +62,13 @@ def fit(
     sizes = parsing.batches(batch) if batch else []
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
-    choices = Choices(
-        confidence=confidence,
-        excess=excess,
-        loss=loss_named(loss, unlabelled),
-        unlabelled=unlabelled,
-        policy=policy,
-        pool=pool,
-        committees=committees,
-        refit=refit,
-        learn_share=learn_share,
-        repeats=repeats,
-        looks=looks,
-        seed=seed,
+    named = loss_named(loss, promise["unlabelled"])
+    asked = Asked(
+        promise=Promise(budgets=parsing.budgets(budget), loss=named, **promise),
+        choices=Choices(**choices),
+        split=Split(certify_on=_certifying(certify, read), **split),
     )
-    budgets = parsing.budgets(budget)
-    latency = None
-    if sizes:
-        drafted, request = draft(read, budgets[0], choices, networks), blank(read, max(sizes))
-        latency = measure_latency(drafted, request, threads, sizes)
-    certify_on = Trace.read(certify) if certify else None
-    if certify_on:
-        say_classes(certify_on, read.info)
-    plans = fit_each(read, budgets, choices, certify_on, networks, latency)
+    plans = fit_each(read, _priced(read, asked, networks, sizes, threads), networks)
     write_plans(plans, out, force=force)
     for note in plans[0].notes():
         messages.print(note)
@@ -117,6 +79,26 @@ def fit(
         raise typer.Exit(1)
 
 
+def _certifying(path: Path | None, trace: Trace) -> Trace | None:
+    """The trace that certifies, where it is another one; classes of other names are said."""
+    if path is None:
+        return None
+    certifying = Trace.read(path)
+    say_classes(certifying, trace.info)
+    return certifying
+
+
+def _priced(
+    trace: Trace, asked: Asked, networks: Networks | None, sizes: Sequence[int], threads: int
+) -> Asked:
+    """With the time of requests of these sizes as costs, measured on a plan as it will decide."""
+    if not sizes:
+        return asked
+    drafted = draft(trace, asked, networks)
+    prices = measure_latency(drafted, blank(trace, max(sizes)), threads, sizes)
+    return replace(asked, choices=replace(asked.choices, prices=prices))
+
+
 def _certificate(plan: Plan) -> dict[str, Any]:
     found = plan.certificate.to_json()
     return found | ({"repair": plan.repair.to_json()} if plan.repair else {})
@@ -125,8 +107,8 @@ def _certificate(plan: Plan) -> dict[str, Any]:
 def needs(
     trace: Annotated[Path, typer.Argument(help="Recorded examples; they need no labels.")],
     budget: Annotated[float, typer.Option(help="Accuracy given up; 0.005 is half a point.")],
-    confidence: Annotated[float, typer.Option(help="Chance that the promise holds.")] = 0.95,
-    excess: ExcessKind = "net",
+    confidence: Annotated[float, option(Promise, "confidence")] = 0.95,
+    excess: Annotated[Excess, option(Promise, "excess")] = "net",
     policy: Annotated[str, typer.Option(help="What decides.")] = "learned",
     power: Annotated[float, typer.Option(help="Chance that the number certifies.")] = POWER,
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
@@ -149,7 +131,7 @@ def evaluate(
     plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
     trace: Annotated[Path, typer.Argument(help="Other recorded examples.")],
     loss: Loss = None,
-    repeats: RepeatsKind = None,
+    repeats: Annotated[Repeats | None, option(Split, "repeats")] = None,
     json_: Json = False,
 ) -> None:
     """What the plan does on other recorded examples, and whether the promise is kept there."""
@@ -165,7 +147,7 @@ def compare(
     trace: Annotated[Path, typer.Argument(help="Recorded examples to tune on.")],
     test: Annotated[Path | None, typer.Option(help="Measure here. Default: half of TRACE.")] = None,
     loss: Loss = None,
-    unlabelled: Unlabelled = False,
+    unlabelled: Annotated[bool, option(Promise, "unlabelled")] = False,
     policies: Annotated[str | None, typer.Option(help="Only these: a,b. Default: all.")] = None,
     bands: Annotated[bool, typer.Option(help="How far numbers move with the examples.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the bands.")] = 0,

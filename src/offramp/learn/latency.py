@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.stats import binom
 
+from offramp.base.arrays import IntArray
 from offramp.base.errors import CostError, GraphError
-from offramp.core.frontier import frontier, needed
+from offramp.core.frontier import Point, frontier, needed
 from offramp.core.graph import Costs, Graph, head, whole
 from offramp.core.policy import Family, Policy
+from offramp.core.prices import Prices
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 
@@ -29,9 +32,7 @@ class Latency:
     source: str = "given"  # how and where they were measured
     others: tuple[int, ...] = ()  # further rows of requests, smaller ones, to tell costs of
 
-    def costs(
-        self, graph: Graph, shares: Mapping[str, float] | None = None, *, stops: bool = True
-    ) -> Costs:
+    def costs(self, graph: Graph, shares: Mapping[str, float] | None = None) -> Costs:
         """Seconds per example that needs a part, where requests are whole and survivors chance.
 
         The rows of a request that need a part are binomial; the fewer they are, the dearer is each.
@@ -39,7 +40,6 @@ class Latency:
         Args:
             graph: decisions are made at its stages that others follow.
             shares: of the examples that need each part; 1 where not given.
-            stops: whether deciding is counted.
 
         Raises:
             CostError: a part was not timed.
@@ -52,22 +52,21 @@ class Latency:
             share = shares.get(head(name), 1.0)
             own = self.parts.get(head(name), {1: 0.0})  # a network that was not cut has no head
             heads[name] = self._expected(own, share)
-            if stops and stage.answers and graph.successors[name]:
+            if stage.answers and graph.successors[name]:
                 heads[name] += self._expected(self.stop, share)
-        alone = {stage.name: self._alone(graph, stage.name) for stage in graph.stages}
         smaller = [replace(self, batch=batch, others=()) for batch in self.others]
         return Costs(
-            body,
-            heads,
-            "s",
-            f"{self.source}, for requests of {self.batch}",
-            alone,
-            self.batch,
-            self._expected(self.stop, 1.0),
-            {other.batch: other.costs(graph, shares, stops=stops) for other in smaller},
+            body=body,
+            head=heads,
+            unit="s",
+            source=f"{self.source}, for requests of {self.batch}",
+            whole={stage.name: self.alone(graph, stage.name) for stage in graph.stages},
+            batch=self.batch,
+            overhead=self._expected(self.stop, 1.0),
+            at={other.batch: other.costs(graph, shares) for other in smaller},
         )
 
-    def _alone(self, graph: Graph, stage: str) -> float:
+    def alone(self, graph: Graph, stage: str) -> float:
         """Seconds per example of one network by itself, which decides nothing."""
         parts = [whole(stage)] if whole(stage) in self.parts else graph.parts(stage)
         own = [p for p in parts if p in self.parts]  # a network that was not cut has no head
@@ -105,82 +104,90 @@ class Settled:
     dropped: Mapping[str, str]  # stage -> why
 
 
-def settle(
-    trace: Trace,
-    losses: Losses,
-    family: Family[Policy],
-    latency: Latency,
-    budget: float,
-    seed: int,
-    every: Graph | None = None,
-) -> Settled:
+def settle(trials: Trials, prices: Prices, every: Graph) -> Settled:
     """Costs at the expected number of survivors, without the stages that save nothing in them.
 
-    Learns on one half and measures on the other, at the cheapest setting that keeps the budget
-    there. Stages are left out one after the other, the one whose absence saves most first.
+    Stages are left out one after the other, the one whose absence saves most first.
 
     Args:
-        trace: examples that certify nothing.
-        losses: of every stage on them.
-        family: of the policy.
-        latency: of every part.
-        budget: excess loss given up.
-        seed: of the halves.
-        every: the graph that `trace.graph` was searched in, whose stages cost something as well.
+        trials: examples that certify nothing, and what learns from them.
+        prices: of every part.
+        every: the graph that the examples' own was searched in, whose stages cost something too.
     """
-    halves = trace.split(0.5, seed)
+    graph, dropped = trials.trace.graph, dict[str, str]()
+    present = trials.tried(graph, prices)
+    while without := {stage: trials.tried(g, prices) for stage, g in _less(graph).items()}:
+        least = min(without, key=lambda stage: without[stage].cost)
+        saved = (present.cost - without[least].cost) / graph.reference_cost(present.costs)
+        if saved <= 0:
+            break
+        at = "" if present.costs.batch is None else f"at batch {present.costs.batch} "
+        dropped[least] = f"{at}it takes {saved:.1%} of the reference's time more than it saves"
+        graph, present = graph.without(least), without[least]
+    return Settled(graph, _over(prices.costs(every), present.costs), dropped)
 
-    def tried(graph: Graph) -> tuple[float, Costs]:
+
+@dataclass(frozen=True)
+class Tried:
+    """What a graph costs by a policy that was learned for it."""
+
+    cost: float  # mean cost of held-out examples
+    costs: Costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """Examples that certify nothing, on which graphs are tried to see which stages pay.
+
+    A policy learns on one half and is measured on the other, at the cheapest setting that keeps the
+    budget there.
+    """
+
+    trace: Trace
+    losses: Losses  # of every stage on them
+    family: Family[Policy]
+    budget: float  # excess loss given up
+    seed: int  # of the halves
+
+    def tried(self, graph: Graph, prices: Prices) -> Tried:
+        """What a graph costs, where as many examples come to each stage as are seen to come."""
         shares: dict[str, float] = {}
         cost = np.inf
         for _ in range(_ROUNDS):
-            priced = replace(trace, graph=graph, costs=latency.costs(graph, shares))
-            (learning, seen), (measuring, met) = (
-                (priced.take(rows), losses.take(rows)) for rows in halves
-            )
-            policy = family(learning, seen)
-            points = frontier(measuring, met, policy)
-            kept = [
-                point
-                for point in points
-                if (point.excess_loss if met.kind == "net" else point.induced_loss) <= budget
-            ]
-            best = min(kept or points[:1], key=lambda point: point.cost)
-            setting = np.nan if best.tradeoff is None else best.tradeoff
-            found = needed(measuring, policy, setting)
-            shares = {part: float(need.mean()) for part, need in found.items()}
-            cost = best.cost if kept else np.inf
-        costs = latency.costs(graph, shares)
-        return min(cost, graph.reference_cost(costs)), costs
+            cost, shares = self._measured(graph, prices.costs(graph, shares))
+        costs = prices.costs(graph, shares)
+        return Tried(min(cost, graph.reference_cost(costs)), costs)
 
-    graph, dropped = trace.graph, dict[str, str]()
-    present, costs = tried(graph)
-    while True:
-        without = {stage: tried(less) for stage, less in _less(graph).items()}
-        if not without:
-            break
-        least = min(without, key=lambda stage: without[stage][0])
-        saved = (present - without[least][0]) / graph.reference_cost(costs)
-        if saved <= 0:
-            break
-        dropped[least] = (
-            f"at batch {latency.batch} it takes {saved:.1%} of the reference's time more than it "
-            "saves"
+    def _measured(self, graph: Graph, costs: Costs) -> tuple[float, dict[str, float]]:
+        """The mean cost of held-out examples, and the share of them that needs each part."""
+        priced = replace(self.trace, graph=graph, costs=costs)
+        (learning, seen), (measuring, met) = (
+            (priced.take(rows), self.losses.take(rows)) for rows in self._halves
         )
-        graph = graph.without(least)
-        present, costs = without[least]
-    alone = latency.costs(every or trace.graph, stops=False)  # of what was left out as well
-    return Settled(graph, _over(alone, costs), dropped)
+        policy = self.family(learning, seen)
+        points = frontier(measuring, met, policy)
+        kept = [point for point in points if self._lost(point) <= self.budget]
+        best = min(kept or points[:1], key=lambda point: point.cost)
+        setting = np.nan if best.tradeoff is None else best.tradeoff
+        share = {part: float(n.mean()) for part, n in needed(measuring, policy, setting).items()}
+        return best.cost if kept else np.inf, share
+
+    def _lost(self, point: Point) -> float:
+        return point.excess_loss if self.losses.kind == "net" else point.induced_loss
+
+    @cached_property
+    def _halves(self) -> tuple[IntArray, IntArray]:
+        return self.trace.split(0.5, self.seed)
 
 
-def _over(alone: Costs, costs: Costs) -> Costs:
+def _over(every: Costs, costs: Costs) -> Costs:
     """The costs of walks, beside those of stages that no walk comes to."""
     return replace(
         costs,
-        body={**alone.body, **costs.body},
-        head={**alone.head, **costs.head},
-        whole=alone.whole,
-        at={batch: _over(alone.at[batch], there) for batch, there in costs.at.items()},
+        body={**every.body, **costs.body},
+        head={**every.head, **costs.head},
+        whole=every.whole,
+        at={batch: _over(every.at[batch], there) for batch, there in costs.at.items()},
     )
 
 

@@ -5,63 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from offramp._version import __version__
-from offramp.base.errors import BudgetError, InputError, TraceError
-from offramp.core import tasks
+from offramp.base.errors import TraceError
 from offramp.core.ledger import Look
+from offramp.core.prices import Prices
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
-from offramp.learn.latency import Latency
-from offramp.learn.teach import AUTO, Ways
+from offramp.learn.teach import AUTO
 from offramp.networks.networks import Networks
+from offramp.plan.asked import Asked, Promise, Split
 from offramp.plan.job import Job, Rows, prepare
 from offramp.plan.plan import Plan
-from offramp.policies import family
 from offramp.promise import split
-from offramp.promise.certify import Certificate, check_promise
+from offramp.promise.certify import Certificate
 from offramp.promise.split import FEWEST, Repeats
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """What `fit` is asked for, besides budgets and examples; see there."""
-
-    confidence: float = 0.95
-    excess: Excess = "net"
-    loss: str | None = None
-    unlabelled: bool = False
-    policy: str = AUTO
-    pool: bool = False
-    committees: bool = True
-    refit: bool = False
-    learn_share: float | None = None
-    repeats: Repeats | None = None
-    looks: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_promise(0.0, self.confidence)
-        if self.policy != AUTO:
-            family(self.policy)  # raises where there is none
-        if not isinstance(self.looks, int) or self.looks < 1:
-            raise BudgetError(f"the number of looks is {self.looks}; it must be at least 1.")
-
-    @property
-    def loss_name(self) -> str | None:
-        return tasks.DISAGREEMENT if self.unlabelled else self.loss
-
-    @property
-    def error(self) -> float:
-        """Chance that the promises of one look fail together, in (0, 1)."""
-        return (1 - self.confidence) / self.looks
-
-    def ways(self, budget: float) -> Ways:
-        levels = (0.0, budget / 2, budget)
-        return Ways(
-            self.loss_name, self.excess, self.unlabelled, self.committees, levels, self.seed
-        )
 
 
 def fit(
@@ -82,7 +41,7 @@ def fit(
     seed: int = 0,
     certify_on: Trace | None = None,
     networks: Networks | None = None,
-    latency: Latency | None = None,
+    prices: Prices | None = None,
 ) -> Plan:
     """The plan that keeps the promise with just enough network, or with one network alone.
 
@@ -110,8 +69,9 @@ def fit(
         seed: of the folds and the order of the betting test.
         certify_on: certify on these examples instead, and learn from all of `trace`.
         networks: the ONNX files, where the plan is to run.
-        latency: costs are the time of requests of its size, with the rows that are expected to come
-            to each stage, and stages that save nothing in it are left out; None: costs as recorded.
+        prices: costs are by these, at the number of rows that are expected to come to each stage,
+            and stages that save nothing in them are left out; None: costs as recorded. The time of
+            requests is `offramp.learn.latency.Latency`, any other `offramp.core.prices.Fixed`.
 
     Returns:
         A plan, always; its certificate says whether it routes.
@@ -123,7 +83,8 @@ def fit(
         LossError: losses that the test, chosen on what teaches, cannot count.
         StorageError: the trace's ledger cannot be written.
     """
-    choices = Choices(
+    asked = Asked.of(
+        budget,
         confidence=confidence,
         excess=excess,
         loss=loss,
@@ -136,18 +97,13 @@ def fit(
         repeats=repeats,
         looks=looks,
         seed=seed,
+        certify_on=certify_on,
+        prices=prices,
     )
-    return fit_each(trace, [budget], choices, certify_on, networks, latency)[0]
+    return fit_each(trace, asked, networks)[0]
 
 
-def fit_each(
-    trace: Trace,
-    budgets: Sequence[float],
-    choices: Choices,
-    certify_on: Trace | None = None,
-    networks: Networks | None = None,
-    latency: Latency | None = None,
-) -> list[Plan]:
+def fit_each(trace: Trace, asked: Asked, networks: Networks | None = None) -> list[Plan]:
     """A plan for each budget, all promises of which hold together at the confidence.
 
     It is one look at the rows that certify. Each budget's sequence of tests has an equal share of
@@ -156,74 +112,67 @@ def fit_each(
 
     Args:
         trace: as in `fit`.
-        budgets: excess losses given up, fractions in [0, 1], at least one.
-        choices: all other options of `fit`.
-        certify_on: as in `fit`.
+        asked: what is promised, what may run, and which rows teach.
         networks: as in `fit`.
-        latency: as in `fit`.
 
     Raises:
-        As `fit`; InputError: no budgets.
+        As `fit`.
 
     Source: the error moves on as in Holm 1979 and Bretz et al. 2009, A graphical approach to
         sequentially rejective multiple test procedures, section 2.
     """
-    if not budgets:
-        raise InputError("there is no budget; give one, or several: 0.005,0.01.")
-    if len(set(budgets)) < len(budgets):
-        raise InputError("a budget is given twice; give each once.")
-    for budget in budgets:
-        check_promise(budget, choices.confidence)
     if networks:
         _check_networks(trace, networks)
-    rows = _rows(trace, certify_on, choices)
-    jobs = [_prepared(rows, budget, choices, latency) for budget in budgets]
+    rows = _rows(trace, asked.split)
+    jobs = [prepare(rows, asked, budget) for budget in asked.promise.budgets]
     # everything that is tested is fixed from here on; now the sealed rows are looked at
-    asked = Look("fit", _question(jobs, choices), choices.error)
-    number = rows.source.ledger.look(asked)
-    together = rows.source.ledger.together(number)
+    number, together = _looked(jobs, asked.promise)
     plans = []
-    for job, certificate in zip(jobs, _certificates(jobs, choices.error), strict=True):
-        seen = replace(certificate, look=number, looks=choices.looks, joint_confidence=together)
+    for job, certificate in zip(jobs, _certificates(jobs, asked.promise.error), strict=True):
+        looks = asked.promise.looks
+        seen = replace(certificate, look=number, looks=looks, joint_confidence=together)
         plans.append(job.plan(seen, networks))
     return _cheapest(plans)
 
 
-def draft(trace: Trace, budget: float, choices: Choices, networks: Networks | None = None) -> Plan:
-    """A plan that decides as one of `fit` would, for which nothing is certified.
+def draft(trace: Trace, asked: Asked, networks: Networks | None = None) -> Plan:
+    """A plan that decides as one of `fit_each` would, for which nothing is certified.
 
     It runs the reference alone, and is there to be timed: no sealed row is looked at.
     """
-    whole = split.distinct(trace, choices.repeats)
-    count = split.asked(whole, choices.learn_share)
+    whole = split.distinct(trace, asked.split.repeats)
+    count = split.asked(whole, asked.split.learn_share)
     _check_number(count, "learn from")
     split.opened(whole, "fit", count)
     learning = split.front(whole, count)
-    job = _prepared(Rows(trace, learning, learning, trace), budget, choices, None)
+    rows = Rows(trace=trace, learning=learning, certifying=learning, source=trace)
+    job = prepare(rows, asked, asked.promise.budgets[0])
     return job.plan(job.nothing(), networks)
 
 
-def _rows(trace: Trace, certify_on: Trace | None, choices: Choices) -> Rows:
+def _rows(trace: Trace, wanted: Split) -> Rows:
     """The rows that teach and those that certify, none of them in both."""
-    whole = split.distinct(trace, choices.repeats)
+    certify_on = wanted.certify_on
+    whole = split.distinct(trace, wanted.repeats)
     if certify_on is None:
         if trace.seal == 0:
             raise TraceError(
                 "nothing of this trace is sealed, so that it certifies nothing of its own. Certify "
                 "on other examples with --certify TRACE, or make it again with another --seal."
             )
-        count = split.asked(whole, choices.learn_share)
+        count = split.asked(whole, wanted.learn_share)
         certifying = split.sealed(whole, count)
     else:
         split.check_alike(trace, certify_on, "the trace to certify on")
-        others = split.apart(whole, split.distinct(certify_on, choices.repeats), choices.repeats)
+        others = split.apart(whole, split.distinct(certify_on, wanted.repeats), wanted.repeats)
         count, certifying = whole.examples, split.sealed(others)
     certifying = replace(split.fresh(certifying), costs=trace.costs)
     _check_number(count, "learn from")
     _check_number(certifying.examples, "certify on")
     split.opened(whole, "fit", count)  # now that nothing can be refused any more
     source = trace if certify_on is None else certify_on
-    return Rows(trace, split.front(whole, count), certifying, source)
+    learning = split.front(whole, count)
+    return Rows(trace=trace, learning=learning, certifying=certifying, source=source)
 
 
 def _check_number(examples: int, what: str) -> None:
@@ -234,23 +183,23 @@ def _check_number(examples: int, what: str) -> None:
         )
 
 
-def _prepared(rows: Rows, budget: float, choices: Choices, latency: Latency | None) -> Job:
-    return prepare(
-        rows, choices.ways(budget), budget, policy=choices.policy, pool=choices.pool,
-        refit=choices.refit, confidence=choices.confidence, latency=latency,
-    )  # fmt: skip
+def _looked(jobs: Sequence[Job], promise: Promise) -> tuple[int, float]:
+    """The number of this look in the ledger, and how surely all promises so far hold together."""
+    ledger = jobs[0].rows.source.ledger
+    number = ledger.look(Look("fit", _question(jobs, promise), promise.error))
+    return number, ledger.together(number)
 
 
-def _question(jobs: Sequence[Job], choices: Choices) -> str:
+def _question(jobs: Sequence[Job], promise: Promise) -> str:
     """What sealed rows are asked, as a hash: all that is tested on them, and on which."""
     rows = jobs[0].rows
-    asked = {
+    question = {
         "jobs": [job.question() for job in jobs],
         "rows": [rows.learning.digest, rows.certifying.digest],
-        "confidence": choices.confidence,
+        "confidence": promise.confidence,
         "version": __version__,
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _certificates(jobs: Sequence[Job], error: float) -> list[Certificate]:

@@ -15,16 +15,16 @@ from offramp.answering.refit import learn as learn_refits
 from offramp.base.hashing import hash_rows
 from offramp.core import tasks
 from offramp.core.frontier import Recorded, excess_of, replay
-from offramp.core.graph import Graph
 from offramp.core.meaning import chance_loss, doubts
 from offramp.core.parts import versions
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
-from offramp.learn.latency import Latency, Settled, settle
+from offramp.learn.latency import Trials, settle
 from offramp.learn.pool import edges_of, search
 from offramp.learn.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.networks.networks import Networks
+from offramp.plan.asked import Asked
 from offramp.plan.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family, policy_to_json
 from offramp.policies.learned import SAMPLE, Learned
@@ -41,22 +41,28 @@ class Rows:
     source: Trace  # those that certify are rows of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What is learned from and certified on, as the steps before teaching leave it."""
+
+    learning: Trace
+    certifying: Trace
+    refits: Refits = field(default_factory=dict)
+    pool: str | None = None  # the edges that were found, where the graph was searched for
+    dropped: Mapping[str, str] = field(default_factory=dict)  # stage -> why
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A policy, how stages answer, and what is tested in which order; nothing is certified yet."""
 
     rows: Rows
-    ways: Ways
+    asked: Asked
     budget: float
-    confidence: float
+    material: Material
     taught: Taught
     certifying: Trace  # as the stages answer, and at the costs that count
     order: Order
-    refits: Refits
-    refit: bool  # whether refits were asked for
-    pool: str | None  # the edges that were found, where the graph was searched for
-    latency: Latency | None
-    dropped: Mapping[str, str] = field(default_factory=dict)  # stage -> why
 
     def certificate(self, level: float) -> Certificate:
         """What the rows that certify say, at an error of `level`."""
@@ -65,7 +71,7 @@ class Job:
 
     def nothing(self) -> Certificate:
         """What can be said without looking: the reference runs."""
-        return self._certify((), {}, 1 - self.confidence)
+        return self._certify((), {}, 1 - self.asked.promise.confidence)
 
     def question(self) -> dict[str, Any]:
         """All that is tested, as JSON values, and what counts as loss.
@@ -76,20 +82,20 @@ class Job:
         said = lesson.losses.single().values if self._losses else {}
         return {
             "budget": self.budget,
-            "excess": self.ways.excess,
+            "excess": self.asked.promise.excess,
             "loss": lesson.losses.name,
             "losses": [int(hash_rows(values).sum(dtype=np.uint64)) for values in said.values()],
             "policy": policy_to_json(self.taught.policy),
             "committees": {s: found.to_json() for s, found in lesson.committees.items()},
-            "refits": {s: found.to_json() for s, found in self.refits.items()},
+            "refits": {s: found.to_json() for s, found in self.material.refits.items()},
             "order": [self.order.start, dict(self.order.places)],
             "costs": self.certifying.costs.to_json(),
-            "seed": self.ways.seed,
+            "seed": self.asked.split.seed,
         }
 
     @cached_property
     def _losses(self) -> Losses:
-        return self.certifying.losses(self.ways.loss, self.ways.excess)
+        return self.certifying.losses(self.asked.promise.loss_name, self.asked.promise.excess)
 
     def _certify(
         self, path: Iterable[Candidate], singles: Mapping[str, Candidate], level: float
@@ -101,16 +107,16 @@ class Job:
             self.budget,
             reference=losses.reference,
             reference_cost=self.certifying.reference_cost,
-            confidence=self.confidence,
-            excess=self.ways.excess,
+            confidence=self.asked.promise.confidence,
+            excess=self.asked.promise.excess,
             loss=losses.name,
             binary=tasks.is_binary(losses.name) or learned.binary,
             order=self.order,
             level=level,
-            seed=self.ways.seed,
+            seed=self.asked.split.seed,
         )
         labels = self.certifying.labels
-        if self.ways.loss == tasks.DISAGREEMENT or labels is None:
+        if self.asked.promise.loss_name == tasks.DISAGREEMENT or labels is None:
             return found
         return replace(
             found,
@@ -139,18 +145,20 @@ class Job:
             networks=networks.files if networks else {},
             preprocessing=networks.preprocessing if networks else None,
             info=self._info(),
-            refits=self.refits,
-            repair=self._repair() if self.refit else None,
+            refits=self.material.refits,
+            repair=self._repair() if self.asked.choices.refit else None,
         )
 
     def _repair(self) -> Repair:
         """What refits do by themselves, on the examples that certify."""
         recorded = replace(self.rows.certifying, costs=self.certifying.costs)
-        after = refitted(recorded, self.refits)
-        return Repair.of(recorded, after, self.ways.loss, self.ways.excess, self.budget)
+        after = refitted(recorded, self.material.refits)
+        return Repair.of(
+            recorded, after, self.asked.promise.loss_name, self.asked.promise.excess, self.budget
+        )
 
     def _info(self) -> dict[str, Any]:
-        trace, learning = self.rows.trace, self.rows.learning
+        trace, learning, prices = self.rows.trace, self.rows.learning, self.asked.choices.prices
         sampled = isinstance(self.taught.policy, Learned) and learning.examples > SAMPLE
         return {
             "policies_tried": dict(self.taught.held_out),
@@ -163,11 +171,11 @@ class Job:
             **({"class_names": names} if (names := trace.info.get("class_names")) else {}),
             "recorded_networks": trace.info.get("networks"),
             "recorded_preprocessing": trace.info.get("preprocessing"),
-            "seed": self.ways.seed,
+            "seed": self.asked.split.seed,
             "versions": versions(),
-            "pool": self.pool,
-            "latency": self.latency and self.latency.to_json(),
-            "dropped": dict(self.dropped),
+            "pool": self.material.pool,
+            "latency": prices and prices.to_json(),
+            "dropped": dict(self.material.dropped),
             "input": trace.info.get("input"),
             "notes": [*(trace.info.get("notes") or []), *self._doubts()],
         }
@@ -180,56 +188,64 @@ class Job:
         return doubts(learning.scores, learning.labels, learning.graph.reference)
 
 
-def prepare(
-    rows: Rows,
-    ways: Ways,
-    budget: float,
-    *,
-    policy: str = AUTO,
-    pool: bool = False,
-    refit: bool = False,
-    confidence: float = 0.95,
-    latency: Latency | None = None,
-) -> Job:
+def prepare(rows: Rows, asked: Asked, budget: float) -> Job:
     """Everything that is learned for a budget, from the rows that teach alone; see `fit`."""
-    learning, certifying = rows.learning, rows.certifying
-    refits: Refits = {}
-    if refit:
-        refits, learning = learn_refits(
-            learning, ways.loss, unlabelled=ways.unlabelled, seed=ways.seed
-        )
-        certifying = refitted(certifying, refits)
-    if pool:
-        learning = replace(learning, graph=search(learning, ways).graph)
-    edges = edges_of(learning.graph) if pool else None
-    dropped: Mapping[str, str] = {}
-    if latency:
-        settled = _settled(learning, ways, policy, latency, rows.trace.graph)
-        learning = replace(learning, graph=settled.graph, costs=settled.costs)
-        certifying = replace(certifying, costs=settled.costs)
-        dropped = settled.dropped
-    taught = teach(learning, ways, policy)
-    certifying = answering(certifying, taught.lesson.committees)
+    ways = asked.ways(budget)
+    material = Material(learning=rows.learning, certifying=rows.certifying)
+    for step in (_with_refits, _with_its_pool, _with_prices):
+        material = step(material, asked, ways)
+    taught = teach(material.learning, ways, asked.choices.policy)
+    certifying = answering(material.certifying, taught.lesson.committees)
     return Job(
         rows=rows,
-        ways=ways,
+        asked=asked,
         budget=budget,
-        confidence=confidence,
+        material=material,
         taught=taught,
         certifying=certifying,
         order=_order(taught, certifying, budget),
-        refits=refits,
-        refit=refit,
-        pool=edges,
-        latency=latency,
-        dropped=dropped,
     )
 
 
-def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency, every: Graph) -> Settled:
-    decides = family(QUICK if policy == AUTO else policy)
-    losses = learning.losses(ways.loss, ways.excess)
-    return settle(learning, losses, decides, latency, ways.levels[-1], ways.seed, every)
+def _with_refits(material: Material, asked: Asked, ways: Ways) -> Material:
+    """Scores mended on labels, where that was asked for."""
+    if not asked.choices.refit:
+        return material
+    refits, learning = learn_refits(
+        material.learning, ways.loss, unlabelled=ways.unlabelled, seed=ways.seed
+    )
+    certifying = refitted(material.certifying, refits)
+    return replace(material, learning=learning, certifying=certifying, refits=refits)
+
+
+def _with_its_pool(material: Material, asked: Asked, ways: Ways) -> Material:
+    """The graph of those who take part, where it was to be found."""
+    if not asked.choices.pool:
+        return material
+    graph = search(material.learning, ways).graph
+    learning = replace(material.learning, graph=graph)
+    return replace(material, learning=learning, pool=edges_of(graph))
+
+
+def _with_prices(material: Material, asked: Asked, ways: Ways) -> Material:
+    """Costs by the prices that were given, without the stages that do not pay in them."""
+    prices, policy, learning = asked.choices.prices, asked.choices.policy, material.learning
+    if prices is None:
+        return material
+    trials = Trials(
+        trace=learning,
+        losses=learning.losses(ways.loss, ways.excess),
+        family=family(QUICK if policy == AUTO else policy),
+        budget=ways.levels[-1],
+        seed=ways.seed,
+    )
+    settled = settle(trials, prices, material.certifying.graph)
+    return replace(
+        material,
+        learning=replace(learning, graph=settled.graph, costs=settled.costs),
+        certifying=replace(material.certifying, costs=settled.costs),
+        dropped=settled.dropped,
+    )
 
 
 def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candidate]:
