@@ -8,23 +8,22 @@ is timed on the other half.
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from safetensors.numpy import load_file
 
 from benchmarks import cifar
 from benchmarks.exits import PIXELS, Made
 from benchmarks.modules import resnet
-from benchmarks.results import save
+from benchmarks.results import CACHE, Data, command
 from offramp.answering.committees import answering
 from offramp.base.arrays import AnyArray, IntArray
 from offramp.core.frontier import frontier, replay
@@ -48,29 +47,24 @@ LEVEL = 0.005  # of net excess loss, at equal quality
 BUDGETS = (0.005, 0.01)  # certified with confidence 0.95
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
-    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
-    parser.add_argument(
-        "--quick", action="store_true", help="one thread, few passes; saves nothing"
-    )
-    parser.add_argument("--only", default="", help="systems whose names hold this; saves nothing")
-    options = parser.parse_args()
-    start = time.perf_counter()
-    made = Made(options.data, options.cache)
-    x, y = cifar.read_test(options.data)
+def everything(
+    data: Data,
+    cache: Path = CACHE,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One thread, few passes; saves nothing.")
+    ] = False,
+    only: Annotated[str, typer.Option(help="Systems whose names hold this; saves nothing.")] = "",
+) -> dict[str, Any] | None:
+    made = Made(data, cache)
+    x, y = cifar.read_test(data)
     found: dict[str, Any] = {}
-    for name, (networks, trace) in systems(made, options.cache).items():
-        if options.only not in name:
+    for name, (networks, trace) in systems(made, cache).items():
+        if only not in name:
             continue
         weights = cifar.NETWORKS["resnet56_tuned" if "tuned" in name else "resnet56"][0]
-        passes = 2 if options.quick else 4
-        system = System(networks, trace, x, y, options.data / weights, passes)
-        found[name] = system.measured(THREADS[:1] if options.quick else THREADS)
-    if not options.quick and not options.only:
-        values = {"level": LEVEL, "budgets": BUDGETS, "systems": found}
-        save("clock", values, time.perf_counter() - start)
+        system = System(networks, trace, x, y, data / weights, 2 if quick else 4)
+        found[name] = system.measured(THREADS[:1] if quick else THREADS)
+    return None if quick or only else {"level": LEVEL, "budgets": BUDGETS, "systems": found}
 
 
 def systems(made: Made, cache: Path) -> dict[str, tuple[Networks, Trace]]:
@@ -283,4 +277,4 @@ def _summary(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command("clock", everything)

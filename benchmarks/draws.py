@@ -11,16 +11,15 @@ is above the budget. `allowed` is the share that may be, plus three standard err
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
-from benchmarks.results import save
+from benchmarks.results import command
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.frontier import excess_of, replay
 from offramp.core.graph import Costs, Graph, Stage
@@ -109,13 +108,13 @@ def _cost(plan: Plan) -> float:
 
 
 REQUESTS = Latency(
-    8,
-    {
+    batch=8,
+    parts={
         part: {n: 1e-3 * (0.2 + cost * n) for n in (1, 2, 4, 8)}
         for stage, cost in zip(STAGES, (1.0, 3.0, 9.0), strict=True)
         for part, cost in ((stage, cost), (f"{stage}.head", 0.1))
     },
-    dict.fromkeys((1, 2, 4, 8), 5e-5),
+    stop=dict.fromkeys((1, 2, 4, 8), 5e-5),
 )
 
 
@@ -138,16 +137,12 @@ CASES: Mapping[str, Case] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--population", type=int, default=200_000, help="examples for the truth")
-    options = parser.parse_args()
-    start = time.perf_counter()
-    found = study(options.draws, options.population)
-    rows = [{"options": name, **row} for name, row in found.items()]
-    values = {"draws": options.draws, "confidence": CONFIDENCE, "examples": EXAMPLES, "rows": rows}
-    save("draws", values, time.perf_counter() - start)
+def everything(
+    draws: int = 200,
+    population: Annotated[int, typer.Option(help="Examples for the truth.")] = 200_000,
+) -> dict[str, Any]:
+    rows = [{"options": name, **row} for name, row in study(draws, population).items()]
+    return {"draws": draws, "confidence": CONFIDENCE, "examples": EXAMPLES, "rows": rows}
 
 
 def study(draws: int, population: int, names: Sequence[str] = tuple(CASES)) -> dict[str, Any]:
@@ -197,4 +192,4 @@ def truth(plan: Plan, population: Trace, promise: Promise) -> tuple[float, float
 
 
 if __name__ == "__main__":
-    main()
+    command("draws", everything)

@@ -8,9 +8,7 @@ and are measured on the other.
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from safetensors.numpy import load_file
 
 from benchmarks import cifar
 from benchmarks.real_networks import LEVELS, Halves, study
-from benchmarks.results import save
+from benchmarks.results import CACHE, Data, command
 from offramp.base.files import write_json
 from offramp.core.graph import Costs, whole
 from offramp.core.trace import Trace
@@ -42,14 +40,8 @@ TIMED = 1024  # photographs
 PIXELS = Preprocessing((cifar.SIDE, cifar.SIDE), cifar.MEAN, cifar.STD)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
-    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
-    parser.add_argument("--splits", type=int, default=20)
-    options = parser.parse_args()
-    start = time.perf_counter()
-    made = Made(options.data, options.cache)
+def everything(data: Data, cache: Path = CACHE, splits: int = 20) -> dict[str, Any]:
+    made = Made(data, cache)
     ready = {name: make() for name, make in made.graphs().items()}
     traces = {name: made.recorded(name, networks) for name, (networks, _) in ready.items()}
     graphs: dict[str, dict[str, Any]] = {}
@@ -61,13 +53,12 @@ def main() -> None:
             "cost": costs.to_json(),
             "error": errors(trace),
             "unchanged": made.unchanged(networks, runtime),
-            **study(replace(trace, costs=costs), options.splits),
+            **study(replace(trace, costs=costs), splits),
         }
         print(name, json.dumps(graphs[name]["equal_quality"]["learned"]["mean"]), flush=True)
     for name, (networks, _) in ready.items():
         graphs[name]["clock"] = [made.timed(traces[name], networks, batch) for batch in BATCHES]
-    values = {"levels": LEVELS, "splits": options.splits, "graphs": graphs}
-    save("exits", values, time.perf_counter() - start)
+    return {"levels": LEVELS, "splits": splits, "graphs": graphs}
 
 
 def errors(trace: Trace) -> dict[str, float]:
@@ -189,4 +180,4 @@ class Made:
 
 
 if __name__ == "__main__":
-    main()
+    command("exits", everything)

@@ -13,9 +13,7 @@ that the present one reaches.
 
 from __future__ import annotations
 
-import argparse
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from benchmarks.results import save
+from benchmarks.results import command
 from offramp.base.arrays import BoolArray, FloatArray, IntArray
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble, learning_share
@@ -78,15 +76,10 @@ WORLDS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=2000)
-    draws = parser.parse_args().draws
-    start = time.perf_counter()
+def everything(draws: int = 2000) -> dict[str, Any]:
     rows = [row for world in WORLDS for row in study(world, draws)]
     totals = [row for world in WORLDS for row in in_all(world, draws // 5)]
-    values = {"draws": draws, "delta": DELTA, "learning": LEARNING, "rows": rows, "totals": totals}
-    save("few", values, time.perf_counter() - start)
+    return {"draws": draws, "delta": DELTA, "learning": LEARNING, "rows": rows, "totals": totals}
 
 
 def study(world: World, draws: int) -> Iterator[dict[str, Any]]:
@@ -391,4 +384,4 @@ def _closest(lost: float, gained: float, budget: float) -> tuple[float, float, f
 
 
 if __name__ == "__main__":
-    main()
+    command("few", everything)

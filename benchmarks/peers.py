@@ -9,20 +9,20 @@ and the time that learning took. Policies learn on examples that they are not me
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from joblib import Parallel, delayed
 
 from benchmarks import cifar, exits
 from benchmarks.known import WORLDS, World
-from benchmarks.results import save, standard_error
+from benchmarks.results import CACHE, Data, command, standard_error
 from offramp.answering.committees import answering
 from offramp.command.demo import STAGES, digits
 from offramp.core.frontier import (
@@ -62,34 +62,34 @@ Draw = Callable[[int, int], Pair | None]  # a size and a seed; None: there are t
 Split = Mapping[str, Mapping[str, Any]]  # what every policy reached on one split
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
-    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
-    parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", help="the trace of this name; nothing is saved")
-    options = parser.parse_args()
+def measured(
+    data: Data,
+    cache: Path = CACHE,
+    splits: int = 20,
+    jobs: int = 2,
+    only: Annotated[
+        str | None, typer.Option(help="The trace of this name; nothing is saved.")
+    ] = None,
+) -> dict[str, Any] | None:
     start = time.perf_counter()
-    draws = everything(options.data, options.cache)
-    names = [name for name in draws if options.only in (None, name)]
+    draws = everything(data, cache)
+    names = [name for name in draws if only in (None, name)]
     rows: dict[str, dict[str, Any]] = {}
     worth: dict[str, Any] = {}
-    run, seeds = Parallel(options.jobs), range(FIRST, FIRST + options.splits)
+    run, seeds = Parallel(jobs), range(FIRST, FIRST + splits)
     for name in names:
         for n in SIZES:
-            measured = run(delayed(one)(draws[name], n, seed) for seed in seeds)
-            splits = [split for split in measured if split is not None]
-            if splits:
-                rows.setdefault(name, {})[str(n)] = found = summary(splits)
-                told = {who: round(found[who]["gap_cost"], 3) for who in (DEFAULT, best(found))}
+            found = run(delayed(one)(draws[name], n, seed) for seed in seeds)
+            if kept := [split for split in found if split is not None]:
+                rows.setdefault(name, {})[str(n)] = total = summary(kept)
+                told = {who: round(total[who]["gap_cost"], 3) for who in (DEFAULT, best(total))}
                 print(f"{time.perf_counter() - start:.0f} s: {name}, {n}: {told}", flush=True)
         less = run(delayed(without)(draws[name], seed) for seed in seeds[::2])
         if kept := [split for split in less if split is not None]:
             worth[name] = leads(kept, "all blocks")
-    if options.only is None:
-        values = {"levels": LEVELS, "splits": options.splits, "traces": rows, "blocks": worth}
-        save("peers", values, time.perf_counter() - start)
+    if only is not None:
+        return None
+    return {"levels": LEVELS, "splits": splits, "traces": rows, "blocks": worth}
 
 
 def everything(data: Path, cache: Path) -> dict[str, Draw]:
@@ -174,7 +174,7 @@ def one(draw: Draw, size: int, seed: int) -> Split | None:
     losses, measured = learning.losses("top1"), Measured(test)
     found: dict[str, dict[str, Any]] = {}
     start = time.perf_counter()
-    taught = teach(learning, Ways("top1"))
+    taught = teach(learning, Ways(loss="top1"))
     seconds = time.perf_counter() - start
     together = answering(test, taught.lesson.committees)
     points = frontier(together, together.losses("top1"), taught.policy)
@@ -245,4 +245,4 @@ def leads(splits: list[Split], own: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    command("peers", measured)

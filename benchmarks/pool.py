@@ -9,7 +9,6 @@ measured on all others.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 from dataclasses import replace
@@ -20,7 +19,7 @@ import numpy as np
 
 from benchmarks import cifar, exits
 from benchmarks.peers import FIRST, Halving
-from benchmarks.results import save, standard_error
+from benchmarks.results import CACHE, Data, command, standard_error
 from offramp.answering.committees import answering
 from offramp.core.frontier import LEVELS, cost_at, frontier, static_points
 from offramp.core.graph import Graph
@@ -34,21 +33,14 @@ FAMILY = ("resnet20", "resnet20_tuned", "resnet32", "resnet56", "resnet56_tuned"
 EXITS = "ResNet-20 tuned > ResNet-56 tuned, 5 frozen exits"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
-    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
-    parser.add_argument("--splits", type=int, default=10)
-    options = parser.parse_args()
-    start = time.perf_counter()
+def everything(data: Data, cache: Path = CACHE, splits: int = 10) -> dict[str, Any]:
     rows = []
-    for name, trace in pools(options.data, options.cache).items():
+    for name, trace in pools(data, cache).items():
         for size in SIZES:
-            splits = [one(trace, size, FIRST + seed) for seed in range(options.splits)]
-            rows.append({"pool": name, "examples": size, **summary(splits)})
+            found = [one(trace, size, FIRST + seed) for seed in range(splits)]
+            rows.append({"pool": name, "examples": size, **summary(found)})
             print(rows[-1], flush=True)
-    values = {"levels": LEVELS, "splits": options.splits, "rows": rows}
-    save("pool", values, time.perf_counter() - start)
+    return {"levels": LEVELS, "splits": splits, "rows": rows}
 
 
 def pools(data: Path, cache: Path) -> dict[str, Trace]:
@@ -119,4 +111,4 @@ def summary(splits: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    command("pool", everything)

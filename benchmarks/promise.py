@@ -11,8 +11,6 @@ examples whose probabilities, and so every policy's true risk, are known exactly
 
 from __future__ import annotations
 
-import argparse
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cifar
-from benchmarks.results import save
+from benchmarks.results import CACHE, Data, command
 from offramp.base.arrays import FloatArray
 from offramp.core.tasks import Excess, Losses
 from offramp.core.trace import Trace
@@ -39,24 +37,17 @@ CHAIN = "ResNet-20 > ResNet-56"
 TYPES = 3000  # of made-up examples
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
-    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
-    parser.add_argument("--draws", type=int, default=2000)
-    options = parser.parse_args()
-    start = time.perf_counter()
-    real = cifar.traces(options.data, options.cache)[CHAIN]
+def everything(data: Data, cache: Path = CACHE, draws: int = 2000) -> dict[str, Any]:
+    real = cifar.traces(data, cache)[CHAIN]
     learning, rest = real.split(LEARNING / real.examples, 0)
     known = synthetic(TYPES, seed=2)
     chances = np.random.default_rng(3).dirichlet(np.ones(TYPES))
     uniform = np.full(len(rest), 1 / len(rest))
     rows = [
-        *study(CHAIN, real.take(learning), real.take(rest), uniform, options.draws),
-        *study("made-up types", synthetic(LEARNING, seed=1), known, chances, options.draws),
+        *study(CHAIN, real.take(learning), real.take(rest), uniform, draws),
+        *study("made-up types", synthetic(LEARNING, seed=1), known, chances, draws),
     ]
-    values = {"draws": options.draws, "learning": LEARNING, "rows": rows}
-    save("promise", values, time.perf_counter() - start)
+    return {"draws": draws, "learning": LEARNING, "rows": rows}
 
 
 def study(
@@ -173,4 +164,4 @@ def _passes(size: int, budget: float, level: float, kind: Excess) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    command("promise", everything)

@@ -5,8 +5,6 @@ Usage: python -m benchmarks.real_networks DATA [--cache DIR] [--splits 20]
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cifar
-from benchmarks.results import save, standard_error
+from benchmarks.results import CACHE, Data, command, standard_error
 from offramp.answering.committees import answering
 from offramp.base.arrays import FloatArray
 from offramp.core.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
@@ -31,19 +29,9 @@ DEFAULT = "offramp"
 SHOWN = ("learned", "myopic", "margin", "entropy", "thresholds", "eenet", "cascade-routing")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
-    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
-    parser.add_argument("--splits", type=int, default=20)
-    options = parser.parse_args()
-    start = time.perf_counter()
-    found = {
-        name: study(trace, options.splits)
-        for name, trace in cifar.traces(options.data, options.cache).items()
-    }
-    values = {"levels": LEVELS, "splits": options.splits, "graphs": found}
-    save("real_networks", values, time.perf_counter() - start)
+def everything(data: Data, cache: Path = CACHE, splits: int = 20) -> dict[str, Any]:
+    found = {name: study(trace, splits) for name, trace in cifar.traces(data, cache).items()}
+    return {"levels": LEVELS, "splits": splits, "graphs": found}
 
 
 def study(trace: Trace, splits: int) -> dict[str, Any]:
@@ -157,4 +145,4 @@ def _tuned(rows: FloatArray) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    command("real_networks", everything)

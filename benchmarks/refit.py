@@ -5,15 +5,13 @@ Usage: python -m benchmarks.refit DATA [--cache DIR] [--splits 10]
 
 from __future__ import annotations
 
-import argparse
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import cifar
-from benchmarks.results import save, standard_error
+from benchmarks.results import CACHE, Data, command, standard_error
 from offramp.answering.committees import answering
 from offramp.answering.committees import learn as learn_committees
 from offramp.answering.refit import Repair, learn, refitted
@@ -26,19 +24,9 @@ SIZES = (500, 2000, 5000)  # learning examples; the others of the first half are
 LOSS = "top1"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of the CIFAR-10 networks and photographs")
-    parser.add_argument("--cache", type=Path, default=Path("build/cifar"))
-    parser.add_argument("--splits", type=int, default=10)
-    options = parser.parse_args()
-    start = time.perf_counter()
-    found = {
-        name: study(trace, options.splits)
-        for name, trace in cifar.traces(options.data, options.cache).items()
-    }
-    values = {"levels": LEVELS, "splits": options.splits, "graphs": found}
-    save("refit", values, time.perf_counter() - start)
+def everything(data: Data, cache: Path = CACHE, splits: int = 10) -> dict[str, Any]:
+    found = {name: study(trace, splits) for name, trace in cifar.traces(data, cache).items()}
+    return {"levels": LEVELS, "splits": splits, "graphs": found}
 
 
 def study(trace: Trace, splits: int) -> dict[str, Any]:
@@ -117,4 +105,4 @@ def _summed(rows: list[Any]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    command("refit", everything)

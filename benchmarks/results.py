@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from offramp.base.arrays import FloatArray
 from offramp.base.files import write_json
@@ -25,6 +29,9 @@ MADE = (
     "docs/frontier.svg",
     "docs/clock.svg",
 )  # what benchmarks write
+Study = Callable[..., Mapping[str, Any] | None]
+Data = Annotated[Path, typer.Argument(help="Folder of the CIFAR-10 networks and photographs.")]
+CACHE = Path("build/cifar")  # where networks and scores that were made once are kept
 PACKAGES = ("offramp", "numpy", "scipy", "scikit-learn", "onnxruntime", "openvino")
 
 
@@ -41,6 +48,27 @@ def save(name: str, values: Mapping[str, Any], seconds: float) -> Path:
     write_json(path, {"about": about, **values})
     print(f"{path.relative_to(ROOT.parent)}: {seconds:.0f} s")
     return path
+
+
+def command(name: str, study: Study) -> None:
+    """Runs a study from the command line and saves the values that it returns as results/NAME.json.
+
+    Its parameters are the arguments and options, its module's documentation the help.
+
+    Args:
+        name: of the results.
+        study: measures; what it returns is saved, and nothing is where that is None.
+    """
+
+    @wraps(study)
+    def run(**options: Any) -> None:
+        start = time.perf_counter()
+        values = study(**options)
+        if values is not None:
+            save(name, values, time.perf_counter() - start)
+
+    run.__doc__ = sys.modules[study.__module__].__doc__
+    typer.run(run)
 
 
 def standard_error(values: FloatArray) -> FloatArray:

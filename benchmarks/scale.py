@@ -5,7 +5,6 @@ Usage: python -m benchmarks.scale [--largest 1000000]
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import save
+from benchmarks.results import command
 from offramp.base.arrays import FloatArray
 
 # (examples, classes); four stages each
@@ -27,13 +26,9 @@ COSTS = "a=1,b=3,c=9,d=27"
 CHUNK = 20_000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--largest", type=int, default=SIZES[-2][0])
-    options = parser.parse_args()
-    start = time.perf_counter()
-    rows = [row(*size) for size in SIZES if size[0] <= options.largest]
-    save("scale", {"stages": len(STAGES), "rows": rows}, time.perf_counter() - start)
+def everything(largest: int = SIZES[-2][0]) -> dict[str, Any]:
+    rows = [row(*size) for size in SIZES if size[0] <= largest]
+    return {"stages": len(STAGES), "rows": rows}
 
 
 def row(examples: int, classes: int) -> dict[str, Any]:
@@ -102,4 +97,4 @@ def child() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    command("scale", everything)

@@ -5,14 +5,13 @@ Usage: python -m benchmarks.structure
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from benchmarks.results import save
+from benchmarks.results import command
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import point
@@ -25,11 +24,10 @@ from tests.test_cutting import with_heads
 BATCHES = (1, 3, 5)
 
 
-def main() -> None:
-    start = time.perf_counter()
+def everything() -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         rows = [structure(name, Path(folder) / name) for name in architectures.ALL]
-    save("structure", {"batches": BATCHES, "rows": rows}, time.perf_counter() - start)
+    return {"batches": BATCHES, "rows": rows}
 
 
 def structure(name: str, folder: Path) -> dict[str, Any]:
@@ -66,4 +64,4 @@ def difference(runtime: OnnxRuntime, x: AnyArray, expected: FloatArray) -> float
 
 
 if __name__ == "__main__":
-    main()
+    command("structure", everything)

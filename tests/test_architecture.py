@@ -26,7 +26,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "policies"),
     ("policies", "forced"),
     ("learn", "teach pool latency"),
-    ("plan", "asked plan job fit needs evaluate"),
+    ("plan", "asked plan notes job fit needs evaluate"),
     ("runtime", "format session driver onnxruntime"),  # what runs parts of a plan
     ("export", "scope itinerary deciding stages seal single folder"),
     ("", "export"),

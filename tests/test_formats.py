@@ -123,7 +123,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trace = record(*given, made / "trace", Settings(sizes=(1, 64)), graph_folder=made / "heads")
     priced = replace(trace, costs=_priced(trace.costs))
     times = {1: 1e-3, 64: 2e-2}
-    latency = Latency(64, {"small": times, "big": {n: 9 * t for n, t in times.items()}}, {64: 1e-4})
+    latency = Latency(
+        batch=64,
+        parts={"small": times, "big": {n: 9 * t for n, t in times.items()}},
+        stop={64: 1e-4},
+    )
     fit(
         priced, 0.02, networks=networks, prices=latency, policy="margin", refit=True, pool=True
     ).write(made / "full")

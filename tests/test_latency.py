@@ -16,6 +16,7 @@ from offramp.core.prices import Fixed
 from offramp.learn.latency import Latency, Trials, settle
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
+from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
 from offramp.policies import family
 from offramp.testing import synthetic
@@ -28,7 +29,7 @@ def latency(batch: int = 4, medium: float = 3.0, stop: float = 0.0, start: float
     per_row = {"small": 1.0, "medium": medium, "large": 9.0}
     sizes = sorted({min(2**power, batch) for power in range(batch.bit_length() + 1)})
     parts = {name: {n: start + cost * n for n in sizes} for name, cost in per_row.items()}
-    return Latency(batch, parts, dict.fromkeys(sizes, stop))
+    return Latency(batch=batch, parts=parts, stop=dict.fromkeys(sizes, stop))
 
 
 def test_time_that_is_proportional_to_rows_is_the_same_for_any_share() -> None:
@@ -74,7 +75,7 @@ def test_a_plan_says_what_it_dropped_and_still_keeps_its_promise() -> None:
     plan = fit(trace, 0.02, prices=latency(medium=9.0))
     assert plan.running.graph.order == ("small", "large")
     assert plan.graph == trace.graph  # the stage may still be looked at
-    assert any("without stage 'medium'" in note for note in plan.notes())
+    assert any("without stage 'medium'" in note for note in notes(plan))
     assert plan.certificate.verdict == "route"
     assert plan.certificate.reference_cost == pytest.approx(9.0)
 
@@ -83,7 +84,7 @@ def test_a_plan_without_a_stage_is_kept_and_evaluated_like_others(tmp_path: Path
     plan = fit(synthetic(4000, seed=6), 0.02, prices=latency(medium=9.0))
     plan.write(tmp_path / "plan")
     read = Plan.read(tmp_path / "plan")
-    assert read.notes() == plan.notes()
+    assert notes(read) == notes(plan)
     fresh = synthetic(6000, seed=8)
     fresh = replace(fresh, costs=replace(fresh.costs, unit="s"))
     one, other = evaluate(plan, fresh), evaluate(read, fresh)
@@ -142,7 +143,7 @@ def test_any_prices_leave_out_what_does_not_pay() -> None:
     plan = fit(trace, 0.02, prices=Fixed(money, trace.graph))
     assert plan.running.graph.order == ("small", "large")
     assert plan.costs.unit == "USD"
-    assert any("medium" in note and "batch" not in note for note in plan.notes())
+    assert any("medium" in note and "batch" not in note for note in notes(plan))
     assert Fixed(money, trace.graph).alone(trace.graph, "large") == 9.0
     with pytest.raises(CostError, match="'large'"):
         Fixed(replace(money, body={"small": 1.0, "medium": 2.0}), trace.graph)

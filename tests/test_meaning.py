@@ -20,6 +20,7 @@ from offramp.core.trace import Trace, assemble
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
+from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
 from offramp.recording.record import Settings as Recording
 from offramp.recording.record import record
@@ -136,7 +137,7 @@ def test_certificates_show_the_reference_beside_chance(tmp_path: Path) -> None:
     assert found.certificate.chance_loss == chance_loss("top1", labels[certifying], 5)
     rows = list(tables.certificate(found).columns[1].cells)
     assert any(f"{wrong.mean():.2%}; by chance" in str(row) for row in rows)
-    assert "chance" not in " ".join(found.notes())
+    assert "chance" not in " ".join(notes(found))
     unlabelled = fit(trace, 0.1, policy="margin", unlabelled=True).certificate
     assert (unlabelled.reference_loss, unlabelled.chance_loss) == (None, None)
 
@@ -144,7 +145,7 @@ def test_certificates_show_the_reference_beside_chance(tmp_path: Path) -> None:
 def test_fit_and_import_say_that_labels_are_shifted(tmp_path: Path) -> None:
     scores, labels = scored(0, 5, 2000)
     wide = np.concatenate([np.zeros((2000, 1), np.float32), scores], axis=1)
-    assert "1 is added to every label" in " ".join(fit(traced(labels, wide), 0.1).notes())
+    assert "1 is added to every label" in " ".join(notes(fit(traced(labels, wide), 0.1)))
     np.savez(tmp_path / "scores.npz", labels=labels, small=wide, big=wide)
     costs = Costs({"small": 1.0, "big": 4.0}, {"small": 0.0, "big": 0.0})
     with pytest.warns(DoubtfulLabels, match="1 is added to every label"):

@@ -20,6 +20,7 @@ from offramp.networks.networks import Networks
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.needs import needs
+from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.promise import split
@@ -379,7 +380,7 @@ def test_large_learning_sets_are_sampled_and_it_is_said(monkeypatch: pytest.Monk
     for module in ("offramp.policies.learned", "offramp.plan.job"):
         monkeypatch.setattr(sys.modules[module], "SAMPLE", 300)
     plan = fit(LEARN, 0.1)
-    assert any("sample of 300 of 500" in note for note in plan.notes())
+    assert any("sample of 300 of 500" in note for note in notes(plan))
     assert plan.certificate.examples == 1000
 
 

@@ -84,7 +84,9 @@ def request_times(uncut: bool) -> Latency:
     rates = {**BODY, **{head(name): cost for name, cost in HEAD.items() if cost}}
     rates |= {whole(name): cost for name, cost in WHOLE.items()} if uncut else {}
     parts = {part: {n: 0.1 + rate * n for n in (1, 2, 4)} for part, rate in rates.items()}
-    return Latency(BATCH, parts, dict.fromkeys((1, 2, 4), 0.4), "measured at batch 4")
+    return Latency(
+        batch=BATCH, parts=parts, stop=dict.fromkeys((1, 2, 4), 0.4), source="measured at batch 4"
+    )
 
 
 def planned(made: Made, budget: float, uncut: bool, timed: bool) -> Plan:

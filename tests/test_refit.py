@@ -26,6 +26,7 @@ from offramp.core.trace import Trace, assemble
 from offramp.learn.latency import Latency
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
+from offramp.plan.notes import notes, repairs
 from offramp.plan.plan import Plan
 from offramp.report import report_inputs, write_report
 from offramp.runtime import infer
@@ -254,7 +255,7 @@ def test_plans_say_what_is_repair_and_what_is_routing(tmp_path: Path) -> None:
     inputs = report_inputs([tmp_path / "plan", tmp_path / "trace"])
     write_report(tmp_path / "r.html", inputs)
     page, table = (tmp_path / "r.html").read_text(), console.export_text()
-    for text in (table, page, " ".join(plan.notes())):
+    for text in (table, page, " ".join(notes(plan))):
         for said in shown:
             assert said in text
     for text in (table, page):
@@ -267,14 +268,14 @@ def test_plans_say_what_is_repair_and_what_is_routing(tmp_path: Path) -> None:
 def test_without_the_option_nothing_is_refitted() -> None:
     trace = biased(fair(), "n0", "n1")
     plan = fit(trace, 0.02)
-    assert (plan.refits, plan.repair, plan.repairs()) == ({}, None, [])
+    assert (plan.refits, plan.repair, repairs(plan)) == ({}, None, [])
     assert plan.answering(trace).own("n1") is trace.scores["n1"]
 
 
 def test_asked_for_in_vain_a_plan_says_so() -> None:
     plan = fit(fair(), 0.02, refit=True)
     assert plan.refits == {}
-    assert any("no stage is refitted" in note for note in plan.notes())
+    assert any("no stage is refitted" in note for note in notes(plan))
     assert fit(fair(), 0.02).certificate == plan.certificate
 
 
@@ -312,7 +313,7 @@ def test_plans_are_written_and_read(tmp_path: Path) -> None:
     one, two = infer(plan, runtime, x), infer(read, runtime, x)
     assert (one.answer == two.answer).all()
     assert (one.scores == two.scores).all()
-    assert read.notes() == plan.notes()
+    assert notes(read) == notes(plan)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +399,9 @@ def test_fit_refit_from_the_command_line(
 
 def test_costs_that_are_time_go_with_refits() -> None:
     trace = biased(fair(4000), "n0", "n1")
-    latency = Latency(8, {s: {1: c, 8: 4 * c} for s, c in trace.costs.body.items()}, {1: 0.0})
+    latency = Latency(
+        batch=8, parts={s: {1: c, 8: 4 * c} for s, c in trace.costs.body.items()}, stop={1: 0.0}
+    )
     plan = fit(trace, 0.05, refit=True, prices=latency)
     assert set(plan.refits) == {"n0", "n1"}
     assert plan.repair is not None

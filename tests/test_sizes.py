@@ -18,6 +18,7 @@ from offramp.learn.latency import Latency
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
 from offramp.plan.fit import fit
+from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
 from offramp.recording import measure
 from offramp.recording.measure import overheads, recorded_costs
@@ -78,13 +79,13 @@ def test_a_plan_says_at_which_size_it_saves_and_what_at_others(tmp_path: Path) -
 
 
 def test_networks_as_small_as_a_call_are_warned_of() -> None:
-    notes = " ".join(fit(timed(), 0.05).notes())
-    assert "at batch 1 calling a network and deciding take 20 us" not in notes
+    remarks = " ".join(notes(fit(timed(), 0.05)))
+    assert "at batch 1 calling a network and deciding take 20 us" not in remarks
     dear = replace(ONE, overhead=5e-5)
-    notes = " ".join(fit(timed(costs=replace(MANY, at={1: dear})), 0.05).notes())
-    assert "at batch 1 calling a network and deciding take 50 us" in notes
-    assert "'small' (80 us), 'medium' (90 us)" in notes
-    assert "'large'" not in notes
+    remarks = " ".join(notes(fit(timed(costs=replace(MANY, at={1: dear})), 0.05)))
+    assert "at batch 1 calling a network and deciding take 50 us" in remarks
+    assert "'small' (80 us), 'medium' (90 us)" in remarks
+    assert "'large'" not in remarks
 
 
 def test_heads_that_a_decision_follows_include_it(
@@ -93,7 +94,7 @@ def test_heads_that_a_decision_follows_include_it(
     """Networks that run alone decide nothing, and do not pay for it."""
     runtime = OnnxRuntime(combine(blob_networks(tmp_path)).files)
     graph, x = Graph.chain(["small", "big"]), blobs(10)[0]
-    spent = Latency(8, {"first": {1: 3.0, 8: 4.0}}, {1: 5.0, 8: 16.0})
+    spent = Latency(batch=8, parts={"first": {1: 3.0, 8: 4.0}}, stop={1: 5.0, 8: 16.0})
     monkeypatch.setattr(measure, "overheads", lambda *_: spent)
     found = recorded_costs(runtime, graph, x, 4, (1, 8), 1)
     assert (found.batch, found.overhead) == (8, 4.0 / 8 + 16.0 / 8)
@@ -132,7 +133,7 @@ def test_a_recording_measures_at_every_size(tmp_path: Path) -> None:
 
 def test_requests_of_other_sizes_are_priced_as_such() -> None:
     parts = {s: {1: 1.0 + c, 4: 1.0 + 4 * c} for s, c in zip(STAGES, (1.0, 3.0, 9.0), strict=True)}
-    latency = Latency(4, parts, {1: 0.5, 4: 0.5}, "by hand", (1,))
+    latency = Latency(batch=4, parts=parts, stop={1: 0.5, 4: 0.5}, source="by hand", others=(1,))
     plan = fit(synthetic(3000), 0.05, prices=latency)
     alone = replace(latency, batch=1, others=())
     assert plan.certificate.batch == 4

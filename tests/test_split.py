@@ -157,7 +157,9 @@ def case(*budgets: float, examples: int = 240, apart: bool = False, **options: A
 
 
 REQUESTS = Latency(
-    4, {s: {1: 3.0**i, 4: 9.0**i} for i, s in enumerate(SMALL.graph.order)}, {1: 0.1}
+    batch=4,
+    parts={s: {1: 3.0**i, 4: 9.0**i} for i, s in enumerate(SMALL.graph.order)},
+    stop={1: 0.1},
 )
 CASES: dict[str, Case] = {
     "default": case(),

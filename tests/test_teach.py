@@ -17,6 +17,7 @@ from offramp.learn.pool import edges_of, search
 from offramp.learn.teach import FEW, RULES, Ways, teach
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
+from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, policy_from_json, policy_to_json
 from offramp.policies.features import BLOCKS
@@ -224,7 +225,7 @@ def test_a_plan_of_a_pool_runs_what_was_found(tmp_path: Path) -> None:
     assert plan.routes
     assert plan.policy.graph.order[0] == "small"
     assert edges_of(plan.policy.graph) == plan.info["pool"]
-    assert any("takes part" in note for note in plan.notes())
+    assert any("takes part" in note for note in notes(plan))
     plan.write(tmp_path / "plan")
     again = Plan.read(tmp_path / "plan")
     fresh = candidates(3000, 1)

@@ -21,6 +21,7 @@ from offramp.plan.asked import Asked, Choices, Promise, Split
 from offramp.plan.evaluate import evaluate as evaluate_plan
 from offramp.plan.fit import draft, fit_each
 from offramp.plan.needs import needs as examples_needs
+from offramp.plan.notes import notes
 from offramp.plan.plan import PLAN, Plan, write_plans
 from offramp.promise.certify import KEEP
 from offramp.promise.pvalues import POWER
@@ -70,7 +71,7 @@ def fit(
     )
     plans = fit_each(read, _priced(read, asked, networks, sizes, threads), networks)
     write_plans(plans, out, force=force)
-    for note in plans[0].notes():
+    for note in notes(plans[0]):
         messages.print(note)
     found = [_certificate(plan) for plan in plans]
     shown = found if len(plans) > 1 else found[0]

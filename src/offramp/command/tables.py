@@ -15,6 +15,7 @@ from offramp.exits import Point as ExitPoint
 from offramp.exits.placement import WORTH
 from offramp.plan.evaluate import Evaluation
 from offramp.plan.needs import Needs
+from offramp.plan.notes import repairs
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 from offramp.report.sentences import advice
@@ -41,7 +42,7 @@ def certificate(plan: Plan) -> Table:
             ("speed-up", f"{found.speedup:.2f} by these costs{_at(found.batch)}"),
             *[(f"speed-up{_at(s.batch)}", f"{s.speedup:.2f} by costs there") for s in found.sizes],
             *[(f"'{s}' answers with", str(c)) for s, c in plan.speaking.items()],
-            *plan.repairs(),
+            *repairs(plan),
             *([("what next", advice(found))] if found.verdict == KEEP else []),
         ],
     )

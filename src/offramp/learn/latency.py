@@ -22,7 +22,7 @@ from offramp.core.trace import Trace
 _ROUNDS = 2  # of learning at the costs that the last round's survivors make
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Latency:
     """Seconds of requests, by the number of rows in them."""
 

@@ -81,7 +81,7 @@ def _totals(policy: Policy, trace: Trace, excess: Mapping[str, FloatArray]) -> F
     return np.array([found[int(step)] for step in steps]).T
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ways:
     """What counts as loss, and how stages may answer."""
 

@@ -38,7 +38,7 @@ class Shift:
     alike: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What a plan does on recorded examples; losses are None where they have no labels."""
 
@@ -89,39 +89,47 @@ def evaluate(
         StorageError: the trace's ledger cannot be written.
     """
     _check_alike(plan, trace)
-    whole, trace = trace, priced(plan, split.distinct(trace, repeats))
-    recorded, trace = trace, plan.answering(trace)
-    outcome = replay(trace, plan.running, plan.setting)
-    losses = _losses(plan, trace, loss)
-    shape = _shift(plan, trace, outcome)
-    cost = float(outcome.cost.mean())
-    promise = plan.certificate
-    found = _Found.of(plan, outcome, losses, trace) if losses else _Found()
-    unrefitted = _losses(plan, recorded, loss) if plan.refits else losses
+    recorded = priced(plan, split.distinct(trace, repeats))
+    answered = plan.answering(recorded)
+    outcome = replay(answered, plan.running, plan.setting)
+    losses, unrefitted = (_losses(plan, each, loss) for each in (answered, recorded))
+    evaluation = _evaluation(plan, answered, outcome, losses, unrefitted)
     if losses:  # now that nothing can be refused any more
         asked = Look("evaluate", _question(plan, losses.name), 1 - plan.certificate.confidence)
-        whole.ledger.look(asked)
+        trace.ledger.look(asked)
+    return evaluation
+
+
+def _evaluation(
+    plan: Plan, trace: Trace, outcome: Outcome, losses: Losses | None, unrefitted: Losses | None
+) -> Evaluation:
+    cost, promise = float(outcome.cost.mean()), plan.certificate
+    labelled = _Labelled.of(plan, outcome, losses, trace) if losses else _Labelled()
     promised = losses is not None and losses.name == promise.loss
     return Evaluation(
-        trace.examples,
-        found.loss,
-        found.reference_loss,
-        float(unrefitted.of_reference.mean(dtype=np.float64)) if unrefitted else None,
-        found.excess_loss,
-        found.induced_loss,
-        cost,
-        trace.reference_cost,
-        trace.costs.unit,
-        trace.costs.source,
-        trace.reference_cost / cost,
-        {**dict.fromkeys(trace.graph.order, 0.0), **outcome.exits()},
-        promise.budget,
-        promise.confidence,
-        plan.tradeoff,
-        found.kept(promise.budget) if promised else "unknown",
-        found.interval,
-        shape,
+        examples=trace.examples,
+        loss=labelled.loss,
+        reference_loss=labelled.reference_loss,
+        unrefitted_reference_loss=_mean(unrefitted.of_reference) if unrefitted else None,
+        excess_loss=labelled.excess_loss,
+        induced_loss=labelled.induced_loss,
+        cost=cost,
+        reference_cost=trace.reference_cost,
+        cost_unit=trace.costs.unit,
+        cost_source=trace.costs.source,
+        speedup=trace.reference_cost / cost,
+        exits={**dict.fromkeys(trace.graph.order, 0.0), **outcome.exits()},
+        budget=promise.budget,
+        confidence=promise.confidence,
+        tradeoff=plan.tradeoff,
+        kept=labelled.kept(promise.budget) if promised else "unknown",
+        interval=labelled.interval,
+        shift=_shift(plan, trace, outcome),
     )
+
+
+def _mean(values: FloatArray) -> float:
+    return float(values.mean(dtype=np.float64))
 
 
 def priced(plan: Plan, trace: Trace) -> Trace:
@@ -138,8 +146,8 @@ def priced(plan: Plan, trace: Trace) -> Trace:
     return replace(trace, costs=plan.costs)
 
 
-@dataclass(frozen=True)
-class _Found:
+@dataclass(frozen=True, kw_only=True)
+class _Labelled:
     """The part of an evaluation that needs labels."""
 
     loss: float | None = None
@@ -149,16 +157,15 @@ class _Found:
     interval: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, plan: Plan, outcome: Outcome, losses: Losses, trace: Trace) -> _Found:
+    def of(cls, plan: Plan, outcome: Outcome, losses: Losses, trace: Trace) -> _Labelled:
         promised = excess_of(outcome, losses)
         at = point(trace, losses, outcome, plan.setting)
-        reference = losses.of_reference
         return cls(
-            float(loss_of(outcome, losses).mean(dtype=np.float64)),
-            float(reference.mean(dtype=np.float64)),
-            at.excess_loss,
-            at.induced_loss,
-            interval(promised, plan.certificate.confidence, _method(plan, losses.name)),
+            loss=_mean(loss_of(outcome, losses)),
+            reference_loss=_mean(losses.of_reference),
+            excess_loss=at.excess_loss,
+            induced_loss=at.induced_loss,
+            interval=interval(promised, plan.certificate.confidence, _method(plan, losses.name)),
         )
 
     def kept(self, budget: float) -> Literal["yes", "no", "unknown"]:

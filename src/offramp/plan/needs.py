@@ -25,7 +25,7 @@ _SETTINGS = 10  # of the dial, to show
 _LEARN_SHARE = 0.5  # of the examples; the others are looked at
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Need:
     """What one setting of the dial, or a single network, takes."""
 
@@ -39,7 +39,7 @@ class Need:
     examples_measured: int | None  # likewise, for that excess loss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Needs:
     """How many examples must be labelled to certify each setting, tested by itself."""
 
@@ -89,31 +89,32 @@ def needs(
     check_promise(budget, confidence)
     if not 0 < power < 1:
         raise BudgetError(f"the power is {power}; it must lie between 0 and 1.")
-    everything, trace = trace.examples, split.shown(trace, "needs")
-    if trace.examples < 2 * FEWEST:
+    learned, seen = _learned(_shown(trace), excess, policy, seed)
+    counted = _Counted(trace=seen, budget=budget, confidence=confidence, excess=excess, power=power)
+    return counted.needs(learned)
+
+
+def _shown(trace: Trace) -> Trace:
+    """The examples that may be looked at. Raises TraceError where there are too few."""
+    shown = split.shown(trace, "needs")
+    if shown.examples < 2 * FEWEST:
         raise TraceError(
-            f"{trace.examples} of {everything} examples may be looked at; at least {2 * FEWEST} "
-            "are needed. Record more, without labels if need be, or make the trace again with a "
-            "smaller --seal."
+            f"{shown.examples} of {trace.examples} examples may be looked at; at least "
+            f"{2 * FEWEST} are needed. Record more, without labels if need be, or make the trace "
+            "again with a smaller --seal."
         )
+    return shown
+
+
+def _learned(trace: Trace, excess: Excess, policy: str, seed: int) -> tuple[Policy, Trace]:
+    """A policy that was learned on one part of a trace, and the other part."""
     first, second = trace.split(_LEARN_SHARE, seed)
-    learning, seen = trace.take(first), trace.take(second)
+    learning = trace.take(first)
     loss = "top1" if trace.labels is not None else tasks.DISAGREEMENT
-    learned = family(policy)(learning, learning.losses(loss, excess))
-    counted = _Counted(seen, budget, confidence, excess, power)
-    alone = [stage for stage in trace.graph.order if stage != trace.graph.reference]
-    return Needs(
-        seen.examples,
-        budget,
-        confidence,
-        excess,
-        power,
-        tuple(budget * share for share in ASSUMED),
-        (*counted.path(learned), *(counted.alone(stage) for stage in alone)),
-    )
+    return family(policy)(learning, learning.losses(loss, excess)), trace.take(second)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Counted:
     """Settings on the examples that are looked at."""
 
@@ -122,6 +123,20 @@ class _Counted:
     confidence: float
     excess: Excess
     power: float
+
+    def needs(self, policy: Policy) -> Needs:
+        """What settings of a policy's dial take, and what single networks take."""
+        graph = self.trace.graph
+        alone = (self.alone(stage) for stage in graph.order if stage != graph.reference)
+        return Needs(
+            examples=self.trace.examples,
+            budget=self.budget,
+            confidence=self.confidence,
+            excess=self.excess,
+            power=self.power,
+            assumed=tuple(self.budget * share for share in ASSUMED),
+            settings=(*self.path(policy), *alone),
+        )
 
     def path(self, policy: Policy) -> Iterator[Need]:
         """Some settings of the dial, evenly along it."""
@@ -142,14 +157,16 @@ class _Counted:
             losses = excess_of(outcome, self.trace.losses("top1", self.excess))
             measured = float(losses.mean(dtype=np.float64))
         return Need(
-            None if stage else setting,
-            stage,
-            cost,
-            self.trace.reference_cost / cost,
-            changed,
-            tuple(self._expected(changed, self.budget * share) for share in ASSUMED),
-            measured,
-            None if measured is None else self._expected(changed, measured),
+            tradeoff=None if stage else setting,
+            stage=stage,
+            cost=cost,
+            speedup=self.trace.reference_cost / cost,
+            changed=changed,
+            examples_needed=tuple(
+                self._expected(changed, self.budget * share) for share in ASSUMED
+            ),
+            excess_loss=measured,
+            examples_measured=None if measured is None else self._expected(changed, measured),
         )
 
     def _expected(self, changed: float, excess_loss: float) -> int | None:

@@ -46,7 +46,6 @@ from offramp.policies.rules import confidence
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 
 VERSION = 1
-_WORTH_A_CALL = 2.0  # times what a call and a decision take: below, they dominate
 PLAN = kind_of_folder("plan")
 _KEYS = frozenset(
     (
@@ -120,7 +119,7 @@ def _shares(values: FloatArray, edges: FloatArray) -> tuple[float, ...]:
     return tuple((counts / max(1, len(values))).tolist())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A system that runs just enough network for each input.
 
@@ -219,90 +218,6 @@ class Plan:
             )
         return self.networks
 
-    def notes(self) -> list[str]:
-        """What its user should know besides the certificate."""
-        found = []
-        if sampled := self.info.get("learning_sampled_from"):
-            found.append(
-                f"learned from a sample of {self.info['learning_examples']} of {sampled} examples; "
-                f"certified on all {self.certificate.examples}"
-            )
-        if pool := self.info.get("pool"):
-            found.append(f"of the pool takes part: {pool}")
-        for stage, why in self.info.get("dropped", {}).items():
-            found.append(f"without stage '{stage}': {why}")
-        if self.repair:
-            found += self._repair_notes(self.repair)
-        found += self.info.get("notes") or []
-        found += self._too_small()
-        if not self.networks:
-            found.append("the plan has no networks and cannot run; add --graph GRAPH for that")
-        return found
-
-    def _too_small(self) -> list[str]:
-        """Stages that take hardly longer than calling them and deciding after them."""
-        costs = self.costs.smallest()
-        if not self.routes or not costs.overhead:
-            return []
-        least = _WORTH_A_CALL * costs.overhead
-        small = [stage for stage in self.policy.graph.order if costs.body[stage] < least]
-        if not small:
-            return []
-        names = ", ".join(f"'{stage}' ({costs.body[stage] * 1e6:.0f} us)" for stage in small)
-        return [
-            f"at batch {costs.batch} calling a network and deciding take "
-            f"{costs.overhead * 1e6:.0f} us, as long as stages themselves: {names}. Networks this "
-            "small save less on the clock than by their costs; see `offramp bench`"
-        ]
-
-    def repairs(self) -> list[tuple[str, str]]:
-        """What refits do by themselves, line by line; nothing where nobody asked for them.
-
-        Losses are those of the certification examples, which no refit was learned on.
-        """
-        found = self.repair
-        if found is None:
-            return []
-        lines = []
-        for stage in self.graph.order:
-            how = f"refitted {self.refits[stage]}" if stage in self.refits else "not refitted"
-            before, after = found.before[stage], found.after[stage]
-            lines.append((f"loss of '{stage}' alone", f"{before:.2%}, then {after:.2%}: {how}"))
-        return [
-            *lines,
-            ("single network as recorded", f"{found.without:.2f}, the cheapest within the budget"),
-            ("by repair", f"{found.gained:.2f} times as much, '{found.choice}' alone"),
-            ("by routing", self._by_routing()),
-        ]
-
-    def _by_routing(self) -> str:
-        certificate = self.certificate
-        if not self.routes:
-            return "none: the plan does not route"
-        ahead = certificate.static_cost / certificate.cost
-        return (
-            f"{ahead:.2f} times as fast as '{certificate.static_choice}', the cheapest single "
-            "network that is certified"
-        )
-
-    def _repair_notes(self, repair: Repair) -> list[str]:
-        if not self.refits:
-            return ["no stage is refitted: none loses less by it on held-out examples"]
-        names = ", ".join(f"'{stage}'" for stage in self.refits)
-        reference = self.graph.reference
-        against = (
-            f"Excess loss is against '{reference}' refitted, whose loss on the certification "
-            f"examples went from {repair.before[reference]:.2%} to {repair.after[reference]:.2%}"
-            if reference in self.refits
-            else f"Excess loss is against '{reference}' as it is"
-        )
-        return [
-            f"refitted: {names}. {against}",
-            f"by repair the cheapest single network within the budget is {repair.gained:.2f} times "
-            f"as fast on the certification examples; by routing: {self._by_routing()}. What "
-            "repairing a network saves is no adaptive inference",
-        ]
-
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the plan and copies of its networks, whole or not at all.
 
@@ -360,20 +275,20 @@ class Plan:
         graph = Graph.from_json(value["graph"])
         policy = policy_from_json(value["policy"])
         found = cls(
-            graph,
-            graph.check_costs(Costs.from_json(value)),
-            value["scores"],
-            value["classes"],
-            policy,
-            value["tradeoff"],
-            Certificate.from_json(value["certificate"]),
-            Profile.from_json(value["profile"]),
-            committees.read(value.get("committees", {}), graph, policy.graph),
-            find_networks(path, graph, value, PlanError),
-            read_preprocessing(value),
-            {key: item for key, item in value.items() if key not in _KEYS},
-            refit.read(value.get("refits", {}), graph, value["classes"]),
-            Repair.from_json(value["repair"]) if value.get("repair") else None,
+            graph=graph,
+            costs=graph.check_costs(Costs.from_json(value)),
+            kinds=value["scores"],
+            classes=value["classes"],
+            policy=policy,
+            tradeoff=value["tradeoff"],
+            certificate=Certificate.from_json(value["certificate"]),
+            profile=Profile.from_json(value["profile"]),
+            committees=committees.read(value.get("committees", {}), graph, policy.graph),
+            networks=find_networks(path, graph, value, PlanError),
+            preprocessing=read_preprocessing(value),
+            info={key: item for key, item in value.items() if key not in _KEYS},
+            refits=refit.read(value.get("refits", {}), graph, value["classes"]),
+            repair=Repair.from_json(value["repair"]) if value.get("repair") else None,
         )
         found._check()
         return found

@@ -245,7 +245,9 @@ def latency(
         / decisions
         for rows in sizes
     }
-    return Latency(len(x), found, stop, source(len(x), threads), others)
+    return Latency(
+        batch=len(x), parts=found, stop=stop, source=source(len(x), threads), others=others
+    )
 
 
 def _networks(graph: Graph) -> list[list[str]]:

@@ -12,6 +12,7 @@ from offramp.base.files import read_bytes, storage
 from offramp.base.outputs import Kind, new_output
 from offramp.core.hulls import LEVELS
 from offramp.plan.evaluate import Evaluation
+from offramp.plan.notes import notes, repairs
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP
 from offramp.report import figures, sentences
@@ -116,8 +117,8 @@ def _plan(plan: Plan) -> dict[str, Any]:
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("costs", plan.costs.source),
             *[(f"'{stage}' answers with", str(c)) for stage, c in plan.speaking.items()],
-            *plan.repairs(),
-            *[("note", note) for note in plan.notes()],
+            *repairs(plan),
+            *[("note", note) for note in notes(plan)],
         ],
     }
 

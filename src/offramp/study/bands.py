@@ -151,7 +151,7 @@ def mixed(mixes: Iterable[Point], singles: Curve, stages: Iterable[str]) -> Curv
     return Curve.of(given, singles.excess @ shares.T, singles.cost @ shares.T)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """What the hull of a curve and the reference comes to, on all examples and on each draw."""
 
@@ -174,11 +174,11 @@ def judge(curve: Curve, against: list[Scale]) -> Measured:
     hulls = [scale.hull(excess, cost) for scale, excess, cost in each]
     pairs = list(zip(against, hulls, strict=True))
     return Measured(
-        np.array([scale.speedups(hull) for scale, hull in pairs]),
-        np.array([scale.area(hull) for scale, hull in pairs]),
-        np.array([scale.cost_gap_closed(hull) for scale, hull in pairs]),
-        np.array([scale.loss_gap_closed(hull) for scale, hull in pairs]),
-        _band(hulls) if len(hulls) > 1 else None,
+        speedups=np.array([scale.speedups(hull) for scale, hull in pairs]),
+        area=np.array([scale.area(hull) for scale, hull in pairs]),
+        gap_cost=np.array([scale.cost_gap_closed(hull) for scale, hull in pairs]),
+        gap_loss=np.array([scale.loss_gap_closed(hull) for scale, hull in pairs]),
+        band=_band(hulls) if len(hulls) > 1 else None,
     )
 
 

@@ -39,7 +39,7 @@ _OURS = (OWN, "learned", "network")
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """A frontier in a few numbers, of the hull of its points and of the reference alone."""
 
@@ -82,7 +82,7 @@ class Row:
     summary: Summary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Frontiers on examples that tuned nothing."""
 
@@ -201,7 +201,7 @@ def compare(
         steps.next(f"fitting {name}")
         started = time.perf_counter()
         if name == OWN:
-            taught = teach(trace, Ways(loss, unlabelled=loss == DISAGREEMENT, seed=seed))
+            taught = teach(trace, Ways(loss=loss, unlabelled=loss == DISAGREEMENT, seed=seed))
             together, policy = taught.lesson.committees, taught.policy
         else:
             together, policy = {}, family(name)(trace, tune)
@@ -292,32 +292,36 @@ def _comparison(
         return {name: _summary(one, own, seconds.get(name)) for name, one in found.items()}
 
     return Comparison(
-        test.examples,
-        losses.reference,
-        float(losses.of_reference.mean()),
-        test.reference_cost,
-        test.costs.unit,
-        losses.name,
-        statics,
-        {name: curve.points for name, curve in curves.items()} | {UNIFORM: mixes.points},
-        oracles["soft"].points[0],
-        oracles["exact"].points,
-        summaries(judged),
-        summaries({stage: judge(curve, against) for stage, curve in singles.items()}),
-        summaries({name: judge(curve, against) for name, curve in oracles.items()}),
+        examples=test.examples,
+        reference=losses.reference,
+        reference_loss=float(losses.of_reference.mean()),
+        reference_cost=test.reference_cost,
+        cost_unit=test.costs.unit,
+        loss=losses.name,
+        static=statics,
+        policies={name: curve.points for name, curve in curves.items()} | {UNIFORM: mixes.points},
+        soft_oracle=oracles["soft"].points[0],
+        exact_oracle=oracles["exact"].points,
+        summaries=summaries(judged),
+        static_summaries=summaries(
+            {stage: judge(curve, against) for stage, curve in singles.items()}
+        ),
+        oracle_summaries=summaries(
+            {name: judge(curve, against) for name, curve in oracles.items()}
+        ),
     )
 
 
 def _summary(found: Measured, own: Measured | None, seconds: float | None) -> Summary:
     lead = None if own is None else _bands(own.speedups - found.speedups)
     return Summary(
-        _bands(found.speedups),
-        Band.of(found.area),
-        Band.of(found.gap_cost),
-        Band.of(found.gap_loss),
-        lead,
-        found.band,
-        seconds,
+        speedups=_bands(found.speedups),
+        area=Band.of(found.area),
+        gap_cost=Band.of(found.gap_cost),
+        gap_loss=Band.of(found.gap_loss),
+        lead=lead,
+        frontier=found.band,
+        seconds=seconds,
     )
 
 
