@@ -18,10 +18,9 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),
-    ("policies", "rules features thresholds statistics gates routing regression learned"),
-    ("policies", "baselines encoding"),
+    ("policies", "statistics logistic operators families baselines"),
+    ("policies", "regression features learned rules thresholds alike gates routing"),
     ("", "policies"),
-    ("policies", "forced"),
     ("learn", "teach pool latency"),
     ("plan", "plan job fit needs evaluate"),
     ("runtime", "format session driver onnxruntime"),  # what runs parts of a plan

@@ -25,8 +25,7 @@ from offramp.core.graph import Costs, Graph
 from offramp.core.policy import Wrapped
 from offramp.core.trace import Trace, assemble
 from offramp.plan.plan import Plan
-from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
-from offramp.policies.encoding import Deployable
+from offramp.policies import Deployable, Policy, Seen, policy_from_json, policy_to_json
 from offramp.runtime.driver import Alone, Driver, Runtime, infer
 from offramp.runtime.format import Answers
 

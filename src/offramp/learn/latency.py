@@ -12,7 +12,7 @@ from scipy.stats import binom
 from offramp.base.errors import CostError, GraphError
 from offramp.core.frontier import frontier, needed
 from offramp.core.graph import Costs, Graph, head, whole
-from offramp.core.policy import Family, Policy
+from offramp.core.policy import Learner, Policy
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 
@@ -108,7 +108,7 @@ class Settled:
 def settle(
     trace: Trace,
     losses: Losses,
-    family: Family[Policy],
+    learner: Learner[Policy],
     latency: Latency,
     budget: float,
     seed: int,
@@ -122,7 +122,7 @@ def settle(
     Args:
         trace: examples that certify nothing.
         losses: of every stage on them.
-        family: of the policy.
+        learner: of the policy.
         latency: of every part.
         budget: excess loss given up.
         seed: of the halves.
@@ -138,7 +138,7 @@ def settle(
             (learning, seen), (measuring, met) = (
                 (priced.take(rows), losses.take(rows)) for rows in halves
             )
-            policy = family(learning, seen)
+            policy = learner(learning, seen)
             points = frontier(measuring, met, policy)
             kept = [
                 point

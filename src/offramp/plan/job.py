@@ -26,8 +26,7 @@ from offramp.learn.pool import edges_of, search
 from offramp.learn.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.networks.networks import Networks
 from offramp.plan.plan import Plan, Profile
-from offramp.policies import Deployable, Policy, Static, family, policy_to_json
-from offramp.policies.learned import SAMPLE, Learned
+from offramp.policies import Deployable, Family, Policy, Static, family, policy_to_json
 from offramp.promise.certify import Candidate, Certificate, Order, Saving, certify, safest_first
 
 
@@ -151,10 +150,11 @@ class Job:
 
     def _info(self) -> dict[str, Any]:
         trace, learning = self.rows.trace, self.rows.learning
-        sampled = isinstance(self.taught.policy, Learned) and learning.examples > SAMPLE
+        most = self.taught.family.most or learning.examples
+        sampled = learning.examples > most
         return {
             "policies_tried": dict(self.taught.held_out),
-            "learning_examples": SAMPLE if sampled else learning.examples,
+            "learning_examples": min(most, learning.examples),
             "learning_sampled_from": learning.examples if sampled else None,
             "certification_data": self.rows.certifying.info.get("data"),
             "learning_data": trace.info.get("data"),
@@ -185,7 +185,7 @@ def prepare(
     ways: Ways,
     budget: float,
     *,
-    policy: str = AUTO,
+    policy: str | Family = AUTO,
     pool: bool = False,
     refit: bool = False,
     confidence: float = 0.95,
@@ -226,7 +226,9 @@ def prepare(
     )
 
 
-def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency, every: Graph) -> Settled:
+def _settled(
+    learning: Trace, ways: Ways, policy: str | Family, latency: Latency, every: Graph
+) -> Settled:
     decides = family(QUICK if policy == AUTO else policy)
     losses = learning.losses(ways.loss, ways.excess)
     return settle(learning, losses, decides, latency, ways.levels[-1], ways.seed, every)
