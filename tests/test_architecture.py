@@ -34,7 +34,9 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("exits", "module training"),
     ("study", "bands compare bench"),
     ("report", "figures sentences drawing page inputs"),
-    ("", "report testing"),
+    ("", "report"),
+    ("testing", "closeness policies"),
+    ("", "testing"),
     ("command", "parsing answers tables options terminal demo graphs traces plans running"),
     ("", "cli"),
     ("", "errors data preprocessing trace"),  # addresses for users; nothing here imports them

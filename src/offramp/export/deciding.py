@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import onnx
+from onnx import helper
+
 from offramp.answering.committees import SMALLEST
+from offramp.base.arrays import FloatArray
+from offramp.core.graph import BATCH
 from offramp.core.tasks import Kind
-from offramp.export.scope import Scope
+from offramp.export.scope import OLDEST_OPSET, Scope, value
 from offramp.plan.plan import Plan
+from offramp.policies import Deployable
 from offramp.policies.operators import FLOAT, INT64, Decision, Dial, Get, SeenTensors
+from offramp.runtime.format import TRADEOFF
 
 Recipe = Callable[[Scope, Get], str]
 """How to make what is recorded, where it is asked for: most examples never come that far."""
 Recorded = dict[str, Recipe]  # by key
+ACTION = "action"  # what a decision that stands alone gives
 TAINT = "taint"  # the key of what tells examples that are no numbers, (n, 1): 0, or NaN
 
 
@@ -59,15 +67,14 @@ def _log_probabilities(scope: Scope, scores: str, kind: Kind, classes: int) -> s
     return scope.add("Max", seen.logs, scope.constant(SMALLEST))
 
 
-def turned(scope: Scope, plan: Plan, tradeoff: str) -> Dial:
-    """A dial that an input turns, NaN for the plan's own setting.
+def turned(scope: Scope, settings: FloatArray, own: float, tradeoff: str) -> Dial:
+    """A dial that an input turns, NaN for a setting of the file's own.
 
     It is kept within what the policy has settings for. Where they cannot be below zero, a tradeoff
     that is must fail: looking it up in a table of one row does.
     """
-    settings, one = plan.policy.settings, scope.constant(1.0)
-    own = scope.add("IsNaN", tradeoff)
-    given = scope.add("Where", own, one, tradeoff)
+    one, absent = scope.constant(1.0), scope.add("IsNaN", tradeoff)
+    given = scope.add("Where", absent, one, tradeoff)
     if settings.min() >= 0:
         negative = scope.add("Less", given, scope.constant(0.0))
         row = scope.add("Cast", negative, to=INT64)
@@ -77,12 +84,89 @@ def turned(scope: Scope, plan: Plan, tradeoff: str) -> Dial:
         given = scope.add("Mul", given, valid)
     low, high = (scope.constant(float(end)) for end in (settings.min(), settings.max()))
     inside = scope.add("Min", scope.add("Max", given, low), high)
-    setting = scope.add("Where", own, scope.constant(plan.setting), inside)
+    setting = scope.add("Where", absent, scope.constant(own), inside)
     log = scope.add("Log", setting)
     columns = [setting, scope.add("Mul", setting, log), one, log]
     shape = scope.integers(1, 1)
     rows = [scope.add("Reshape", column, shape) for column in columns]
-    return Dial(plan.setting, setting, scope.add("Concat", *rows, axis=0))
+    return Dial(own, setting, scope.add("Concat", *rows, axis=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """What a policy decides of scores, as stages answer."""
+
+    policy: Deployable
+    dial: Dial
+    kinds: Mapping[str, Kind]  # of the scores of each stage
+    classes: int
+    wary: bool = False  # of engines on which a comparison with NaN may hold
+
+    def decide(
+        self, scope: Scope, stage: str, scores: str, get: Get, taint: str | None = None
+    ) -> Decision:
+        """Where rows with these scores (n, classes) at a stage go."""
+        return self.policy.decision(self._seen(scope, stage, scores, get, taint), self.dial)
+
+    def recorded(self, stage: str) -> Recorded:
+        """What later stages can ask of a stage, made of its scores where it is asked for."""
+        remembered = self.policy.remembered(stage)
+        return {f"{stage}:{name}": self._recipe(stage, make) for name, make in remembered.items()}
+
+    def _recipe(self, stage: str, make: Callable[[SeenTensors, Dial], str]) -> Recipe:
+        return lambda scope, get: make(self._seen(scope, stage, get(spoken(stage)), get), self.dial)
+
+    def _seen(
+        self, scope: Scope, stage: str, scores: str, get: Get, taint: str | None = None
+    ) -> SeenTensors:
+        return SeenTensors(
+            scope=scope,
+            stage=stage,
+            observed=self.policy.graph.observed[stage],
+            scores=scores,
+            kind=self.kinds[stage],
+            classes=self.classes,
+            get=get,
+            taint=taint,
+            wary=self.wary,
+        )
+
+    @classmethod
+    def alone(
+        cls,
+        policy: Deployable,
+        stage: str,
+        kinds: Mapping[str, Kind],
+        classes: int,
+        setting: float,
+        *,
+        dial: bool = False,
+    ) -> onnx.ModelProto:
+        """The decision at one stage and nothing else.
+
+        It reads the scores (batch, classes) of every stage that the walk has seen, under their
+        names, and with a dial a scalar `tradeoff`; it gives an `action` (batch,) of int64.
+        """
+        scope, observed = Scope(), policy.graph.observed[stage]
+        turns = turned(scope, policy.settings, setting, TRADEOFF) if dial else Dial(setting)
+        here = cls(policy=policy, dial=turns, kinds=kinds, classes=classes)
+        known = {spoken(each): each for each in observed}
+        recipes = {key: make for each in observed for key, make in here.recorded(each).items()}
+
+        def get(key: str) -> str:
+            if key not in known:
+                known[key] = recipes[key](scope, get)
+            return known[key]
+
+        decision = here.decide(scope, stage, stage, get)
+        action = decision.action or scope.add("Cast", decision.onward, to=INT64)
+        scope.give(action, ACTION)
+        inputs = [value(each, FLOAT, [BATCH, classes]) for each in observed]
+        inputs += [value(TRADEOFF, FLOAT, [])] if dial else []
+        outputs = [value(ACTION, INT64, [BATCH])]
+        graph = helper.make_graph(scope.finished(), stage, inputs, outputs, scope.constants)
+        opsets = [helper.make_opsetid("", OLDEST_OPSET)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 @dataclass(frozen=True)
@@ -130,31 +214,17 @@ class Decider:
 
     def decide(self, scope: Scope, stage: str, scores: str, get: Get) -> tuple[Decision, Recorded]:
         """Where rows with these answers go, and what later stages can ask of them."""
-        policy, dial = self.plan.policy, self.dial or Dial(self.plan.setting)
         taint = get(TAINT) if self.tainted else None
-        seen = self._seen(scope, stage, scores, get, taint)
-        recorded = {
-            f"{stage}:{name}": self._recipe(stage, make, dial)
-            for name, make in policy.remembered(stage).items()
-        }
-        return policy.decision(seen, dial), recorded
+        decisions = self._decisions
+        return decisions.decide(scope, stage, scores, get, taint), decisions.recorded(stage)
 
-    def _recipe(self, stage: str, make: Callable[[SeenTensors, Dial], str], dial: Dial) -> Recipe:
-        """How to make what a stage remembers, for those of its rows that are asked about."""
-        return lambda scope, get: make(self._seen(scope, stage, get(spoken(stage)), get), dial)
-
-    def _seen(
-        self, scope: Scope, stage: str, scores: str, get: Get, taint: str | None = None
-    ) -> SeenTensors:
+    @property
+    def _decisions(self) -> Decisions:
         plan = self.plan
-        return SeenTensors(
-            scope=scope,
-            stage=stage,
-            observed=plan.running.graph.observed[stage],
-            scores=scores,
-            kind=plan.answered[stage],
+        return Decisions(
+            policy=plan.policy,
+            dial=self.dial or Dial(plan.setting),
+            kinds=plan.answered,
             classes=plan.classes,
-            get=get,
-            taint=taint,
             wary=self.wary,
         )

@@ -127,13 +127,13 @@ class _Written:
             found.makes |= tensors
             here.update({key: tensor.name for key, tensor in tensors.items()})
 
-        dialled = turned(scope, stages.plan, TRADEOFF) if dial else None
+        plan = stages.plan
+        settings = plan.policy.settings
+        dialled = turned(scope, settings, plan.setting, TRADEOFF) if dial else None
         add(stages.body(scope, block.stage, get))
         if not block.saying:  # only passed
             return found
-        said = stages.say(
-            scope, block, get, Decider(stages.plan, dialled, stages.tainted, wary=True)
-        )
+        said = stages.say(scope, block, get, Decider(plan, dialled, stages.tainted, wary=True))
         add(said.made)
         found.scores = said.scores
         path = PATH if len(block.entering) > 1 else None

@@ -222,7 +222,7 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
     outside, example = Scope(), stages.example(pixels)
     scope, none = outside.branch(), outside.branch()
     read = preprocess(scope, example.name, pixels) if pixels else example.name
-    dialled = turned(outside, plan, TRADEOFF) if dial else None
+    dialled = turned(outside, plan.policy.settings, plan.setting, TRADEOFF) if dial else None
     writer = Writer(stages, Decider(plan, dialled, stages.tainted))
     scores, path = writer.block(stages.itinerary.root, Level(scope, {X: Tensor(read)}), None)
     made = [scores, *_outcome(scope, stages, scores, path)]
