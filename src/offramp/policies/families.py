@@ -94,8 +94,17 @@ class Family:
     most: int | None = None  # examples that are learned from; of more, a sample is
 
     def __call__(self, trace: Trace, losses: Losses) -> Deployable:
-        """The policy learned, or tuned, on a trace and its losses."""
-        return self.fit(trace, losses)
+        """The policy learned, or tuned, on a trace and its losses.
+
+        Raises InputError where it is of another kind, as a plan would be read back wrongly.
+        """
+        policy = self.fit(trace, losses)
+        if policy.kind != self.name:
+            raise InputError(
+                f"the family '{self.name}' fits a policy of kind '{policy.kind}'; give both the "
+                "same name."
+            )
+        return policy
 
 
 _registered: dict[str, Family] = {}
