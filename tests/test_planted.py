@@ -377,7 +377,7 @@ class Stuck(Threshold):
     """Exported, it ignores its dial."""
 
     def decision(self, seen: SeenTensors, dial: Dial) -> Decision:
-        return super().decision(seen, Dial(dial.own))
+        return super().decision(seen, Dial(dial.default))
 
 
 POLICIES: list[tuple[str, type[Threshold]]] = [

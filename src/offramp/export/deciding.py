@@ -67,8 +67,8 @@ def _log_probabilities(scope: Scope, scores: str, kind: Kind, classes: int) -> s
     return scope.add("Max", seen.logs, scope.constant(SMALLEST))
 
 
-def turned(scope: Scope, settings: FloatArray, own: float, tradeoff: str) -> Dial:
-    """A dial that an input turns, NaN for a setting of the file's own.
+def turned(scope: Scope, settings: FloatArray, default: float, tradeoff: str) -> Dial:
+    """A dial that an input turns, NaN for the default setting.
 
     It is kept within what the policy has settings for. Where they cannot be below zero, a tradeoff
     that is must fail: looking it up in a table of one row does.
@@ -84,12 +84,12 @@ def turned(scope: Scope, settings: FloatArray, own: float, tradeoff: str) -> Dia
         given = scope.add("Mul", given, valid)
     low, high = (scope.constant(float(end)) for end in (settings.min(), settings.max()))
     inside = scope.add("Min", scope.add("Max", given, low), high)
-    setting = scope.add("Where", absent, scope.constant(own), inside)
+    setting = scope.add("Where", absent, scope.constant(default), inside)
     log = scope.add("Log", setting)
     columns = [setting, scope.add("Mul", setting, log), one, log]
     shape = scope.integers(1, 1)
     rows = [scope.add("Reshape", column, shape) for column in columns]
-    return Dial(own, setting, scope.add("Concat", *rows, axis=0))
+    return Dial(default, setting, scope.add("Concat", *rows, axis=0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,13 +134,13 @@ class Features:
         elif name == "second":
             yield (parts.second[:, None] == classes) * (1.0 - margin)
         else:
-            found = {
+            values = {
                 "spread": parts.spread,
                 "earlier": parts.earlier,
                 "divergence": parts.divergence,
             }[name]
-            assert found is not None
-            yield found
+            assert values is not None
+            yield values
 
     def parts(self, seen: Seen) -> Parts:
         """The features before they are spread over columns: what a walk computes."""
@@ -195,19 +195,19 @@ class Linear:
         """From (outputs, 1 + features), constant first, on centred and scaled features."""
         slopes = (weights[:, 1:] / features.scale).T
         sizes = np.cumsum(list(features.blocks.values()))[:-1]
-        found: dict[str, FloatArray] = dict(
+        by_block: dict[str, FloatArray] = dict(
             zip(features.blocks, np.split(slopes, sizes), strict=True)
         )
-        answered = found.get("answer")
+        answered = by_block.get("answer")
         return cls(
             np.concatenate([[0.0], features.knots]),
-            found["margin"],
+            by_block["margin"],
             weights[:, 0] - features.mean @ slopes,
             None if answered is None else np.stack(np.split(answered, 2), axis=1),
-            found.get("second"),
-            found.get("spread"),
-            found.get("earlier"),
-            found.get("divergence"),
+            by_block.get("second"),
+            by_block.get("spread"),
+            by_block.get("earlier"),
+            by_block.get("divergence"),
         )
 
     def __call__(self, parts: Parts) -> FloatArray:

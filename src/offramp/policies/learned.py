@@ -71,10 +71,10 @@ class Model:
     def __call__(self, seen: Seen) -> FloatArray:
         """Loss and cost of each successor, against stopping: (n, successors * 4)."""
         parts = self.features.parts(seen)
-        found = self.linear(parts)
+        costs = self.linear(parts)
         if self.hidden is not None and self.rectified is not None:
-            found += np.maximum(self.rectified(parts), 0.0) @ self.hidden.out
-        return found
+            costs += np.maximum(self.rectified(parts), 0.0) @ self.hidden.out
+        return costs
 
     def to_json(self) -> dict[str, Any]:
         value = {
@@ -134,7 +134,7 @@ class Model:
         weights = weights[1 if len(self.weights) == 1 else 0 :]  # (columns, 4, 1 + features)
         columns = len(weights)
         if fixed:
-            weights = np.einsum("k,ckf->cf", bases(dial.own), weights)
+            weights = np.einsum("k,ckf->cf", bases(dial.default), weights)
         linear = Linear.fold(self.features, weights.reshape(-1, weights.shape[-1]))
         value = linear.tensor(seen)
         if self.hidden is not None and self.rectified is not None:
@@ -142,7 +142,7 @@ class Model:
             out = self.hidden.out.reshape(len(self.hidden.out), -1, 4)
             stop = np.zeros((len(out), columns - out.shape[1], 4))
             out = np.concatenate([stop, out], axis=1)
-            added = out @ bases(dial.own) if fixed else out.reshape(len(out), -1)
+            added = out @ bases(dial.default) if fixed else out.reshape(len(out), -1)
             value = scope.add("Gemm", units, scope.constant(added), value)
         if dial.bases is not None:
             rows = scope.add("Reshape", value, scope.integers(0, columns, 4))

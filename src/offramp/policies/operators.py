@@ -18,7 +18,7 @@ from offramp.core.tasks import FEW_CLASSES, NEAREST, Kind
 from offramp.core.tasks import SMALLEST as SMALLEST_PROBABILITY
 from offramp.policies.statistics import LOWEST, SURE
 
-FLOAT, INT64, BOOL = 1, 7, 9  # types of tensors as ONNX numbers them, for its operator Cast
+FLOAT, INT64 = 1, 7  # types of tensors as ONNX numbers them, for its operator Cast
 
 
 class Operators(Protocol):
@@ -205,7 +205,7 @@ class SeenTensors:
 class Dial:
     """Where a dial stands: a number that is known while the file is written, or an input of it."""
 
-    own: float  # the setting of the plan
+    default: float  # the setting of the plan
     given: str | None = None  # the setting at run time, a scalar
     bases: str | None = None  # likewise (4, 1), of `policies.learned.bases`
 
@@ -216,12 +216,12 @@ class Dial:
         given: Callable[[str], str] = lambda setting: setting,
     ) -> str:
         """What the setting is compared with, a scalar, as worked out from it in two ways."""
-        return scope.constant(known(self.own)) if self.given is None else given(self.given)
+        return scope.constant(known(self.default)) if self.given is None else given(self.given)
 
     def row(self, scope: Operators, settings: FloatArray, table: FloatArray) -> str:
         """The row of a table (settings, ...), or of one row for all, that the dial asks for."""
         if self.given is None or len(table) == 1:
-            at = int(np.abs(settings - self.own).argmin())
+            at = int(np.abs(settings - self.default).argmin())
             return scope.constant(table[min(at, len(table) - 1)])
         away = scope.add("Sub", scope.constant(settings), self.given)
         nearest = scope.add("ArgMin", scope.add("Abs", away), axis=0, keepdims=0)

@@ -135,8 +135,8 @@ def _looks(graph: Graph, seen: Seen) -> FloatArray:
 
 def _loss(losses: Losses, stage: str) -> FloatArray:
     """What counts against answering at a stage, (examples,) in [0, 1]."""
-    found = losses.excess(stage) if losses.kind == "induced" else losses.values[stage]
-    return found.astype(np.float64)
+    lost = losses.excess(stage) if losses.kind == "induced" else losses.values[stage]
+    return lost.astype(np.float64)
 
 
 def _targets(trace: Trace, stage: str) -> list[tuple[str, int, float]]:
@@ -146,15 +146,15 @@ def _targets(trace: Trace, stage: str) -> list[tuple[str, int, float]]:
     decides what is still to be paid.
     """
     graph, unit = trace.graph, trace.reference_cost
-    found: dict[str, tuple[int, float]] = {stage: (STOP, 0.0)}
+    targets: dict[str, tuple[int, float]] = {stage: (STOP, 0.0)}
 
     def go_on(at: str, first: int | None, paid: float, ran: frozenset[str]) -> None:
         for number, successor in enumerate(graph.successors[at], start=1):
             action = first or number
             cost = paid + graph.step_cost(trace.costs, successor, ran) / unit
-            if successor not in found or cost < found[successor][1]:
-                found[successor] = (action, cost)
+            if successor not in targets or cost < targets[successor][1]:
+                targets[successor] = (action, cost)
             go_on(successor, action, cost, ran | set(graph.parts(successor)))
 
     go_on(stage, None, 0.0, graph.ran(stage))
-    return [(name, *found[name]) for name in graph.order if name in found]
+    return [(name, *targets[name]) for name in graph.order if name in targets]

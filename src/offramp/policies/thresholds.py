@@ -82,8 +82,8 @@ class Thresholds:
         graph = backbone(trace.graph)
         corners = _Search(trace, losses, graph).best()
         inner = enumerate(graph.order[:-1])
-        found = {stage: np.array([[cuts[i]] for _, _, cuts in corners]) for i, stage in inner}
-        return cls(graph, np.arange(len(corners), 0, -1.0), found, "exhaustive")
+        by_stage = {stage: np.array([[cuts[i]] for _, _, cuts in corners]) for i, stage in inner}
+        return cls(graph, np.arange(len(corners), 0, -1.0), by_stage, "exhaustive")
 
     @classmethod
     def msdnet(cls, trace: Trace, losses: Losses) -> Thresholds:
@@ -225,15 +225,15 @@ class _Search:
         paid = self.steps[at] * len(rows)
         if at == len(self.steps) - 1:
             return [(float(self.excess[at][rows].sum()), paid, ())]
-        sure, found = self.sure[self.graph.order[at]][rows], []
+        sure, tried = self.sure[self.graph.order[at]][rows], []
         for share in self.shares:
             cut = _inner(sure, float(share))
             goes = sure < cut
             lost = float(self.excess[at][rows[~goes]].sum())
             for loss, cost, cuts in self._from(at + 1, rows[goes]):
-                found.append((lost + loss, paid + cost, (cut, *cuts)))
-        kept = corners(np.array([f[0] for f in found]), np.array([f[1] for f in found]))
-        return [found[i] for i in kept]
+                tried.append((lost + loss, paid + cost, (cut, *cuts)))
+        kept = corners(np.array([each[0] for each in tried]), np.array([each[1] for each in tried]))
+        return [tried[i] for i in kept]
 
 
 def tuned(

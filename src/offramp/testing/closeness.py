@@ -22,13 +22,13 @@ _MARGIN = 1e-4  # decisions closer than this may differ between engines
 
 def close(plan: Plan, trace: Trace) -> AnyArray:
     """Which examples of a trace are decided otherwise when scores move by a little, (examples,)."""
-    found = np.zeros(trace.examples, dtype=bool)
+    near = np.zeros(trace.examples, dtype=bool)
     before = replay(trace, plan.running, plan.setting).stage
     for moved in _tilted(trace):
-        found |= replay(moved, plan.running, plan.setting).stage != before
+        near |= replay(moved, plan.running, plan.setting).stage != before
     for number in range(_NUDGES):
-        found |= replay(trace, _Nudged(plan.running, number), plan.setting).stage != before
-    return found
+        near |= replay(trace, _Nudged(plan.running, number), plan.setting).stage != before
+    return near
 
 
 def close_at(policy: Policy, trace: Trace, stage: str, setting: float) -> AnyArray:

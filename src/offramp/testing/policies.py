@@ -55,9 +55,9 @@ class PolicyLaws:
         loaded = policy_from_json(json.loads(_as_json(policy)))
         assert loaded.kind == policy.kind
         for setting in some_settings(policy):
-            one = replay(trace, policy, setting)
-            other = replay(trace, loaded, setting)
-            assert (one.stage == other.stage).all()
+            before = replay(trace, policy, setting)
+            after = replay(trace, loaded, setting)
+            assert (before.stage == after.stage).all()
 
     def test_damaged_json_is_refused(self, policy: Deployable) -> None:
         """Whatever is missing or empty."""
@@ -88,8 +88,8 @@ class PolicyLaws:
                 near = close_at(policy, trace, stage, setting)
                 assert near.mean() <= MOST_CLOSE, "so close that little is compared"
                 for dial in (False, True):
-                    found = decided_by_file(policy, trace, stage, setting, dial=dial)
-                    assert ((found == expected) | near).all()
+                    decided = decided_by_file(policy, trace, stage, setting, dial=dial)
+                    assert ((decided == expected) | near).all()
 
 
 def _as_json(policy: Deployable) -> str:
@@ -118,8 +118,8 @@ def decided_by_file(
     policy: Deployable, trace: Trace, stage: str, setting: float, *, dial: bool
 ) -> IntArray:
     """What ONNX Runtime makes of the exported decision at a stage, of all examples, (examples,)."""
-    own = float(policy.settings[0]) if dial else setting
-    model = Decisions.alone(policy, stage, trace.kinds, trace.classes, own, dial=dial)
+    default = float(policy.settings[0]) if dial else setting
+    model = Decisions.alone(policy, stage, trace.kinds, trace.classes, default, dial=dial)
     session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     given = {name: trace.scores[name] for name in names if name != TRADEOFF}
