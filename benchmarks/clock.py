@@ -34,7 +34,6 @@ from offramp.export import write_file, write_folder
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.policies.forced import forced
 from offramp.recording.measure import laps, latency, seconds
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.runtime.session import Session
@@ -215,7 +214,7 @@ class System:
         with TemporaryDirectory() as name:
             folder, runs = Path(name), {}
             for outcome, goes_on in (("stop", False), ("go", True)):
-                policy, setting = forced(plan.policy, goes_on=goes_on)
+                policy, setting = plan.policy.forced(goes_on=goes_on)
                 file = folder / f"{outcome}.onnx"
                 write_file(replace(plan, policy=policy, tradeoff=setting), file, force=True)
                 runs[outcome] = SingleFile(file, threads=threads)

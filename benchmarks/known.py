@@ -13,9 +13,10 @@ import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Costs, Graph
+from offramp.core.policy import TRADEOFFS
 from offramp.core.trace import Trace, assemble
 from offramp.policies import STOP, Seen
-from offramp.policies.rules import TRADEOFFS, confidence
+from offramp.policies.statistics import confidence
 
 CLASSES = 10
 SMALL, LARGE = 1.0, 3.0  # costs

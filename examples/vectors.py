@@ -8,6 +8,7 @@ up at most two points, and what it does on other examples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,10 +54,10 @@ def run(folder: Path, examples: int = 3000) -> Evaluation:
     return evaluate(fit(recorded("plan"), 0.02, networks=networks), recorded("other"))
 
 
-def network(data: Path, out: Path) -> None:
+def network(data: Path, out: Path, hidden: Sequence[int] = LAYERS) -> None:
     """Trains the network and writes it: (batch, features) to scores (batch, classes)."""
     with np.load(data) as given:
-        trained = MLPClassifier(LAYERS, early_stopping=True, random_state=0)
+        trained = MLPClassifier(hidden, early_stopping=True, random_state=0)
         trained.fit(given["x"], given["y"])
     nodes, constants, last = [], [], "x"
     layers = list(zip(trained.coefs_, trained.intercepts_, strict=True))

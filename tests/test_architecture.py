@@ -21,10 +21,9 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),
-    ("policies", "rules features thresholds statistics gates routing regression learned"),
-    ("policies", "baselines encoding"),
+    ("policies", "statistics logistic operators families baselines"),
+    ("policies", "regression features learned rules thresholds alike gates routing"),
     ("", "policies"),
-    ("policies", "forced"),
     ("learn", "teach pool latency"),
     ("plan", "asked plan notes job fit needs evaluate"),
     ("runtime", "format session driver onnxruntime"),  # what runs parts of a plan
@@ -38,7 +37,9 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("exits", "module training"),
     ("study", "bands compare bench"),
     ("report", "figures sentences drawing page inputs"),
-    ("", "report testing"),
+    ("", "report"),
+    ("testing", "closeness policies"),
+    ("", "testing"),
     ("command", "parsing answers tables options terminal demo graphs traces plans running"),
     ("", "cli"),
     ("", "errors data preprocessing trace"),  # addresses for users; nothing here imports them

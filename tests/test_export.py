@@ -26,7 +26,7 @@ from offramp.core.trace import Trace, assemble
 from offramp.export import write_file, write_folder
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.policies import FAMILIES
+from offramp.policies import FAMILIES, operators
 from offramp.runtime import Driver, Routed, SingleFile
 from offramp.testing import close, synthetic
 from tests.strategies import costs, graphs
@@ -186,3 +186,7 @@ def accepted(says: str) -> Iterator[None]:
     except PlanError as refused:
         assume(says not in str(refused))
         raise
+
+
+def test_types_have_the_numbers_of_onnx() -> None:
+    assert (operators.FLOAT, operators.INT64) == (TensorProto.FLOAT, TensorProto.INT64)

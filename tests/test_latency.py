@@ -60,9 +60,9 @@ def test_a_part_that_was_not_timed_is_named() -> None:
 
 def test_a_stage_that_takes_as_long_as_the_reference_is_dropped() -> None:
     trace = synthetic(2000, seed=5)
-    losses, learned = trace.losses(), family("learned")
+    losses, learned = trace.losses(), family("learned").fit
     for medium, dropped in ((9.0, True), (1.1, False)):
-        trials = Trials(trace=trace, losses=losses, family=learned, budget=0.01, seed=0)
+        trials = Trials(trace=trace, losses=losses, learner=learned, budget=0.01, seed=0)
         found = settle(trials, latency(medium=medium), trace.graph)
         assert ("medium" in found.dropped) == dropped
         assert ("medium" in found.graph.order) != dropped
@@ -128,8 +128,8 @@ def test_costs_of_a_trace_are_left_alone_without_a_batch_size() -> None:
 def test_networks_that_a_pool_leaves_out_still_cost_something() -> None:
     trace = synthetic(600)
     alone = replace(trace, graph=trace.graph.only(("large",), (), "large"))
-    margin = family("margin")
-    trials = Trials(trace=alone, losses=alone.losses(), family=margin, budget=0.01, seed=0)
+    margin = family("margin").fit
+    trials = Trials(trace=alone, losses=alone.losses(), learner=margin, budget=0.01, seed=0)
     found = settle(trials, latency(), trace.graph)
     assert set(found.costs.body) == {"small", "medium", "large"}
     assert trace.graph.check_costs(found.costs) == found.costs

@@ -19,7 +19,7 @@ from offramp.core.trace import Trace
 from offramp.core.walk import drive, walk
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.policies import FAMILIES, ExactOracle, Policy, Static
+from offramp.policies import FAMILIES, Deployable, ExactOracle, Policy, Static
 from offramp.policies.rules import Threshold
 from offramp.promise.certify import Candidate, certify
 from offramp.promise.pvalues import p_value
@@ -247,7 +247,7 @@ SEEN = synthetic(200, edges="small>medium>large,small>large", seed=4)
 @pytest.mark.parametrize("name", FAMILIES)
 class TestPolicies(PolicyLaws):
     @pytest.fixture
-    def policy(self, name: str) -> Policy:
+    def policy(self, name: str) -> Deployable:
         return FAMILIES[name](FITTED, FITTED.losses())
 
     @pytest.fixture

@@ -20,16 +20,15 @@ from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
 from offramp.core.frontier import area, excess_of, frontier, replay, static_points
 from offramp.core.graph import Costs, Graph, Stage
-from offramp.core.policy import backbone
+from offramp.core.policy import TRADEOFFS, backbone
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace, assemble
 from offramp.policies import FAMILIES, Deployable, policy_from_json, policy_to_json
 from offramp.policies import gates as gates_module
 from offramp.policies import thresholds as thresholds_module
-from offramp.policies.forced import forced
+from offramp.policies.alike import Alike
+from offramp.policies.logistic import logistic
 from offramp.policies.routing import Routing
-from offramp.policies.rules import TRADEOFFS, Alike
-from offramp.policies.statistics import logistic
 from offramp.policies.thresholds import Thresholds
 from offramp.testing import seen_at, synthetic
 from tests.made import prices
@@ -450,7 +449,7 @@ def test_what_no_later_stage_answers_better_stops_at_once(name: str) -> None:
 def test_forced_policies_do_as_they_are_told(name: str, trace: Trace) -> None:
     policy = fitted(name, trace)
     for goes_on in (False, True):
-        found, setting = forced(policy, goes_on=goes_on)
+        found, setting = policy.forced(goes_on=goes_on)
         outcome = replay(trace, found, setting)
         wanted = backbone(trace.graph).order[-1 if goes_on else 0]
         assert outcome.exits()[wanted] == 1.0

@@ -22,7 +22,7 @@ from offramp.plan.fit import fit
 from offramp.plan.needs import needs
 from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
-from offramp.policies import FAMILIES, policy_to_json
+from offramp.policies import FAMILIES, families, policy_to_json
 from offramp.promise import split
 from offramp.study.compare import compare
 from offramp.testing import synthetic
@@ -377,8 +377,9 @@ def test_a_plan_without_networks_says_so() -> None:
 
 
 def test_large_learning_sets_are_sampled_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("offramp.policies.learned", "offramp.plan.job"):
-        monkeypatch.setattr(sys.modules[module], "SAMPLE", 300)
+    monkeypatch.setattr(sys.modules["offramp.policies.learned"], "SAMPLE", 300)
+    few = replace(FAMILIES["learned"], most=300)
+    monkeypatch.setitem(families._registered, few.name, few)
     plan = fit(LEARN, 0.1)
     assert any("sample of 300 of 500" in note for note in notes(plan))
     assert plan.certificate.examples == 1000

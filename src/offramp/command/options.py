@@ -44,11 +44,16 @@ def options(record: type) -> dict[str, inspect.Parameter]:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=record.__dict__[name],
-            annotation=Annotated[get_args(hint)[0], option(record, name)],
+            annotation=Annotated[_typed(get_args(hint)[0]), option(record, name)],
         )
         for name, hint in hints.items()
         if len(get_args(hint)) > 1 and isinstance(get_args(hint)[1], str)
     }
+
+
+def _typed(hint: Any) -> Any:
+    """The type of an option: where Python takes an object or its name, a name."""
+    return str if str in get_args(hint) else hint
 
 
 def with_options(**records: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -16,6 +16,7 @@ from offramp.core.tasks import Kind, Losses
 from offramp.core.trace import Trace
 
 STOP = 0  # the action that returns the present answer; action i goes to the i-th successor
+TRADEOFFS = np.geomspace(1000.0, 1.0, 60)  # the dial of everything that weighs loss against cost
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Seen:
     def answers(self, stage: str | None = None) -> IntArray:
         """What `stage` would answer for `rows`, (n,)."""
         return tasks.answers(self.scores(stage))
+
+
+def seen_by_all(trace: Trace, stage: str, graph: Graph | None = None) -> Seen:
+    """What a walk of `graph`, the trace's own by default, has seen at `stage` of every example."""
+    rows = np.arange(trace.examples)
+    said = {v: (rows, trace.scores[v]) for v in (graph or trace.graph).observed[stage]}
+    return Seen(stage, rows, said, trace.kinds)
 
 
 class Policy(Protocol):
@@ -92,7 +100,7 @@ class Wrapped:
 
 
 P = TypeVar("P", bound=Policy)
-Family = Callable[[Trace, Losses], P]
+Learner = Callable[[Trace, Losses], P]
 """Learns or tunes a policy on a trace and its losses."""
 
 

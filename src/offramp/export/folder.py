@@ -17,7 +17,7 @@ from onnx import TensorProto
 from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core.graph import BATCH
-from offramp.export.deciding import TAINT, Decider, Dial, Recipe
+from offramp.export.deciding import TAINT, Decider, Recipe, turned
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, value
 from offramp.export.seal import described, facts, write_sealed
@@ -127,13 +127,13 @@ class _Written:
             found.makes |= tensors
             here.update({key: tensor.name for key, tensor in tensors.items()})
 
-        turned = Dial.turned(scope, stages.plan, TRADEOFF) if dial else None
+        plan = stages.plan
+        settings = plan.policy.settings
+        dialled = turned(scope, settings, plan.setting, TRADEOFF) if dial else None
         add(stages.body(scope, block.stage, get))
         if not block.saying:  # only passed
             return found
-        said = stages.say(
-            scope, block, get, Decider(stages.plan, turned, stages.tainted, wary=True)
-        )
+        said = stages.say(scope, block, get, Decider(plan, dialled, stages.tainted, wary=True))
         add(said.made)
         found.scores = said.scores
         path = PATH if len(block.entering) > 1 else None

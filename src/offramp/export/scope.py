@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray
 
+OLDEST_OPSET = 13  # of ONNX, with the operators that decisions need
 Shape = Sequence[int | str | None]  # None: nothing is known of a dimension
 
 

@@ -17,7 +17,7 @@ from offramp.base.errors import PlanError
 from offramp.base.files import storage
 from offramp.base.outputs import new_output
 from offramp.core.graph import BATCH
-from offramp.export.deciding import Decider, Dial, Recipe, spoken
+from offramp.export.deciding import Decider, Recipe, spoken, turned
 from offramp.export.itinerary import Block
 from offramp.export.scope import Scope, Shape, value
 from offramp.export.seal import EXPORTED, described, facts, write_sealed
@@ -222,8 +222,8 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
     outside, example = Scope(), stages.example(pixels)
     scope, none = outside.branch(), outside.branch()
     read = preprocess(scope, example.name, pixels) if pixels else example.name
-    turned = Dial.turned(outside, plan, TRADEOFF) if dial else None
-    writer = Writer(stages, Decider(plan, turned, stages.tainted))
+    dialled = turned(outside, plan.policy.settings, plan.setting, TRADEOFF) if dial else None
+    writer = Writer(stages, Decider(plan, dialled, stages.tainted))
     scores, path = writer.block(stages.itinerary.root, Level(scope, {X: Tensor(read)}), None)
     made = [scores, *_outcome(scope, stages, scores, path)]
     # without rows nothing runs: some networks cannot, nor can TopK in ONNX Runtime before 1.32

@@ -14,25 +14,16 @@ from onnx import TensorProto, helper, inliner, version_converter
 
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.graph import BATCH, Graph, head, whole
-from offramp.export.deciding import (
-    TAINT,
-    Decider,
-    Decision,
-    Get,
-    Recipe,
-    refitted_scores,
-    spoken,
-    tainted,
-)
+from offramp.export.deciding import TAINT, Decider, Recipe, refitted_scores, spoken, tainted
 from offramp.export.itinerary import Block, Itinerary
-from offramp.export.scope import Scope, is_float, value
+from offramp.export.scope import OLDEST_OPSET, Scope, is_float, value
 from offramp.networks import weights
 from offramp.networks.networks import sources
 from offramp.networks.preprocessing import Preprocessing
 from offramp.plan.plan import Plan
+from offramp.policies.operators import Decision, Get
 
 X = "x"  # the key of the examples
-OLDEST_OPSET = 13  # of ONNX, with the operators that decisions need
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from offramp.base.arrays import IntArray
 from offramp.base.errors import CostError, GraphError
 from offramp.core.frontier import Point, frontier, needed
 from offramp.core.graph import Costs, Graph, head, whole
-from offramp.core.policy import Family, Policy
+from offramp.core.policy import Learner, Policy
 from offramp.core.prices import Prices
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
@@ -145,7 +145,7 @@ class Trials:
 
     trace: Trace
     losses: Losses  # of every stage on them
-    family: Family[Policy]
+    learner: Learner[Policy]
     budget: float  # excess loss given up
     seed: int  # of the halves
 
@@ -164,7 +164,7 @@ class Trials:
         (learning, seen), (measuring, met) = (
             (priced.take(rows), self.losses.take(rows)) for rows in self._halves
         )
-        policy = self.family(learning, seen)
+        policy = self.learner(learning, seen)
         points = frontier(measuring, met, policy)
         kept = [point for point in points if self._lost(point) <= self.budget]
         best = min(kept or points[:1], key=lambda point: point.cost)

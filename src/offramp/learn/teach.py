@@ -16,10 +16,10 @@ from offramp.answering.committees import Committees, learn
 from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.frontier import LEVELS, Point, Recorded, cost_at, replay
-from offramp.core.policy import Family, Policy
+from offramp.core.policy import Learner, Policy
 from offramp.core.tasks import Excess, Losses
 from offramp.core.trace import Trace
-from offramp.policies import Deployable, family
+from offramp.policies import Deployable, Family, family
 
 AUTO = "auto"
 QUICK, NETWORK = "learned", "network"
@@ -53,7 +53,12 @@ class Lesson:
     def take(self, rows: IntArray) -> Lesson:
         return Lesson(self.trace.take(rows), self.losses.take(rows), self.committees)
 
-    def held_out(self, learns: Family[Policy], levels: Sequence[float]) -> float:
+    def taught(self, policy: str | Family, held_out: Mapping[str, float] | None = None) -> Taught:
+        """What is learned from all of them; `held_out` is what was tried before."""
+        decides = family(policy)
+        return Taught(decides(self.trace, self.losses), decides, self, held_out or {})
+
+    def held_out(self, learns: Learner[Policy], levels: Sequence[float]) -> float:
         """Mean cost at the levels, over the reference's; each example met by a policy of others."""
         totals = np.zeros((2, _STEPS))
         for fold in np.unique(self.folds):
@@ -108,18 +113,22 @@ class Taught:
     """A policy, how stages answer, and what else was tried."""
 
     policy: Deployable
-    name: str  # of its family
+    family: Family
     lesson: Lesson  # what it was learned from
     held_out: Mapping[str, float]  # tried -> mean cost at the levels, over the reference's
 
+    @property
+    def name(self) -> str:
+        return self.family.name
 
-def teach(trace: Trace, ways: Ways = DEFAULT, policy: str = AUTO) -> Taught:
+
+def teach(trace: Trace, ways: Ways = DEFAULT, policy: str | Family = AUTO) -> Taught:
     """The policy that costs least at some levels of excess loss, on held-out examples.
 
     Args:
         trace: examples to learn from and choose on; whatever is chosen learns from all of them.
         ways: what counts, and whether stages may answer together.
-        policy: the name of a family, or `auto` to choose one: with few examples a rule.
+        policy: a family or its name, or `auto` to choose one: with few examples a rule.
 
     Raises:
         InputError: an unknown policy.
@@ -127,11 +136,11 @@ def teach(trace: Trace, ways: Ways = DEFAULT, policy: str = AUTO) -> Taught:
     """
     lesson = ways.lesson(trace)
     if policy != AUTO:
-        return Taught(family(policy)(lesson.trace, lesson.losses), policy, lesson, {})
+        return lesson.taught(policy)
     if trace.examples < FEW:
-        return Taught(family(RULES[0])(lesson.trace, lesson.losses), RULES[0], lesson, {})
+        return lesson.taught(RULES[0])
     sample = lesson.take(trace.sample(_SAMPLE, ways.seed))
     names = (QUICK, *RULES, *((NETWORK,) if trace.examples >= _MANY else ()))
     tried = {name: sample.held_out(family(name), ways.levels) for name in names}
     best = min(names, key=lambda name: tried[name] + (_WORTH if name != QUICK else 0.0))
-    return Taught(family(best)(lesson.trace, lesson.losses), best, lesson, tried)
+    return lesson.taught(best, tried)

@@ -14,7 +14,7 @@ from offramp.core.prices import Prices
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
 from offramp.learn.teach import AUTO, Ways
-from offramp.policies import family
+from offramp.policies import Family, family
 from offramp.promise.certify import check_promise
 from offramp.promise.split import Repeats
 
@@ -70,7 +70,7 @@ class Choices:
         InputError: an unknown policy.
     """
 
-    policy: Annotated[str, "What decides; auto chooses."] = AUTO
+    policy: Annotated[str | Family, "What decides; auto chooses."] = AUTO
     pool: Annotated[bool, "Find who takes part, in which order; edges don't count."] = False
     committees: Annotated[bool, "Stages may answer with all scores paid for, where it helps."] = (
         True

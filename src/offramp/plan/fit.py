@@ -18,6 +18,7 @@ from offramp.networks.networks import Networks
 from offramp.plan.asked import Asked, Promise, Split
 from offramp.plan.job import Job, Rows, prepare
 from offramp.plan.plan import Plan
+from offramp.policies import Family
 from offramp.promise import split
 from offramp.promise.certify import Certificate
 from offramp.promise.split import FEWEST, Repeats
@@ -31,7 +32,7 @@ def fit(
     excess: Excess = "net",
     loss: str | None = None,
     unlabelled: bool = False,
-    policy: str = AUTO,
+    policy: str | Family = AUTO,
     pool: bool = False,
     committees: bool = True,
     refit: bool = False,
@@ -52,8 +53,8 @@ def fit(
         excess: `net`, or `induced`, which lets no gain make up for a loss.
         loss: top1, top5, module:function; None takes the trace's own, else top1.
         unlabelled: loss is disagreement with the reference; labels are not looked at.
-        policy: one of `offramp.policies.FAMILIES`, or `auto`: what costs least on held-out examples
-            (`offramp.learn.teach`).
+        policy: a family or its name, one of `offramp.policies.FAMILIES`; or `auto`: what costs
+            least on held-out examples (`offramp.learn.teach`).
         pool: the stages are candidates: `offramp.learn.pool` finds which of them take part, in
             which order and with which skips; the edges of `trace` do not count.
         committees: stages may answer with all the scores their walks have paid for, where that

@@ -27,7 +27,6 @@ from offramp.networks.networks import Networks
 from offramp.plan.asked import Asked
 from offramp.plan.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family, policy_to_json
-from offramp.policies.learned import SAMPLE, Learned
 from offramp.promise.certify import Candidate, Certificate, Order, Saving, certify, safest_first
 
 
@@ -159,10 +158,11 @@ class Job:
 
     def _info(self) -> dict[str, Any]:
         trace, learning, prices = self.rows.trace, self.rows.learning, self.asked.choices.prices
-        sampled = isinstance(self.taught.policy, Learned) and learning.examples > SAMPLE
+        most = self.taught.family.most or learning.examples
+        sampled = learning.examples > most
         return {
             "policies_tried": dict(self.taught.held_out),
-            "learning_examples": SAMPLE if sampled else learning.examples,
+            "learning_examples": min(most, learning.examples),
             "learning_sampled_from": learning.examples if sampled else None,
             "certification_data": self.rows.certifying.info.get("data"),
             "learning_data": trace.info.get("data"),
@@ -235,7 +235,7 @@ def _with_prices(material: Material, asked: Asked, ways: Ways) -> Material:
     trials = Trials(
         trace=learning,
         losses=learning.losses(ways.loss, ways.excess),
-        family=family(QUICK if policy == AUTO else policy),
+        learner=family(QUICK if policy == AUTO else policy).fit,
         budget=ways.levels[-1],
         seed=ways.seed,
     )

@@ -14,7 +14,7 @@ from offramp.core.frontier import Recorded, excess_of, replay
 from offramp.core.policy import Policy
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
-from offramp.policies import Static, family
+from offramp.policies import Family, Static, family
 from offramp.promise import split
 from offramp.promise.certify import check_promise
 from offramp.promise.pvalues import POWER, examples_expected
@@ -61,7 +61,7 @@ def needs(
     *,
     confidence: float = 0.95,
     excess: Excess = "net",
-    policy: str = "learned",
+    policy: str | Family = "learned",
     power: float = POWER,
     seed: int = 0,
 ) -> Needs:
@@ -78,7 +78,7 @@ def needs(
         budget: excess loss given up, a fraction in [0, 1].
         confidence: chance, over the draw of the examples, that the promise holds.
         excess: net or induced, of losses that are 0 or 1.
-        policy: one of `offramp.policies.FAMILIES`.
+        policy: a family or its name, one of `offramp.policies.FAMILIES`.
         power: chance that the number of examples certifies, in (0, 1).
         seed: of the split.
 
@@ -106,7 +106,7 @@ def _shown(trace: Trace) -> Trace:
     return shown
 
 
-def _learned(trace: Trace, excess: Excess, policy: str, seed: int) -> tuple[Policy, Trace]:
+def _learned(trace: Trace, excess: Excess, policy: str | Family, seed: int) -> tuple[Policy, Trace]:
     """A policy that was learned on one part of a trace, and the other part."""
     first, second = trace.split(_LEARN_SHARE, seed)
     learning = trace.take(first)

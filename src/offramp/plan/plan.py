@@ -41,8 +41,7 @@ from offramp.networks.networks import (
 )
 from offramp.networks.preprocessing import Preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
-from offramp.policies.learned import Learned
-from offramp.policies.rules import confidence
+from offramp.policies.statistics import confidence
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 
 VERSION = 1
@@ -273,7 +272,7 @@ class Plan:
     @classmethod
     def _from_manifest(cls, path: Path, value: Mapping[str, Any]) -> Plan:
         graph = Graph.from_json(value["graph"])
-        policy = policy_from_json(value["policy"])
+        policy = policy_from_json(value["policy"], value["classes"])
         found = cls(
             graph=graph,
             costs=graph.check_costs(Costs.from_json(value)),
@@ -301,9 +300,7 @@ class Plan:
         for what, names in named.items():
             if unknown := sorted(set(names) - stages):
                 raise ValueError(f"the {what} names an unknown stage {unknown[0]!r}")
-        models = self.policy.models.values() if isinstance(self.policy, Learned) else ()
-        counted = {self.classes, *(model.features.classes for model in models)}
-        if not fits(int, self.classes) or self.classes < 2 or len(counted) > 1:
+        if not fits(int, self.classes) or self.classes < 2:
             raise ValueError(f"the number of classes is {self.classes!r}")
         if not fits(Mapping[str, Kind], self.kinds) or not stages <= set(self.kinds):
             raise ValueError(f"the kinds of scores are {self.kinds!r}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,14 +12,16 @@ from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
 from offramp.core.policy import Seen
 from offramp.core.tasks import FEW_CLASSES, logits
-from offramp.policies.rules import margin as margin_of
+from offramp.policies.families import numbers
+from offramp.policies.operators import Dial, Memory, SeenTensors
+from offramp.policies.statistics import SURE
+from offramp.policies.statistics import margin as margin_of
 
 BLOCKS = ("margin", "answer", "second", "spread", "earlier", "divergence")
 """Names of the blocks of features, in their order; the first is always there."""
 _KNOTS = 6  # bends of the piecewise linear function of the margin
 _SPREAD, _EARLIER, _DIVERGENCE = 3, 3, 2  # features in a block, the last two per earlier stage
 _HIGHEST = 1.0 - 1e-6  # engines that count in float32 tell no bends above apart
-SURE = 1e-6  # where other classes get less than that together, no more is made of it
 _TINY = 1e-12  # probabilities below count as this in the entropy
 
 
@@ -83,6 +86,35 @@ class Features:
         chosen = tuple(name for name in self.names if name in names)
         return replace(self, mean=self.mean[kept], scale=self.scale[kept], names=chosen), kept
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stages": list(self.stages),
+            "classes": self.classes,
+            "blocks": list(self.names),
+            "knots": self.knots.tolist(),
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Features:
+        """The inverse of `to_json`. Raises ValueError, KeyError or TypeError."""
+        knots, mean, scale = (numbers(value[name]) for name in ("knots", "mean", "scale"))
+        blocks, classes = value["blocks"], value["classes"]
+        if not isinstance(classes, int) or classes < 2:
+            raise ValueError(f"{classes!r} classes")
+        names = tuple(name for name in BLOCKS if name in blocks)
+        if list(names) != blocks or BLOCKS[0] not in names:  # in their order, the first always
+            raise ValueError(f"blocks {blocks!r}")
+        if knots.ndim != 1:
+            raise ValueError(f"knots of shape {knots.shape}")
+        return cls(tuple(value["stages"]), classes, knots, mean, scale, names)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether earlier stages are looked at."""
+        return bool({"earlier", "divergence"} & {*self.blocks})
+
     def __call__(self, seen: Seen) -> FloatArray:
         """(n, features), centred and scaled: what is learned from."""
         return self.spread_out(self.parts(seen))
@@ -102,13 +134,13 @@ class Features:
         elif name == "second":
             yield (parts.second[:, None] == classes) * (1.0 - margin)
         else:
-            found = {
+            values = {
                 "spread": parts.spread,
                 "earlier": parts.earlier,
                 "divergence": parts.divergence,
             }[name]
-            assert found is not None
-            yield found
+            assert values is not None
+            yield values
 
     def parts(self, seen: Seen) -> Parts:
         """The features before they are spread over columns: what a walk computes."""
@@ -163,19 +195,19 @@ class Linear:
         """From (outputs, 1 + features), constant first, on centred and scaled features."""
         slopes = (weights[:, 1:] / features.scale).T
         sizes = np.cumsum(list(features.blocks.values()))[:-1]
-        found: dict[str, FloatArray] = dict(
+        by_block: dict[str, FloatArray] = dict(
             zip(features.blocks, np.split(slopes, sizes), strict=True)
         )
-        answered = found.get("answer")
+        answered = by_block.get("answer")
         return cls(
             np.concatenate([[0.0], features.knots]),
-            found["margin"],
+            by_block["margin"],
             weights[:, 0] - features.mean @ slopes,
             None if answered is None else np.stack(np.split(answered, 2), axis=1),
-            found.get("second"),
-            found.get("spread"),
-            found.get("earlier"),
-            found.get("divergence"),
+            by_block.get("second"),
+            by_block.get("spread"),
+            by_block.get("earlier"),
+            by_block.get("divergence"),
         )
 
     def __call__(self, parts: Parts) -> FloatArray:
@@ -197,6 +229,88 @@ class Linear:
             if values is not None and slopes is not None:
                 total += values @ slopes
         return total
+
+    def tensor(self, seen: SeenTensors) -> str:
+        """The same of what was seen as tensors, (n, outputs)."""
+        scope, columns = seen.scope, self.curve.shape[1]
+        # columns of `bent`: 1, 1 minus the margin, and the margin above each knot
+        bends = len(self.knots)
+        slopes = np.array([[0, -1, *[1] * bends], [0, 1, *[-1] * bends]])
+        shift = np.array([1, 1, *-self.knots])
+        pieces = scope.add("Gemm", seen.two[0], scope.constant(slopes), scope.constant(shift))
+        bent = scope.add("Relu", pieces)
+        if self.answered is None and self.second is None:
+            weights = np.vstack([self.constant, np.zeros(columns), self.curve])
+            value = scope.add("MatMul", bent, scope.constant(weights))
+        else:
+            table = self._table(seen.classes)
+            if columns == 1:
+                table = table[:, :, 0]
+            else:
+                bent = scope.add("Unsqueeze", bent, scope.integers(1))
+            weighted = scope.add("GatherND", scope.constant(table), seen.two[1])
+            product = scope.add("Mul", weighted, bent)
+            value = scope.add("ReduceSum", product, scope.integers(-1), keepdims=int(columns == 1))
+        if self.spread is not None:
+            value = scope.add("Gemm", seen.spread, scope.constant(self.spread), value)
+        if self.earlier is not None:
+            value = _add_earlier(seen, self.earlier, value)
+        if self.divergence is not None:
+            # per earlier stage: what its answer is given now, and the chance that draws agree
+            now, together = (self.divergence[i::_DIVERGENCE] for i in range(_DIVERGENCE))
+            asked = scope.add("Unsqueeze", seen.probabilities, scope.integers(2))
+            value = _add_products(seen, asked, np.stack([together, now], axis=1), value)
+        return value
+
+    def _table(self, classes: int) -> FloatArray:
+        """The coefficients for each answer and second one, (classes, classes, outputs, pieces)."""
+        outputs = self.curve.shape[1]
+        answered = np.zeros((classes, 2, outputs)) if self.answered is None else self.answered
+        second = np.zeros((classes, outputs)) if self.second is None else self.second
+        table = np.empty((classes, classes, outputs, 2 + len(self.knots)))
+        table[..., 0] = (answered[:, 0] + self.constant)[:, None]
+        table[..., 1] = answered[:, None, 1] + second[None]
+        table[..., 2:] = self.curve.T
+        return table
+
+
+def _add_earlier(seen: SeenTensors, slopes: FloatArray, value: str) -> str:
+    """Adds what the block `earlier` says."""
+    scope, before = seen.scope, seen.observed[-2]
+    # per earlier stage: whether it answered alike, its margin, what it gave to the answer
+    alike, margins, given = (slopes[i::_EARLIER] for i in range(_EARLIER))
+    asked = scope.add("Unsqueeze", seen.member, scope.integers(2))
+    value = _add_products(seen, asked, np.stack([given, alike], axis=1), value)
+    return scope.add("Gemm", seen.get(f"{before}:margins"), scope.constant(margins), value)
+
+
+def _add_products(seen: SeenTensors, asked: str, slopes: FloatArray, value: str) -> str:
+    """Adds products of (n, classes, 1) with every earlier stage's probabilities and answer.
+
+    Slopes: (earlier stages, 2, columns), of the product with probabilities, then with the answer.
+    """
+    scope = seen.scope
+    products = scope.add("MatMul", seen.get(f"{seen.observed[-2]}:seen"), asked)
+    both = scope.add("Squeeze", products, scope.integers(2))
+    return scope.add("Gemm", both, scope.constant(slopes.reshape(-1, slopes.shape[-1])), value)
+
+
+def _seen_so_far(seen: SeenTensors, dial: Dial) -> str:
+    """Per stage so far two rows, its probabilities and its answer, (n, 2 * stages, classes)."""
+    both = (seen.probabilities, seen.member)
+    rows = [seen.scope.add("Unsqueeze", part, seen.scope.integers(1)) for part in both]
+    before = seen.before("seen")
+    return seen.scope.add("Concat", *filter(None, [before]), *rows, axis=1)
+
+
+def _margins_so_far(seen: SeenTensors, dial: Dial) -> str:
+    """The margin of each stage so far, (n, stages)."""
+    difference = seen.scope.constant([[1.0], [-1.0]])
+    return seen.joined("margins", seen.scope.add("MatMul", seen.two[0], difference))
+
+
+LOOKED_BACK_AT: Memory = {"seen": _seen_so_far, "margins": _margins_so_far}
+"""What a stage remembers for later ones whose features look back."""
 
 
 def _spread(seen: Seen, probable: FloatArray) -> FloatArray:

@@ -9,18 +9,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
-from offramp.core.policy import STOP, Seen, backbone
-from offramp.core.tasks import Losses
+from offramp.core.policy import STOP, TRADEOFFS, Seen, backbone, seen_by_all
+from offramp.core.tasks import FEW_CLASSES, Losses
 from offramp.core.trace import Trace
-from offramp.policies.rules import TRADEOFFS, seen_by_all
-from offramp.policies.statistics import agreeing, logistic, scales, scores, summary, sureness
+from offramp.policies.families import Family, Saved, arrays_to_json, cuts_to_json
+from offramp.policies.logistic import column_weights, log_odds, logistic
+from offramp.policies.operators import ANSWERS, Decision, Dial, Memory, SeenTensors
+from offramp.policies.statistics import agreeing, observations, summary
 from offramp.policies.thresholds import tuned
 
 _FOLDS = 5
@@ -60,13 +63,13 @@ class Gates:
         for stage in graph.order:
             features = gates._looks(seen_by_all(trace, stage, graph), known)
             right = 1.0 - losses.values[stage].astype(np.float64)
-            scale = scales(features.shape[1], trace.classes)
+            scale = column_weights(features.shape[1], trace.classes)
             weights[stage] = logistic(features, right, scale=scale)[None]
-            known[stage] = scores(features, weights[stage])[:, 0]
+            known[stage] = log_odds(features, weights[stage])[:, 0]
             honest[stage] = np.empty(trace.examples)
             for held in (folds == fold for fold in np.unique(folds)):
                 other = logistic(features[~held], right[~held], scale=scale)[None]
-                honest[stage][held] = scores(features[held], other)[:, 0]
+                honest[stage][held] = log_odds(features[held], other)[:, 0]
         cuts = tuned(trace, losses, graph, honest)
         inner = graph.order[:-1]
         return cls(
@@ -102,12 +105,12 @@ class Gates:
     def evidence(self, seen: Seen) -> FloatArray:
         """The score of each gate of the stage, (n, gates)."""
         if self.kind == "jei-dnn":
-            return scores(summary(seen), self.weights[seen.stage])
+            return log_odds(summary(seen), self.weights[seen.stage])
         known: dict[str, FloatArray] = {}
         for stage in self.graph.observed[seen.stage]:
             said = {s: (seen.rows, seen.scores(s)) for s in self.graph.observed[stage]}
             there = Seen(stage, seen.rows, said, seen.kinds)
-            known[stage] = scores(self._looks(there, known), self.weights[stage])[:, 0]
+            known[stage] = log_odds(self._looks(there, known), self.weights[stage])[:, 0]
         return known[seen.stage][:, None]
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
@@ -116,10 +119,68 @@ class Gates:
         return np.where(score >= self.cuts[stage][at], STOP, 1)
 
     def _looks(self, seen: Seen, known: Mapping[str, FloatArray]) -> FloatArray:
-        """What the scorer sees, (n, features): sureness, votes, and the scores before."""
+        """What the scorer sees, (n, features): observations, votes, and the scores before."""
         observed = self.graph.observed[seen.stage]
         votes = agreeing(seen, observed).mean(axis=1)
-        return np.column_stack([sureness(seen), votes, *(known[s] for s in observed[:-1])])
+        return np.column_stack([observations(seen), votes, *(known[s] for s in observed[:-1])])
+
+    def to_json(self) -> dict[str, Any]:
+        cuts = {stage: cuts_to_json(cut[:, None]) for stage, cut in self.cuts.items()}
+        return {"weights": arrays_to_json(self.weights), "cuts": cuts}
+
+    @classmethod
+    def from_json(cls, saved: Saved) -> Gates:
+        graph, weights, cuts = saved.graph, saved.numbers("weights"), saved.cuts("cuts")
+        gates = 1 if saved.kind == "eenet" else len(saved.settings)
+        for stage, weight in weights.items():
+            before = len(graph.observed[stage]) - 1 if saved.kind == "eenet" else 0
+            first = weights[graph.root].shape[1]
+            saved.check(weight.shape == (gates, first + before), "weights", stage)
+            saved.check(cuts[stage].shape == (len(saved.settings), 1), "cuts", stage)
+        flat = {stage: cut[:, 0] for stage, cut in cuts.items()}
+        return cls(graph, saved.settings, weights, flat, saved.kind)
+
+    def forced(self, *, goes_on: bool) -> tuple[Gates, float]:
+        always = np.inf if goes_on else -np.inf
+        cuts = {stage: np.full_like(cut, always) for stage, cut in self.cuts.items()}
+        return replace(self, cuts=cuts), float(self.settings[0])
+
+    def decision(self, seen: SeenTensors, dial: Dial) -> Decision:
+        value = seen.trusted(self._score(seen, dial))
+        limit = dial.row(seen.scope, self.settings, self.cuts[seen.stage][:, None])
+        return Decision.column(seen.scope, seen.goes_on("GreaterOrEqual", value, limit))
+
+    def remembered(self, stage: str) -> Memory:
+        return {} if self.kind == "jei-dnn" else {**ANSWERS, "scores": self._scores}
+
+    def _score(self, seen: SeenTensors, dial: Dial) -> str:
+        """The score of the gate of a stage, (n, 1)."""
+        scope, weights, stages = seen.scope, self.weights[seen.stage], len(seen.observed)
+        looks = [seen.observations]
+        if self.kind == "jei-dnn":  # looks at no probabilities of classes
+            rest = seen.classes if seen.classes <= FEW_CLASSES else 0
+            weights = np.pad(weights, ((0, 0), (0, rest)))
+        elif stages == 1:  # the only vote is its own
+            weights = np.concatenate([weights[:, :1] + weights[:, -1:], weights[:, 1:-1]], axis=1)
+        else:
+            alike = scope.add("ReduceSum", seen.alike, scope.integers(1))
+            votes = scope.add("Add", alike, scope.constant(1.0))
+            looks.append(scope.add("Div", votes, scope.constant(float(stages))))
+            looks.append(seen.get(f"{seen.observed[-2]}:scores"))
+        slopes = dial.row(scope, self.settings, weights[:, 1:, None])
+        constant = dial.row(scope, self.settings, weights[:, :1])
+        row = looks[0] if len(looks) == 1 else scope.add("Concat", *looks, axis=1)
+        return scope.add("Add", scope.add("MatMul", row, slopes), constant)
+
+    def _scores(self, seen: SeenTensors, dial: Dial) -> str:
+        """The score of the gate of each stage so far, (n, stages)."""
+        return seen.joined("scores", self._score(seen, dial))
+
+
+GATES = (
+    Family("eenet", Gates.eenet, Gates.from_json),
+    Family("jei-dnn", Gates.jei_dnn, Gates.from_json),
+)
 
 
 def _taught(
@@ -140,7 +201,7 @@ def _taught(
             stop, go = tradeoff * losses.excess(stage), ahead + step / trace.reference_cost
             better = (stop <= go).astype(np.float64)
             gates[stage] = logistic(looks[stage], better, np.abs(stop - go) * comes[stage])
-            score = scores(looks[stage], gates[stage][None])[:, 0]
+            score = log_odds(looks[stage], gates[stage][None])[:, 0]
             ahead, stays[stage] = np.where(score >= 0, stop, go), expit(score)
         chance = np.ones(trace.examples)
         for stage in graph.order[:-1]:

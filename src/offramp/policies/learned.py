@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -23,12 +24,13 @@ from threadpoolctl import threadpool_limits
 from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
-from offramp.core.policy import STOP, Seen
+from offramp.core.policy import STOP, TRADEOFFS, Seen, seen_by_all
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
-from offramp.policies.features import BLOCKS, Features, Linear
+from offramp.policies.families import ALWAYS, Family, Saved, numbers
+from offramp.policies.features import BLOCKS, LOOKED_BACK_AT, Features, Linear
+from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
 from offramp.policies.regression import Hidden, Regression
-from offramp.policies.rules import TRADEOFFS, seen_by_all
 
 FOLDS = 5
 SAMPLE = 50_000  # larger learning sets are sampled
@@ -69,10 +71,84 @@ class Model:
     def __call__(self, seen: Seen) -> FloatArray:
         """Loss and cost of each successor, against stopping: (n, successors * 4)."""
         parts = self.features.parts(seen)
-        found = self.linear(parts)
+        costs = self.linear(parts)
         if self.hidden is not None and self.rectified is not None:
-            found += np.maximum(self.rectified(parts), 0.0) @ self.hidden.out
-        return found
+            costs += np.maximum(self.rectified(parts), 0.0) @ self.hidden.out
+        return costs
+
+    def to_json(self) -> dict[str, Any]:
+        value = {
+            "features": self.features.to_json(),
+            "loss": self.loss.tolist(),
+            "cost": self.cost.tolist(),
+        }
+        if (hidden := self.hidden) is not None:
+            parts = {"weights": hidden.weights, "bias": hidden.bias, "out": hidden.out}
+            value["hidden"] = {name: part.tolist() for name, part in parts.items()}
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Model:
+        """The inverse of `to_json`. Raises ValueError, KeyError or TypeError."""
+        hidden = value.get("hidden")
+        return cls(
+            Features.from_json(value["features"]),
+            numbers(value["loss"]),
+            numbers(value["cost"]),
+            hidden and Hidden(*(numbers(hidden[name]) for name in ("weights", "bias", "out"))),
+        )
+
+    def check(self, saved: Saved, stage: str) -> None:
+        """Raises PlanError where the model does not fit its stage."""
+        features, after = self.features, len(saved.graph.successors[stage])
+        check = partial(saved.check, stage=stage)
+        check(features.stages == saved.graph.observed[stage], "stages")
+        check(saved.classes in (None, features.classes), "classes")
+        width = sum(features.blocks.values())
+        check(features.mean.shape == features.scale.shape == (width,), "features")
+        check(float(features.scale.min()) > 0, "features")
+        for weights in (self.loss, self.cost):
+            check(weights.shape == (after, 2, 1 + width), "weights")
+        check((self.hidden is not None) == (saved.kind == "network"), "hidden units")
+        if (hidden := self.hidden) is not None:
+            units = len(hidden.bias)
+            check(hidden.weights.shape == (width, units), "hidden units")
+            check(hidden.bias.shape == (units,), "hidden units")
+            check(hidden.out.shape == (units, 4 * after), "hidden units")
+
+    def forced(self, goes_on: bool) -> Model:
+        """The first successor far cheaper than the others and than stopping, or all far dearer."""
+        cost = self.cost.copy()
+        rank = np.arange(len(cost), 0, -1) if goes_on else -np.ones(len(cost))
+        cost[:, 0, 0] -= ALWAYS * rank
+        return replace(self, cost=cost)
+
+    def tensor(self, seen: SeenTensors, dial: Dial) -> tuple[str, int]:
+        """The cost-to-go of each action against stopping, (n, actions), and how many there are.
+
+        With several successors stopping has a column of its own, of zeros, so that one comparison
+        finds the lowest.
+        """
+        scope, fixed = seen.scope, dial.given is None
+        weights = np.concatenate([np.zeros((1, *self.weights.shape[1:])), self.weights])
+        weights = weights[1 if len(self.weights) == 1 else 0 :]  # (columns, 4, 1 + features)
+        columns = len(weights)
+        if fixed:
+            weights = np.einsum("k,ckf->cf", bases(dial.default), weights)
+        linear = Linear.fold(self.features, weights.reshape(-1, weights.shape[-1]))
+        value = linear.tensor(seen)
+        if self.hidden is not None and self.rectified is not None:
+            units = scope.add("Relu", self.rectified.tensor(seen))
+            out = self.hidden.out.reshape(len(self.hidden.out), -1, 4)
+            stop = np.zeros((len(out), columns - out.shape[1], 4))
+            out = np.concatenate([stop, out], axis=1)
+            added = out @ bases(dial.default) if fixed else out.reshape(len(out), -1)
+            value = scope.add("Gemm", units, scope.constant(added), value)
+        if dial.bases is not None:
+            rows = scope.add("Reshape", value, scope.integers(0, columns, 4))
+            value = scope.add("MatMul", rows, dial.bases)
+            value = scope.add("Squeeze", value, scope.integers(2))
+        return value, columns
 
 
 @dataclass(frozen=True)
@@ -119,6 +195,40 @@ class Learned:
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
         """As `decide`; a setting beyond the learned tradeoffs counts as the nearest of them."""
         return decide(evidence, min(max(setting, self.settings[-1]), self.settings[0]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"models": {stage: model.to_json() for stage, model in self.models.items()}}
+
+    @classmethod
+    def from_json(cls, saved: Saved) -> Learned:
+        saved.check(float(saved.settings.min()) > 0, "settings")  # their logarithm is taken
+        models = {s: Model.from_json(model) for s, model in saved.values["models"].items()}
+        for stage, model in saved.every(models, "model").items():
+            model.check(saved, stage)
+        return cls(saved.graph, saved.settings, models, saved.kind)
+
+    def forced(self, *, goes_on: bool) -> tuple[Learned, float]:
+        models = {stage: model.forced(goes_on) for stage, model in self.models.items()}
+        return replace(self, models=models), 1.0
+
+    def decision(self, seen: SeenTensors, dial: Dial) -> Decision:
+        scope = seen.scope
+        value, columns = self.models[seen.stage].tensor(seen, dial)
+        value = seen.trusted(value, columns)
+        if columns > 1:
+            return Decision.lowest(scope, value, columns - 1)
+        return Decision.column(scope, seen.goes_on("GreaterOrEqual", value, scope.constant(0.0)))
+
+    def remembered(self, stage: str) -> Memory:
+        before = {other: self.graph.observed[other][:-1] for other in self.models}
+        looking = [s for s, model in self.models.items() if model.features.looks_back]
+        return LOOKED_BACK_AT if any(stage in before[other] for other in looking) else {}
+
+
+LEARNED = (
+    Family("learned", Learned.fit, Learned.from_json, SAMPLE),
+    Family("network", partial(Learned.fit, units=UNITS), Learned.from_json, SAMPLE),
+)
 
 
 def decide(evidence: FloatArray, tradeoff: float) -> IntArray:

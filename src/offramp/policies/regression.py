@@ -144,10 +144,10 @@ class Ridge:
                 if scale == chosen[block]:
                     continue
                 tried = [*chosen[:block], scale, *chosen[block + 1 :]]
-                found = _leave_one_out(phi * np.repeat(tried, sizes), targets)
-                gain = best[0] - found[0]
+                error = _leave_one_out(phi * np.repeat(tried, sizes), targets)
+                gain = best[0] - error[0]
                 if gain.mean() > _SURE * gain.std() / np.sqrt(len(gain)):
-                    best, chosen = found, tried
+                    best, chosen = error, tried
         kept = tuple(name for name, scale in zip(blocks, chosen, strict=True) if scale)
         return cls(np.repeat(chosen, sizes), best[1], kept)
 
@@ -178,8 +178,8 @@ def _leave_one_out(phi: FloatArray, targets: FloatArray) -> tuple[FloatArray, fl
         leverage = 1 / len(phi) + squared @ (1 / (values + penalty))
         residual = y - rotated @ (projected / (values + penalty)[:, None])
         errors = (residual / (1 - np.minimum(leverage, 0.999))[:, None]) ** 2
-        found = errors.mean(axis=1)
-        if best is None or found.mean() < best[0].mean():
-            best = (found, float(penalty))
+        each = errors.mean(axis=1)
+        if best is None or each.mean() < best[0].mean():
+            best = (each, float(penalty))
     assert best is not None
     return best

@@ -12,23 +12,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
 from offramp.core.hulls import corners
-from offramp.core.policy import Seen, backbone
+from offramp.core.policy import TRADEOFFS, Seen, backbone, seen_by_all
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
-from offramp.policies.rules import TRADEOFFS, confidence, seen_by_all
+from offramp.policies.families import Family, Saved, cuts_to_json
+from offramp.policies.operators import INT64, Decision, Dial, Memory, SeenTensors
+from offramp.policies.statistics import confidence
 
 _COMBINATIONS = 4096  # of cuts that the exhaustive search tries, at most
 _FINEST = 60  # quantiles of one stage, at most
 _RATIOS = np.geomspace(100.0, 0.01, 60)  # of the share of one exit to that of the one before
 _TOLERANCES = np.linspace(0.0, 0.3, 60)  # accuracy that an exit may lose to its best
+_ROUNDED = 2.0**-54  # 1 minus less than this is 1 in numpy
 _FEWEST = 50  # an accuracy counts where at least one in so many examples is above the cut
 
 
@@ -48,7 +52,7 @@ class Thresholds:
     @classmethod
     def fit(cls, trace: Trace, losses: Losses) -> Thresholds:
         """One set of cuts for each tradeoff, on the whole graph."""
-        return cls(trace.graph, TRADEOFFS, tuned(trace, losses, trace.graph, _sureness(trace)))
+        return cls(trace.graph, TRADEOFFS, tuned(trace, losses, trace.graph, _confidences(trace)))
 
     @classmethod
     def window(cls, trace: Trace, losses: Losses) -> Thresholds:
@@ -60,8 +64,8 @@ class Thresholds:
         halves that did not tune it, there is none.
         """
         graph = backbone(trace.graph)
-        plain = tuned(trace, losses, graph, _sureness(trace))
-        cuts = tuned(trace, losses, graph, _sureness(trace), window=True)
+        plain = tuned(trace, losses, graph, _confidences(trace))
+        cuts = tuned(trace, losses, graph, _confidences(trace), window=True)
         pays = _held_out(trace, losses, graph, True) < _held_out(trace, losses, graph, False)
         for stage in graph.order[:-1]:
             alone = np.column_stack([plain[stage], np.zeros(len(TRADEOFFS))])
@@ -78,8 +82,8 @@ class Thresholds:
         graph = backbone(trace.graph)
         corners = _Search(trace, losses, graph).best()
         inner = enumerate(graph.order[:-1])
-        found = {stage: np.array([[cuts[i]] for _, _, cuts in corners]) for i, stage in inner}
-        return cls(graph, np.arange(len(corners), 0, -1.0), found, "exhaustive")
+        by_stage = {stage: np.array([[cuts[i]] for _, _, cuts in corners]) for i, stage in inner}
+        return cls(graph, np.arange(len(corners), 0, -1.0), by_stage, "exhaustive")
 
     @classmethod
     def msdnet(cls, trace: Trace, losses: Losses) -> Thresholds:
@@ -89,7 +93,7 @@ class Thresholds:
         proportional to powers of one ratio, which is the dial; above 1 most reach the last.
         """
         graph = backbone(trace.graph)
-        sure = _sureness(trace)
+        sure = _confidences(trace)
         cuts = {stage: np.full((len(_RATIOS), 1), np.inf) for stage in graph.order[:-1]}
         for i, ratio in enumerate(_RATIOS):
             shares = ratio ** np.arange(len(graph.order))
@@ -108,7 +112,7 @@ class Thresholds:
         computation, section 3: an exit's cut is the lowest whose accuracy above it is at least the
         exit's highest minus the tolerance, over all examples. The dial is 1 minus the tolerance.
         """
-        graph, sure = backbone(trace.graph), _sureness(trace)
+        graph, sure = backbone(trace.graph), _confidences(trace)
         cuts = {
             stage: np.array([[_lowest(sure[stage], losses.values[stage], t)] for t in _TOLERANCES])
             for stage in graph.order[:-1]
@@ -123,18 +127,57 @@ class Thresholds:
         band = (evidence < cuts).sum(axis=1)
         return np.asarray(band % (len(self.graph.successors[stage]) + 1))
 
+    def to_json(self) -> dict[str, Any]:
+        return {"cuts": {stage: cuts_to_json(cuts) for stage, cuts in self.cuts.items()}}
 
-THRESHOLDS: Mapping[str, Callable[[Trace, Losses], Thresholds]] = {
-    "thresholds": Thresholds.fit,
-    "window": Thresholds.window,
-    "exhaustive": Thresholds.exhaustive,
-    "msdnet": Thresholds.msdnet,
-    "greedy": Thresholds.greedy,
-}
-"""What makes each of them, by its name."""
+    @classmethod
+    def from_json(cls, saved: Saved) -> Thresholds:
+        rows = len(saved.settings)
+        cuts = {stage: cut.reshape(rows, -1) for stage, cut in saved.cuts("cuts").items()}
+        for stage, after in saved.graph.successors.items():
+            many = (len(after), len(after) + 1)
+            saved.check(not after or cuts[stage].shape[1] in many, "cuts", stage)
+        return cls(saved.graph, saved.settings, cuts, saved.kind)
+
+    def forced(self, *, goes_on: bool) -> tuple[Thresholds, float]:
+        cuts = {stage: np.full_like(cut, -np.inf) for stage, cut in self.cuts.items()}
+        for cut in cuts.values():
+            cut[:, :1] = np.inf if goes_on else -np.inf
+        return replace(self, cuts=cuts), float(self.settings[0])
+
+    def decision(self, seen: SeenTensors, dial: Dial) -> Decision:
+        """Sureness is compared as 1 minus itself, which keeps its digits near 1."""
+        scope, cuts = seen.scope, 1.0 - self.cuts[seen.stage]
+        cuts = np.where(cuts == 0, _ROUNDED, cuts)
+        limits = dial.row(scope, self.settings, cuts)
+        unsure = seen.trusted(seen.unsure)
+        below = seen.goes_on("LessOrEqual", unsure, limits)
+        if cuts.shape[1] == 1:
+            return Decision.column(scope, below)
+        bands = scope.add("Cast", below, to=INT64)
+        action = scope.add("ReduceSum", bands, scope.integers(1), keepdims=0)
+        successors = len(self.graph.successors[seen.stage])
+        if cuts.shape[1] > successors:  # below the last band the hopeless stop, what is NaN goes on
+            last = scope.constant(successors, np.int64)
+            stopping = scope.add("Mod", action, scope.constant(successors + 1, np.int64))
+            broken = scope.add("Squeeze", scope.add("IsNaN", unsure), scope.integers(1))
+            action = scope.add("Where", broken, last, stopping)
+        return Decision(scope.add("Greater", action, scope.constant(0, np.int64)), action)
+
+    def remembered(self, stage: str) -> Memory:
+        return {}
 
 
-def _sureness(trace: Trace) -> dict[str, FloatArray]:
+THRESHOLDS = (
+    Family("thresholds", Thresholds.fit, Thresholds.from_json),
+    Family("window", Thresholds.window, Thresholds.from_json),
+    Family("exhaustive", Thresholds.exhaustive, Thresholds.from_json),
+    Family("msdnet", Thresholds.msdnet, Thresholds.from_json),
+    Family("greedy", Thresholds.greedy, Thresholds.from_json),
+)
+
+
+def _confidences(trace: Trace) -> dict[str, FloatArray]:
     """The highest probability of every stage for every example, (examples,) each."""
     return {v: confidence(seen_by_all(trace, v).log_probabilities()) for v in trace.graph.order}
 
@@ -165,7 +208,7 @@ class _Search:
     """
 
     def __init__(self, trace: Trace, losses: Losses, graph: Graph) -> None:
-        self.graph, self.sure = graph, _sureness(trace)
+        self.graph, self.sure = graph, _confidences(trace)
         stages = graph.order
         levels = round(_COMBINATIONS ** (1 / max(1, len(stages) - 1)))
         self.shares = np.linspace(0, 1, max(2, min(levels, _FINEST)))
@@ -182,15 +225,15 @@ class _Search:
         paid = self.steps[at] * len(rows)
         if at == len(self.steps) - 1:
             return [(float(self.excess[at][rows].sum()), paid, ())]
-        sure, found = self.sure[self.graph.order[at]][rows], []
+        sure, tried = self.sure[self.graph.order[at]][rows], []
         for share in self.shares:
             cut = _inner(sure, float(share))
             goes = sure < cut
             lost = float(self.excess[at][rows[~goes]].sum())
             for loss, cost, cuts in self._from(at + 1, rows[goes]):
-                found.append((lost + loss, paid + cost, (cut, *cuts)))
-        kept = corners(np.array([f[0] for f in found]), np.array([f[1] for f in found]))
-        return [found[i] for i in kept]
+                tried.append((lost + loss, paid + cost, (cut, *cuts)))
+        kept = corners(np.array([each[0] for each in tried]), np.array([each[1] for each in tried]))
+        return [tried[i] for i in kept]
 
 
 def tuned(
@@ -220,7 +263,7 @@ def _held_out(trace: Trace, losses: Losses, graph: Graph, window: bool) -> Float
     half = np.random.default_rng(0).permutation(trace.examples) % 2
     total = np.zeros(len(TRADEOFFS))
     parts = [(trace.take(rows), losses.take(rows)) for rows in (half == 0, half == 1)]
-    tuners = [_Tuner(part, its, graph, _sureness(part), window) for part, its in parts]
+    tuners = [_Tuner(part, its, graph, _confidences(part), window) for part, its in parts]
     for tuner, other in (tuners, tuners[::-1]):
         total += [other.total(tradeoff, tuner.tune(tradeoff)) for tradeoff in TRADEOFFS]
     return total

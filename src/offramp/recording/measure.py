@@ -29,7 +29,6 @@ from offramp.learn.latency import Latency
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.policies.forced import forced
 from offramp.runtime import OnnxRuntime, SingleFile
 from offramp.runtime.driver import Runtime
 
@@ -215,7 +214,7 @@ def latency(
     Raises:
         PlanError, NetworkError: as `export.one_file`.
     """
-    policy, setting = forced(plan.policy, goes_on=True)
+    policy, setting = plan.policy.forced(goes_on=True)
     walked = backbone(policy.graph)
     parts = {part for stage in walked.order for part in walked.parts(stage)}
     stages = OnnxRuntime(plan.runnable(), plan.graph, threads=threads)

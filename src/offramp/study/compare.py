@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from offramp.answering.committees import Committees, answering
 from offramp.base.arrays import FloatArray
-from offramp.base.errors import TraceError
+from offramp.base.errors import InputError, TraceError
 from offramp.core.frontier import Point, frontier, uniform_points
 from offramp.core.hulls import LEVELS
 from offramp.core.policy import Policy
 from offramp.core.tasks import DISAGREEMENT, Losses
 from offramp.core.trace import Trace
 from offramp.learn.teach import AUTO, Ways, teach
-from offramp.policies import FAMILIES, ExactOracle, SoftOracle, Static, family
+from offramp.policies import FAMILIES, ExactOracle, Family, SoftOracle, Static, family
 from offramp.promise import split
 from offramp.promise.split import FEWEST
 from offramp.study.bands import (
@@ -157,7 +157,7 @@ def compare(
     test: Trace | None = None,
     *,
     loss: str | None = None,
-    policies: Iterable[str] | None = None,
+    policies: Iterable[str | Family] | None = None,
     seed: int = 0,
     bands: bool = True,
     progress: Progress | None = None,
@@ -170,8 +170,8 @@ def compare(
         trace: recorded examples; without `test` a random half tunes and the other measures.
         test: other examples of the same graph.
         loss: as in `Trace.losses`.
-        policies: names; None takes all, `auto` being what `fit` does by default. `uniform`, which
-            needs no fitting, is always there.
+        policies: families or their names; None takes all that are registered, and `auto`, which is
+            what `fit` does by default. `uniform`, which needs no fitting, is always there.
         seed: of the split, and of the draws that bands come from.
         bands: how far numbers may move with the draw of the measured examples
             (`offramp.study.bands`).
@@ -181,10 +181,7 @@ def compare(
         TraceError: `test` is of another graph, or there are too few examples.
         InputError: an unknown policy.
     """
-    names = [name for name in dict.fromkeys(policies or (OWN, *FAMILIES)) if name != UNIFORM]
-    for name in names:
-        if name != OWN:
-            family(name)  # raises where there is none
+    learners = _learners(policies or (OWN, *FAMILIES))
     trace = split.shown(trace, "compare")
     test = test and split.shown(test, "compare")
     _check_number(trace, test)
@@ -195,16 +192,16 @@ def compare(
         raise TraceError("the trace to measure on was recorded with another graph.")
     tune, losses = trace.losses(loss), test.losses(loss)
     bench = _Bench(test, losses, Resamples.of(test.examples, DRAWS if bands else 0, seed))
-    steps = _Steps(progress, 2 * len(names) + 2)
+    steps = _Steps(progress, 2 * len(learners) + 2)
     curves, seconds = dict[str, Curve](), dict[str, float]()
-    for name in names:
+    for name, learner in learners.items():
         steps.next(f"fitting {name}")
         started = time.perf_counter()
-        if name == OWN:
+        if learner is None:
             taught = teach(trace, Ways(loss=loss, unlabelled=loss == DISAGREEMENT, seed=seed))
             together, policy = taught.lesson.committees, taught.policy
         else:
-            together, policy = {}, family(name)(trace, tune)
+            together, policy = {}, learner(trace, tune)
         seconds[name] = time.perf_counter() - started
         steps.next(f"measuring {name}")
         curves[name] = bench.answering(together).measure(policy)
@@ -212,6 +209,22 @@ def compare(
     singles, soft, exact = bench.singles(), bench.soft_oracle(), bench.exact_oracle()
     steps.next("drawing again" if bands else "summing up")
     return _comparison(bench, curves, seconds, singles, {"soft": soft, "exact": exact})
+
+
+def _learners(policies: Iterable[str | Family]) -> dict[str, Family | None]:
+    """What fits each policy, by name; None: what `fit` does by default.
+
+    Raises InputError where a policy is unknown.
+    """
+    found: dict[str, Family | None] = {}
+    for policy in policies:
+        if policy == OWN:
+            found[OWN] = None
+        elif policy != UNIFORM:
+            learner = family(policy)
+            if found.setdefault(learner.name, learner) is not learner:
+                raise InputError(f"two policies are called '{learner.name}'; rename one of them.")
+    return found
 
 
 def _check_number(trace: Trace, test: Trace | None) -> None:

@@ -18,22 +18,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
-from offramp.core.policy import Wrapped
 from offramp.core.trace import Trace, assemble
 from offramp.plan.plan import Plan
-from offramp.policies import Policy, Seen, policy_from_json, policy_to_json
-from offramp.policies.encoding import Deployable
 from offramp.runtime.driver import Alone, Driver, Runtime, infer
 from offramp.runtime.format import Answers
+from offramp.testing.closeness import MOST_CLOSE, close, seen_at
+from offramp.testing.policies import PolicyLaws
 
-_ROUNDING = 1e-7  # of evidence: what single precision leaves of chances close to 1
-_NUDGES = 20  # of evidence, at random, that tell which decisions are close
-_MARGIN = 1e-4  # decisions closer than this may differ between engines
-_MOST_CLOSE = 0.5  # share of rows that may be as close
+__all__ = [
+    "DriverLaws",
+    "MemoryRuntime",
+    "PolicyLaws",
+    "RuntimeLaws",
+    "check_replay",
+    "close",
+    "has_dial",
+    "seen_at",
+    "synthetic",
+]
 
 
 @dataclass(frozen=True)
@@ -252,88 +258,10 @@ def check_replay(
     trace = plan.answering(Trace(plan.graph, plan.costs, scores, plan.kinds))
     outcome = replay(trace, plan.running, plan.setting)
     same, near = found.stage == np.array(outcome.order)[outcome.stage], close(plan, trace)
-    assert near.mean() <= _MOST_CLOSE, "so many decisions are close that little is compared"
+    assert near.mean() <= MOST_CLOSE, "so many decisions are close that little is compared"
     assert (same | near).all()
     np.testing.assert_allclose(found.cost[same], outcome.cost[same], rtol=1e-5)
     assert (found.answer == found.scores.argmax(axis=1)).all()
     for row in np.flatnonzero(same):
         expected = trace.scores[found.stage[row]][row]
         np.testing.assert_allclose(found.scores[row], expected, atol=tolerance)
-
-
-def close(plan: Plan, trace: Trace) -> AnyArray:
-    """Which examples of a trace are decided otherwise when scores move by a little, (examples,)."""
-    found = np.zeros(trace.examples, dtype=bool)
-    before = replay(trace, plan.running, plan.setting).stage
-    for sign in (-1, 1):
-        tilt = 1 + sign * _MARGIN
-        scores = {
-            stage: values * np.float32(tilt)
-            if trace.kinds[stage] == "logits"
-            else np.maximum(values, 0) ** np.float32(tilt)  # a factor says nothing of shares
-            for stage, values in trace.scores.items()
-        }
-        moved = Trace(trace.graph, trace.costs, scores, trace.kinds)
-        found |= replay(moved, plan.running, plan.setting).stage != before
-    for number in range(_NUDGES):
-        found |= replay(trace, _Nudged(plan.running, number), plan.setting).stage != before
-    return found
-
-
-@dataclass(frozen=True)
-class _Nudged(Wrapped):
-    """A policy whose evidence is off by what single precision leaves of chances close to 1."""
-
-    seed: int
-
-    def evidence(self, seen: Seen) -> FloatArray:
-        found = self.policy.evidence(seen)
-        signs = np.random.default_rng(self.seed).choice([-1, 1], found.shape)
-        counts = found == np.round(found)  # which are exact
-        return np.asarray(np.where(counts, found, found + signs * _ROUNDING))
-
-
-class PolicyLaws:
-    """What every policy must do. Fixtures: `policy`, and a `trace` of its graph."""
-
-    def test_evidence_of_a_row_does_not_depend_on_the_others(
-        self, policy: Policy, trace: Trace
-    ) -> None:
-        some = np.arange(1, trace.examples, 3)
-        for stage in policy.graph.order:
-            if policy.graph.successors[stage]:
-                whole = policy.evidence(seen_at(policy.graph, trace, stage))
-                part = policy.evidence(seen_at(policy.graph, trace, stage, some))
-                np.testing.assert_allclose(part, whole[some], atol=1e-9)
-
-    def test_choices_are_actions_of_the_stage(self, policy: Policy, trace: Trace) -> None:
-        for stage in policy.graph.order:
-            if successors := policy.graph.successors[stage]:
-                evidence = policy.evidence(seen_at(policy.graph, trace, stage))
-                for setting in policy.settings:
-                    action = policy.choose(stage, evidence, float(setting))
-                    assert action.shape == (trace.examples,)
-                    assert np.issubdtype(action.dtype, np.integer)
-                    assert ((action >= 0) & (action <= len(successors))).all()
-
-    def test_the_dial_goes_from_safe_to_cheap(self, policy: Policy, trace: Trace) -> None:
-        ends = [
-            replay(trace, policy, float(setting)).cost.mean()
-            for setting in policy.settings[[0, -1]]
-        ]
-        if len(policy.settings) > 1:  # else it has no dial
-            assert ends[0] > ends[-1]
-
-    def test_saved_and_loaded_it_decides_alike(self, policy: Deployable, trace: Trace) -> None:
-        loaded = policy_from_json(policy_to_json(policy))
-        for setting in policy.settings[:: max(1, len(policy.settings) // 5)]:
-            one = replay(trace, policy, float(setting))
-            other = replay(trace, loaded, float(setting))
-            assert (one.stage == other.stage).all()
-
-
-def seen_at(graph: Graph, trace: Trace, stage: str, rows: IntArray | None = None) -> Seen:
-    """What a walk that lets everything through has seen at `stage`."""
-    rows = np.arange(trace.examples) if rows is None else rows
-    said = {v: (rows, trace.scores[v][rows]) for v in graph.observed[stage]}
-    return Seen(stage, rows, said, trace.kinds)

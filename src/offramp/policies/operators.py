@@ -1,0 +1,273 @@
+"""The ONNX form of a policy: what it has seen as tensors, where its dial stands, where rows go.
+
+A policy decides twice, in numpy and in the files that it is exported to. Here is what its second
+form is written with; nothing of it needs the package `onnx`, so that both forms stand in one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.core.tasks import FEW_CLASSES, NEAREST, Kind
+from offramp.core.tasks import SMALLEST as SMALLEST_PROBABILITY
+from offramp.policies.statistics import LOWEST, SURE
+
+FLOAT, INT64 = 1, 7  # types of tensors as ONNX numbers them, for its operator Cast
+
+
+class Operators(Protocol):
+    """A graph of ONNX operators that is being written; tensors go by their names."""
+
+    def constant(self, value: AnyArray | Sequence[Any] | float, dtype: Any = np.float32) -> str:
+        """A constant tensor."""
+
+    def integers(self, *values: int) -> str:
+        """A constant of int64, (values,)."""
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """The only output of an operator; what is there already is not computed again."""
+
+    def several(self, outputs: int, operator: str, *inputs: str, **attributes: Any) -> list[str]:
+        """The outputs of an operator that has more of them."""
+
+
+Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recorded under it
+
+
+@dataclass(kw_only=True)
+class SeenTensors:
+    """What a walk has seen of n rows that are now at `stage`; each is computed once, if asked for.
+
+    The counterpart of `offramp.policies.Seen`.
+    """
+
+    scope: Operators
+    stage: str
+    observed: tuple[str, ...]  # stages on every path to this one, which is the last
+    scores: str  # (n, classes)
+    kind: Kind
+    classes: int
+    get: Get
+    taint: str | None = None  # (n, 1), 0 where the inputs are numbers, else NaN
+    wary: bool = False  # of engines on which a comparison with NaN may hold
+
+    def before(self, what: str) -> str | None:
+        """What the stage before this one remembered under `what`; None at the first stage."""
+        return self.get(f"{self.observed[-2]}:{what}") if len(self.observed) > 1 else None
+
+    def joined(self, what: str, tensor: str) -> str:
+        """A tensor (n, k) after those that earlier stages remembered, (n, stages * k)."""
+        before = self.before(what)
+        return tensor if before is None else self.scope.add("Concat", before, tensor, axis=1)
+
+    @cached_property
+    def probabilities(self) -> str:
+        """(n, classes)."""
+        scope = self.scope
+        if self.kind != "probabilities":
+            return scope.add("Softmax", self.logits, axis=1)
+        likely = scope.add("Max", self.scores, scope.constant(SMALLEST_PROBABILITY))
+        return scope.add("Div", likely, scope.add("ReduceSum", likely, scope.integers(1)))
+
+    @cached_property
+    def logits(self) -> str:
+        """`tasks.logits` of scores that are no probabilities, (n, classes)."""
+        if self.kind != "sigmoid":
+            return self.scores
+        scope = self.scope
+        left = scope.add("Sub", scope.constant(1.0), self.scores)
+        each = ((self.scores, SMALLEST_PROBABILITY), (left, NEAREST))
+        logs = [scope.add("Log", scope.add("Max", t, scope.constant(low))) for t, low in each]
+        return scope.add("Sub", *logs)
+
+    @cached_property
+    def logs(self) -> str:
+        """Logarithms of the probabilities, (n, classes)."""
+        if self.kind != "probabilities":
+            return self.scope.add("LogSoftmax", self.logits, axis=1)
+        return self.scope.add("Log", self.probabilities)
+
+    @cached_property
+    def two(self) -> list[str]:
+        """The two highest probabilities, and their classes, (n, 2) each."""
+        two = self.scope.integers(2)
+        return self.scope.several(2, "TopK", self.probabilities, two, axis=1)
+
+    @cached_property
+    def first(self) -> str:
+        """The class answered, (n,)."""
+        return self.scope.add("Gather", self.two[1], self.scope.constant(0, np.int64), axis=1)
+
+    @cached_property
+    def answer(self) -> str:
+        """The class answered, (n, 1)."""
+        return self.scope.add("Unsqueeze", self.first, self.scope.integers(1))
+
+    @cached_property
+    def member(self) -> str:
+        """1 at the class answered, (n, classes)."""
+        depth, values = self.scope.integers(self.classes), self.scope.constant([0, 1])
+        return self.scope.add("OneHot", self.first, depth, values)
+
+    @cached_property
+    def unsure(self) -> str:
+        """1 minus the highest probability, without losing its digits near 0, (n, 1)."""
+        others = self.scope.add("Sub", self.scope.constant(1.0), self.member)
+        rest = self.scope.add("Mul", self.probabilities, others)
+        return self.scope.add("ReduceSum", rest, self.scope.integers(1))
+
+    @cached_property
+    def close(self) -> str:
+        """1 minus the margin of the two highest probabilities, (n, 1)."""
+        return self.scope.add("Add", self.unsure, self.column(self.two[0], 1))
+
+    @cached_property
+    def spread(self) -> str:
+        """The entropy, the energy, and the logarithm of what other classes get, (n, 3)."""
+        scope = self.scope
+        if self.kind != "probabilities":
+            # a score minus its log-probability; ReduceLogSumExp fails in branches of OpenVINO
+            answer = self.answer
+            both = (self.logits, self.logs)
+            energy = scope.add(
+                "Sub", *(scope.add("GatherElements", t, answer, axis=1) for t in both)
+            )
+        else:
+            energy = scope.add("Mul", self.entropy, scope.constant(0.0))
+        return scope.add("Concat", self.entropy, energy, self.rest, axis=1)
+
+    @cached_property
+    def rest(self) -> str:
+        """The logarithm of what other classes get, (n, 1)."""
+        return self.scope.add("Log", self.scope.add("Max", self.unsure, self.scope.constant(SURE)))
+
+    @cached_property
+    def entropy(self) -> str:
+        """(n, 1)."""
+        return self.scope.add("Neg", self._weighted(self.logs))
+
+    @cached_property
+    def observations(self) -> str:
+        """`policies.statistics.observations`, (n, 5), or with the probabilities of few classes."""
+        scope = self.scope
+        logs = scope.add("Max", self.logs, scope.constant(LOWEST))
+        squared = scope.add("LogSoftmax", scope.add("Add", logs, logs), axis=1)
+        columns = [
+            scope.add("Sub", scope.constant(1.0), self.unsure),
+            scope.add("Sub", scope.constant(1.0), self.close),
+            *(self._weighted(each) for each in (logs, squared)),
+            scope.add("Neg", self.rest),
+            *([self.probabilities] if self.classes <= FEW_CLASSES else []),
+        ]
+        return scope.add("Concat", *columns, axis=1)
+
+    def _weighted(self, logs: str) -> str:
+        """Logarithms of probabilities, each as often as it happens, (n, 1)."""
+        # a class that is impossible counts nothing: minus infinity times 0 would be NaN
+        finite = self.scope.add("Max", logs, self.scope.constant(LOWEST))
+        weighted = self.scope.add("Mul", finite, self.scope.add("Exp", logs))
+        return self.scope.add("ReduceSum", weighted, self.scope.integers(1))
+
+    @property
+    def alike(self) -> str:
+        """1 for each earlier stage that answered alike, else 0, (n, stages - 1).
+
+        Stages must remember ANSWERS, and there must be an earlier one.
+        """
+        answer = self.answer
+        alike = self.scope.add("Equal", self.get(f"{self.observed[-2]}:answers"), answer)
+        return self.scope.add("Cast", alike, to=FLOAT)
+
+    def column(self, tensor: str, number: int) -> str:
+        """One column of (n, k), as (n, 1)."""
+        return self.scope.add("Gather", tensor, self.scope.integers(number), axis=1)
+
+    def trusted(self, values: str, columns: int = 1) -> str:
+        """(n, columns) values, NaN in the rows whose scores or inputs are no numbers."""
+        if self.kind != "logits":  # NaN logits are NaN in every probability already
+            nothing = self.scope.constant(np.zeros((self.classes, columns)))
+            values = self.scope.add("Gemm", self.scores, nothing, values)
+        return values if self.taint is None else self.scope.add("Add", values, self.taint)
+
+    def goes_on(self, stops: str, value: str, limit: str) -> str:
+        """Where the comparison `stops` of a value with a limit does not hold, NaN included."""
+        on = self.scope.add("Not", self.scope.add(stops, value, limit))
+        return self.scope.add("Or", on, self.scope.add("IsNaN", value)) if self.wary else on
+
+
+@dataclass(frozen=True)
+class Dial:
+    """Where a dial stands: a number that is known while the file is written, or an input of it."""
+
+    default: float  # the setting of the plan
+    given: str | None = None  # the setting at run time, a scalar
+    bases: str | None = None  # likewise (4, 1), of `policies.learned.bases`
+
+    def setting(
+        self,
+        scope: Operators,
+        known: Callable[[float], float] = lambda setting: setting,
+        given: Callable[[str], str] = lambda setting: setting,
+    ) -> str:
+        """What the setting is compared with, a scalar, as worked out from it in two ways."""
+        return scope.constant(known(self.default)) if self.given is None else given(self.given)
+
+    def row(self, scope: Operators, settings: FloatArray, table: FloatArray) -> str:
+        """The row of a table (settings, ...), or of one row for all, that the dial asks for."""
+        if self.given is None or len(table) == 1:
+            at = int(np.abs(settings - self.default).argmin())
+            return scope.constant(table[min(at, len(table) - 1)])
+        away = scope.add("Sub", scope.constant(settings), self.given)
+        nearest = scope.add("ArgMin", scope.add("Abs", away), axis=0, keepdims=0)
+        return scope.add("Gather", scope.constant(table), nearest, axis=0)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where n rows go; comparisons are made so that NaN goes on, as far as possible."""
+
+    onward: str  # (n,) whether each goes on
+    action: str | None = None  # (n,) 0 to stop, i for the i-th successor; None: at most one
+
+    @classmethod
+    def column(cls, scope: Operators, onward: str) -> Decision:
+        """From (n, 1) that says which rows go on, to the only successor."""
+        return cls(scope.add("Squeeze", onward, scope.integers(1)))
+
+    @classmethod
+    def lowest(
+        cls, scope: Operators, values: str, successors: int, actions: IntArray | None = None
+    ) -> Decision:
+        """The action with the lowest value, the first of several; the last where there is NaN.
+
+        `actions` says which action each column of the values stands for, if not its own number.
+        """
+        best = scope.add("ArgMin", values, axis=1, keepdims=0)
+        if actions is not None:
+            best = scope.add("Gather", scope.integers(*actions), best)
+        total = scope.add("ReduceSum", values, scope.integers(1), keepdims=0)
+        last = scope.constant(successors, np.int64)
+        action = scope.add("Where", scope.add("IsNaN", total), last, best)
+        return cls(scope.add("Greater", action, scope.constant(0, np.int64)), action)
+
+
+Memory = Mapping[str, Callable[[SeenTensors, Dial], str]]
+"""What later stages may ask of a stage, by name, and how it is made of what the stage has seen.
+
+It is written where it is asked for, since most rows never come that far.
+"""
+
+
+def _answers(seen: SeenTensors, dial: Dial) -> str:
+    """The answer of each stage so far, (n, stages)."""
+    return seen.joined("answers", seen.answer)
+
+
+ANSWERS: Memory = {"answers": _answers}
+"""What a stage remembers so that later ones can see who agrees with them."""
