@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,6 +15,7 @@ from offramp.base.arrays import AnyArray, IntArray
 from offramp.base.errors import MissingExtra
 from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import new_folder
+from offramp.base.progress import Progress
 from offramp.core.graph import Graph
 from offramp.core.parts import versions
 from offramp.core.trace import Trace
@@ -35,7 +36,6 @@ LEARN_SHARE = 1 / 3  # the rest certifies: the digits are few, and a certificate
 STAGES = ("small", "medium", "large")
 _EDGES = "small>medium>large,small>large"
 _STEPS = ("recording", "fitting", "measuring", "comparing", "reporting")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,12 @@ def graph(
     check_output(out, force, GRAPH, files.values())
     pixels = parsing.preprocessing(size, mean, std, layout)
     described = combine(files, edges, reference, pixels)
-    runtime = OnnxRuntime(described.files, described.graph)  # finds out here whether they load
-    check_made_up(described, runtime)
-    described.write(out, force=force)
+    with progress() as step:
+        step("loading networks", 0, 1)
+        runtime = OnnxRuntime(described.files, described.graph)  # finds out whether they load
+        check_made_up(described, runtime, step)
+        step("copying networks", 0, 1)
+        described.write(out, force=force)
     messages.print(
         f"{out}: {' '.join(described.graph.order)}, reference {described.graph.reference}"
     )

@@ -133,15 +133,17 @@ def needs(
     json_: Json = False,
 ) -> None:
     """How many labelled examples a promise takes, before any is labelled."""
-    found = examples_needs(
-        Trace.read(trace),
-        budget,
-        confidence=confidence,
-        excess=excess,
-        policy=policy,
-        power=power,
-        seed=seed,
-    )
+    with progress() as step:
+        found = examples_needs(
+            Trace.read(trace),
+            budget,
+            confidence=confidence,
+            excess=excess,
+            policy=policy,
+            power=power,
+            seed=seed,
+            progress=step,
+        )
     show(json_, found.to_json(), lambda: tables.needs(found))
 
 

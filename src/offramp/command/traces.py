@@ -78,7 +78,7 @@ def record(
             graph_folder=graph,
             costs=parsing.costs(cost, cost_unit) if cost else None,
             force=force,
-            progress=lambda done, total: step("recording", done, total),
+            progress=step,
         )
     skipped = examples.examples - trace.examples
     if skipped:

@@ -12,11 +12,12 @@ import onnx
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError, InputError, NetworkError
+from offramp.base.progress import Progress, silent
 from offramp.core.graph import Costs
 from offramp.core.tasks import log_probabilities
 from offramp.core.trace import assemble
 from offramp.exits.cutting import Point, point, points
-from offramp.exits.features import BATCH, Features, Progress, stream
+from offramp.exits.features import BATCH, Features, stream
 from offramp.exits.heads import Head, fit_head
 from offramp.exits.network import Network, made_up
 from offramp.exits.placement import Placement, place, propose
@@ -79,7 +80,7 @@ def add_exits(
     folder: Path,
     *,
     preprocessing: Preprocessing | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | None = None,
 ) -> Exits:
     """Trains heads on a frozen network, keeps those that pay, and cuts the network into stages.
 
@@ -90,7 +91,7 @@ def add_exits(
         settings: where and which exits.
         folder: where the parts are written.
         preprocessing: what the graph says of how examples are read.
-        progress: called with what, done and total.
+        progress: called with what is done, how much of it, and how much there is.
 
     Raises:
         NetworkError: the network cannot be cut as asked.
@@ -105,6 +106,8 @@ def add_exits(
         raise DataError(
             "heads are trained on labelled examples; give some thousands of them: --data."
         )
+    tell = progress or silent
+    tell("reading the network", 0, 1)
     network = Network.read(path, first.x)
     answer = network.tensors.get(network.outputs[0])
     if answer is None or answer.axis != 0 or len(answer.shape) != 2:
@@ -115,21 +118,22 @@ def add_exits(
     style = settings.style or "deep"  # whose features hold those of the other
     fixed, padding = _fixed(network), _padding(network, settings)
     poolings = {stage: Pooling(p, style, fixed, padding) for stage, p in places.items()}
-    seen = stream(network, poolings, examples, progress)
+    seen = stream(network, poolings, examples, tell)
     shuffled = np.random.default_rng(settings.seed).permutation(len(seen.labels))
     share = round(_HELD_OUT * len(shuffled))
     training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
-    heads = _train(poolings, training, held_out, settings, progress)
+    heads = _train(poolings, training, held_out, settings, tell)
     found = _Trained(network, places, heads, held_out, preprocessing, seen.hashes)
     if settings.at is not None:
         return found.exits(folder)
+    tell("measuring which exits pay", 0, 1)
     placement = found.placement()
     stay = placement.kept[:-1] or (list(placement.dropped)[-1],)  # the best one, if none pays
     names = {stage: f"exit{number}" for number, stage in enumerate(stay, start=1)}
     found = found.renamed(names)
     if settings.hears:  # what a head has heard may have gone
         kept = {new: poolings[old] for old, new in names.items()}
-        again = _train(kept, training.renamed(names), found.held_out, settings, progress)
+        again = _train(kept, training.renamed(names), found.held_out, settings, tell)
         found = replace(found, heads=again)
     dropped = {places[s].path: why for s, why in placement.dropped.items() if s not in stay}
     return replace(found.exits(folder), dropped=dropped, saving=placement.saving)
