@@ -13,7 +13,7 @@ import offramp
 
 HOUSE = [  # folder, and its files in the order in which they build on each other; "" is the folder
     ("", "_version"),
-    ("base", "lazy errors progress arrays hashing files outputs manifests schema"),
+    ("base", "lazy errors palette progress arrays hashing files outputs manifests schema"),
     ("core", "costs graph tasks hulls ledger meaning parts trace imports policy walk frontier"),
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
@@ -36,7 +36,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare bench"),
     ("report", "figures sentences drawing page inputs"),
     ("", "report testing"),
-    ("command", "parsing answers tables options terminal demo graphs traces plans running"),
+    ("command", "parsing answers sheets tables options terminal demo graphs traces plans running"),
     ("", "cli"),
     ("", "errors data preprocessing trace"),  # addresses for users; nothing here imports them
 ]

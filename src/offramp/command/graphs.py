@@ -77,7 +77,7 @@ def exits(
     pixels = parsing.preprocessing(size, mean, std, layout)
     examples = examples_of(data, pixels, skip_broken) if data else None
     if list_:
-        output.print(tables.points(candidates(model, examples)))
+        output.print(tables.points(candidates(model, examples)), crop=False)
         return
     if out is None:
         raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
@@ -90,4 +90,4 @@ def exits(
             model, examples, settings, Path(folder), preprocessing=pixels, progress=step
         )
         found.networks.write(out, force=force)
-    output.print(tables.exits(found))
+    output.print(tables.exits(found), crop=False)

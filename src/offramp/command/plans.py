@@ -133,9 +133,11 @@ def needs(
     json_: Json = False,
 ) -> None:
     """How many labelled examples a promise takes, before any is labelled."""
+    read = Trace.read(trace)
+    stages = read.graph.order
     with progress() as step:
         found = examples_needs(
-            Trace.read(trace),
+            read,
             budget,
             confidence=confidence,
             excess=excess,
@@ -144,7 +146,7 @@ def needs(
             seed=seed,
             progress=step,
         )
-    show(json_, found.to_json(), lambda: tables.needs(found))
+    show(json_, found.to_json(), lambda: tables.needs(found, stages))
 
 
 def evaluate(

@@ -54,7 +54,7 @@ def show(as_json: bool, value: Any, table: Callable[[], Any]) -> None:
     if as_json:
         print(json.dumps(value, allow_nan=False))
     else:
-        output.print(table())
+        output.print(table(), crop=False)
 
 
 @contextmanager
