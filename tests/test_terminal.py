@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from typing import Any
 
 import pytest
+import typer
 from rich.color import Color
 from rich.console import Console, RenderableType
 
+from offramp import cli
 from offramp.base import palette
 from offramp.command import tables
 from offramp.command.sheets import Facts, Sheet, painted
@@ -162,3 +165,34 @@ def test_colours_can_be_read_on_black_and_on_white() -> None:
         light = _luminance(colour)
         assert min((light + 0.05) / 0.05, 1.05 / (light + 0.05)) >= 3.5, colour
     assert len(set(palette.STAGES)) == len(palette.STAGES)
+
+
+COMMANDS: Any = typer.main.get_command(cli.app)  # of typer or click, as the version has it
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("name", ["", *COMMANDS.commands])
+def test_help_is_whole(
+    name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, text = ran(monkeypatch, capsys, *([name] if name else []), "--help")
+    assert code == 0
+    assert max(map(len, text.splitlines())) <= width
+    command = COMMANDS.commands[name] if name else COMMANDS
+    sentences = [command.help, command.epilog or "", *(p.help or "" for p in command.params)]
+    if not name:
+        sentences += [each.help for each in COMMANDS.commands.values()]
+    for sentence in sentences:
+        assert " ".join(sentence.split()) in " ".join(text.split())
+
+
+def ran(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str]:
+    """The exit code, and what is printed."""
+    monkeypatch.setattr(sys, "argv", ["offramp", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, capsys.readouterr().out

@@ -68,7 +68,11 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (running.report, "report trace plan --out report.html"),
 )
 for _command, _example in COMMANDS:
-    app.command(_command.__name__.rstrip("_"), epilog=f"Example: offramp {_example}")(_command)
+    app.command(
+        _command.__name__.rstrip("_"),
+        short_help=" ".join((_command.__doc__ or "").split()),  # the list of commands cuts others
+        epilog=f"Example: offramp {_example}",
+    )(_command)
 
 
 class _Stopped(BaseException):
