@@ -36,7 +36,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare bench"),
     ("report", "figures sentences drawing page inputs"),
     ("", "report testing"),
-    ("command", "parsing answers sheets tables options terminal demo graphs traces plans running"),
+    ("command", "completing parsing answers sheets tables options terminal"),
+    ("command", "demo graphs traces plans running"),
     ("", "cli"),
     ("", "errors data preprocessing trace"),  # addresses for users; nothing here imports them
 ]

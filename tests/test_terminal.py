@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,3 +197,50 @@ def ran(
         cli.main()
     assert isinstance(ended.value.code, int)
     return ended.value.code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("_OFFRAMP_COMPLETE", f"source_{shell}")
+        code, script = ran(patch, capsys)
+    assert code == 0
+    assert "_OFFRAMP_COMPLETE" in script
+    # whether the shell that runs the tests is known or not: never "keep the reference"
+    assert ran(monkeypatch, capsys, "--show-completion")[0] in (0, 2)
+    assert "completion" not in ran(monkeypatch, capsys, "fit", "--help")[1]
+
+
+def completed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> list[str]:
+    """What bash is given for the last word."""
+    monkeypatch.setenv("_OFFRAMP_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", " ".join(["offramp", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    code, out = ran(monkeypatch, capsys)
+    assert code == 0
+    return out.split()
+
+
+def test_names_of_policies_and_stages_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthetic(100).write(tmp_path / "t")
+
+    def said(*words: str) -> list[str]:
+        return completed(monkeypatch, capsys, *words)
+
+    trace = str(tmp_path / "t")
+    assert said("comp") == ["compare"]
+    assert said("needs", trace, "--policy", "mar") == ["margin"]
+    assert said("compare", trace, "--policies", "margin,ent") == ["margin,entropy"]
+    assert "margin,margin" not in said("compare", trace, "--policies", "margin,")
+    assert said("fit", trace, "--excess", "i") == ["induced"]
+    assert said("reprice", trace, "--cost", "") == ["small=", "medium=", "large="]
+    assert said("reprice", trace, "--cost", "small=1,l") == ["small=1,large="]
+    given = ("graph", "a1=a.onnx", "b1=b.onnx", "--reference")
+    assert said(*given, "") == ["a1", "b1"]
+    assert said("reprice", str(tmp_path / "none"), "--cost", "") == []

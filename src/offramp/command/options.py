@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from offramp.command import completing
+
 Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output of offramp.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
@@ -18,4 +20,8 @@ SkipBroken = Annotated[
     bool, typer.Option("--skip-broken", help="Leave out images that do not decode, and count them.")
 ]
 Edges = Annotated[str | None, typer.Option(help='"a>b,a>c,b>c". Default: a chain.')]
-Reference = Annotated[str | None, typer.Option(help="The full network. Default: the last one.")]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="The full network. Default: the last one.", autocompletion=completing.stage),
+]
+PolicyName = Annotated[str, typer.Option(help="What decides.", autocompletion=completing.policy)]

@@ -9,8 +9,8 @@ import typer
 from rich.console import Group
 
 from offramp.base.outputs import check_output
-from offramp.command import parsing, tables
-from offramp.command.options import Force, Json, Out, Threads
+from offramp.command import completing, parsing, tables
+from offramp.command.options import Force, Json, Out, PolicyName, Threads
 from offramp.command.terminal import given, loss_named, messages, progress, say_classes, show
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
@@ -36,6 +36,11 @@ RepeatsKind = Annotated[
 ]
 Loss = Annotated[
     str | None, typer.Option(help="top1, top5 (any k) or module:function. Default: top1.")
+]
+
+Policies = Annotated[
+    str | None,
+    typer.Option(help="Only these: a,b. Default: all.", autocompletion=completing.policy),
 ]
 
 
@@ -127,7 +132,7 @@ def needs(
     budget: Annotated[float, typer.Option(help="Accuracy given up; 0.005 is half a point.")],
     confidence: Annotated[float, typer.Option(help="Chance that the promise holds.")] = 0.95,
     excess: ExcessKind = "net",
-    policy: Annotated[str, typer.Option(help="What decides.")] = "learned",
+    policy: PolicyName = "learned",
     power: Annotated[float, typer.Option(help="Chance that the number certifies.")] = POWER,
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     json_: Json = False,
@@ -170,7 +175,7 @@ def compare(
     test: Annotated[Path | None, typer.Option(help="Measure here. Default: half of TRACE.")] = None,
     loss: Loss = None,
     unlabelled: Unlabelled = False,
-    policies: Annotated[str | None, typer.Option(help="Only these: a,b. Default: all.")] = None,
+    policies: Policies = None,
     bands: Annotated[bool, typer.Option(help="How far numbers move with the examples.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the bands.")] = 0,
     json_: Json = False,

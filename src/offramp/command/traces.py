@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from offramp.base.outputs import check_output
-from offramp.command import parsing
+from offramp.command import completing, parsing
 from offramp.command.options import Data, Edges, Force, Out, Reference, SkipBroken, Threads
 from offramp.command.terminal import examples_of, given, messages, progress
 from offramp.core.imports import import_scores
@@ -28,7 +28,11 @@ PRICES = (
     "small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head; "
     "e2.whole=80 is their network uncut."
 )
-StageCosts = Annotated[str, typer.Option(help=PRICES)]
+StageCosts = Annotated[str, typer.Option(help=PRICES, autocompletion=completing.cost)]
+RecordedCosts = Annotated[
+    str | None,
+    typer.Option(help=f"{PRICES} Default: measured seconds.", autocompletion=completing.cost),
+]
 ScoresKind = Annotated[
     Kind | None,
     typer.Option("--scores", help="What the scores of all stages are. Default: finds out."),
@@ -53,7 +57,7 @@ def record(
     ] = "1,64",
     threads: Threads = 1,
     seal: Seal = None,
-    cost: Annotated[str | None, typer.Option(help=f"{PRICES} Default: measured seconds.")] = None,
+    cost: RecordedCosts = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
     scores_kind: ScoresKind = None,
     skip_broken: SkipBroken = False,
