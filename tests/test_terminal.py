@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from rich.console import Console, RenderableType
 
 from offramp import cli
 from offramp.base import palette
-from offramp.command import tables
+from offramp.base.progress import Progress
+from offramp.command import tables, terminal
 from offramp.command.sheets import Facts, Sheet, painted
 from offramp.core.trace import Trace
 from offramp.exits.cutting import Point as ExitPoint
+from offramp.learn.pool import search
+from offramp.learn.teach import teach
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.needs import needs
@@ -95,8 +99,8 @@ def words(found: Sheet | Facts) -> list[str]:
 @pytest.mark.parametrize("width", [60, 80, 120, 400])
 def test_no_table_is_cut(every: dict[str, Sheet | Facts], width: int) -> None:
     for name, found in every.items():
-        for terminal in (True, False):
-            text = shown(found, width, force_terminal=terminal)
+        for to_terminal in (True, False):
+            text = shown(found, width, force_terminal=to_terminal)
             assert "…" not in text, name
             missing = set(words(found)) - set(re.split(r"[\s│┃]+", text))
             assert not missing, f"{name}, {width} columns: {missing}"
@@ -104,9 +108,10 @@ def test_no_table_is_cut(every: dict[str, Sheet | Facts], width: int) -> None:
 
 def test_sentences_are_broken_between_words() -> None:
     caption = "a sentence of which every word that fits stands whole " * 5
-    for terminal in (True, False):
+    for to_terminal in (True, False):
         found = Sheet(columns=("a",), rows=[], title=LONG[2], caption=caption)
-        lines = [line.rstrip() for line in shown(found, 30, force_terminal=terminal).splitlines()]
+        text = shown(found, 30, force_terminal=to_terminal)
+        lines = [line.rstrip() for line in text.splitlines()]
         assert lines[0] == LONG[2]
         assert max(map(len, lines[1:])) <= 30
         assert caption.split() == " ".join(lines).split()[-len(caption.split()) :]
@@ -244,3 +249,53 @@ def test_names_of_policies_and_stages_are_completed(
     given = ("graph", "a1=a.onnx", "b1=b.onnx", "--reference")
     assert said(*given, "") == ["a1", "b1"]
     assert said("reprice", str(tmp_path / "none"), "--cost", "") == []
+
+
+def bars(monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int, int]], **to: Any) -> str:
+    file = io.StringIO()
+    console = Console(file=file, color_system=None, legacy_windows=False, **to)
+    monkeypatch.setattr(terminal, "messages", console)
+    with terminal.progress() as step:
+        for what, done, total in steps:
+            step(what, done, total)
+    return file.getvalue()
+
+
+def test_progress_says_what_is_done_of_how_much_and_how_long_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = [("learning margin", 1, 4), ("measuring batches of 64 [sic]", 2, 3)]
+    said = bars(monkeypatch, steps, force_terminal=True, width=80)
+    assert "2/3" in said
+    assert "still" in said
+    assert "measuring batches of 64 [sic]" in said
+    assert "…" not in bars(monkeypatch, steps, force_terminal=True, width=60)
+
+
+def test_progress_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bars(monkeypatch, [("learning", 1, 4)], force_terminal=False) == ""
+
+
+def test_everything_that_takes_long_tells_its_progress() -> None:
+    """Each call goes up to its total, and names what it does."""
+    learning = trace()
+    calls: dict[str, Callable[[Progress], object]] = {
+        "needs": lambda told: needs(learning, 0.1, progress=told),
+        "compare": lambda told: compare(learning, policies=["margin"], bands=False, progress=told),
+        "teach": lambda told: teach(learning, progress=told),
+        "search": lambda told: search(synthetic(200), progress=told),
+    }
+    for name, call in calls.items():
+        told: list[tuple[str, int, int]] = []
+        call(lambda *step, told=told: told.append(step))
+        assert len(told) > 2, name
+        assert all(what and 0 <= done <= total for what, done, total in told), name
+
+
+def test_progress_has_one_type() -> None:
+    defined = [
+        path.name
+        for path in Path(terminal.__file__).parents[1].rglob("*.py")
+        if re.search(r"^Progress = ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert defined == ["progress.py"]

@@ -164,7 +164,9 @@ def evaluate(
     """What the plan does on other recorded examples, and whether the promise is kept there."""
     read, examples = Plan.read(plan), Trace.read(trace)
     say_classes(examples, read.info)
-    found = evaluate_plan(read, examples, loss=loss_named(loss), repeats=repeats)
+    named = loss_named(loss)
+    with progress() as step:
+        found = evaluate_plan(read, examples, loss=named, repeats=repeats, progress=step)
     if {examples.info.get("data"), examples.digest} & read.fitted_on:
         messages.print("these examples taught or certified this plan: they say little about others")
     show(json_, found.to_json(), lambda: tables.evaluation(found))

@@ -108,11 +108,14 @@ def export(
 ) -> None:
     """Write the plan as one ONNX file, or as a file per stage: networks, exits and policy."""
     check_output(out, force, EXPORTED_FOLDER if stages else EXPORTED, [plan])
-    read = Plan.read(plan)
-    if stages:
-        write_folder(read, out, dial=dial, images=images, force=force)
-    else:
-        write_file(read, out, dial=dial, images=images, force=force)
+    with progress() as step:
+        step("reading the plan", 0, 1)
+        read = Plan.read(plan)
+        if stages:
+            write_folder(read, out, dial=dial, images=images, force=force, progress=step)
+        else:
+            step("putting all into one file", 0, 1)
+            write_file(read, out, dial=dial, images=images, force=force)
     messages.print(f"{out}: scores, answer, stage and cost of {' '.join(read.running.graph.order)}")
 
 

@@ -107,16 +107,19 @@ def import_(
     """Make a trace of scores that were recorded elsewhere."""
     check_output(out, force, TRACE, [scores])
     costs = parsing.costs(cost, cost_unit)
-    trace = import_scores(
-        scores,
-        costs,
-        stages=parsing.stages(cost),
-        edges=edges,
-        reference=reference,
-        kind=scores_kind,
-        seal=seal,
-    )
-    trace.write(out, force=force)
+    with progress() as step:
+        step("reading scores", 0, 2)
+        trace = import_scores(
+            scores,
+            costs,
+            stages=parsing.stages(cost),
+            edges=edges,
+            reference=reference,
+            kind=scores_kind,
+            seal=seal,
+        )
+        step("writing the trace", 1, 2)
+        trace.write(out, force=force)
     for sentence in [*trace.info["left_aside"], *([] if scores_kind else trace.doubts())]:
         messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")

@@ -13,6 +13,7 @@ from scipy import stats
 
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import CostError, LossError, TraceError
+from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.frontier import excess_of, loss_of, point, replay
 from offramp.core.ledger import Look
@@ -68,7 +69,12 @@ class Evaluation:
 
 
 def evaluate(
-    plan: Plan, trace: Trace, *, loss: str | None = None, repeats: Repeats | None = None
+    plan: Plan,
+    trace: Trace,
+    *,
+    loss: str | None = None,
+    repeats: Repeats | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """What `plan` does on the examples of `trace`.
 
@@ -78,6 +84,7 @@ def evaluate(
         loss: None takes the plan's; a loss of the user's own must be named again, because a plan
             must not run code. Of another one than the plan's nothing was promised.
         repeats: as in `fit`: what rows are that repeat others, where many do.
+        progress: called with what is done, how much of it, and how much there is.
 
     The ledger of the trace counts it as a look at all of its rows, the sealed ones included.
 
@@ -88,14 +95,18 @@ def evaluate(
         LossError: the plan's loss is the user's own and `loss` does not name it.
         StorageError: the trace's ledger cannot be written.
     """
+    tell = progress or silent
+    tell("checking the examples", 0, 3)
     _check_alike(plan, trace)
     whole, trace = trace, priced(plan, split.distinct(trace, repeats))
     recorded, trace = trace, plan.answering(trace)
+    tell("answering as the plan does", 1, 3)
     outcome = replay(trace, plan.running, plan.setting)
     losses = _losses(plan, trace, loss)
     shape = _shift(plan, trace, outcome)
     cost = float(outcome.cost.mean())
     promise = plan.certificate
+    tell("judging the promise", 2, 3)
     found = _Found.of(plan, outcome, losses, trace) if losses else _Found()
     unrefitted = _losses(plan, recorded, loss) if plan.refits else losses
     if losses:  # now that nothing can be refused any more

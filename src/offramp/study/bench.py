@@ -134,7 +134,8 @@ def bench(
     blocks = [requests[i : i + size] for i in range(0, len(requests), size)]
     tell = progress or silent
     with TemporaryDirectory() as folder:
-        tell(f"loading what runs batches of {batch}", 0, passes + 1)
+        steps = passes + 3
+        tell(f"loading what runs batches of {batch}", 0, steps)
         missing: dict[str, str] = {}
         ring = list(_contestants(plan, Path(folder), x, threads, missing, thorough))
         ring += [_Contestant(name, run, None) for name, run in (others or {}).items()]
@@ -142,7 +143,7 @@ def bench(
         times: dict[str, dict[int, list[float]]] = {}  # seconds, by part and number of rows
         sizes = sorted({min(2**power, batch) for power in range(batch.bit_length() + 1)})
         for number in range(-1, passes):  # pass -1 warms up
-            tell(f"timing batches of {batch}", number + 1, passes + 1)
+            tell(f"timing batches of {batch}", number + 2, steps)
             for found in ring:
                 found.spent.append([])
             for i, block in enumerate(blocks):
@@ -157,6 +158,7 @@ def bench(
             part: {rows: float(np.median(spent)) for rows, spent in sorted(found.items())}
             for part, found in times.items()
         }
+        tell("comparing answers, measuring memory", steps - 1, steps)
         answers = [np.concatenate([found.run(r) for r in requests]) for found in ring]
         peaks = [peak_mb(f.file, requests[0], threads) if thorough else None for f in ring]
         scores = {
