@@ -13,7 +13,7 @@ import offramp
 
 HOUSE = [  # folder, and its files in the order in which they build on each other; "" is the folder
     ("", "_version"),
-    ("base", "lazy errors palette progress arrays hashing files outputs manifests schema"),
+    ("base", "lazy errors checked palette progress arrays hashing files outputs manifests schema"),
     ("core", "costs graph tasks hulls ledger meaning parts trace imports policy walk frontier"),
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),

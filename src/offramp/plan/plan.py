@@ -15,6 +15,7 @@ from offramp.answering import committees, refit
 from offramp.answering.committees import Committees, answering
 from offramp.answering.refit import Refits, Repair
 from offramp.base.arrays import FloatArray
+from offramp.base.checked import checked
 from offramp.base.errors import InputError, PlanError
 from offramp.base.manifests import (
     HASH,
@@ -303,6 +304,7 @@ class Plan:
             "repairing a network saves is no adaptive inference",
         ]
 
+    @checked
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the plan and copies of its networks, whole or not at all.
 
@@ -336,6 +338,7 @@ class Plan:
         }
 
     @classmethod
+    @checked
     def read(cls, path: str | Path) -> Plan:
         """The plan in folder `path`.
 
