@@ -19,7 +19,7 @@ from offramp.core.trace import Trace
 from offramp.policies import Static
 from offramp.runtime import Runtime
 
-CALLED = ("of", "read", "build", "write", "losses", "split")  # of classes
+CALLED = ("of", "read", "write", "losses", "split")  # of classes
 MADE_BY_US = {  # records that functions return; nobody calls their constructors
     *("Losses", "Trace", "Seen", "Policy", "Certificate", "Work", "Outcome", "Point", "Plan"),
     *("Needs", "Evaluation", "Comparison", "Answers", "Exits", "OfframpError"),

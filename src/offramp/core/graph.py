@@ -90,7 +90,6 @@ class Graph:
         return cls(tuple(map(Stage, names)), edges, names[-1])
 
     @classmethod
-    @checked
     def build(
         cls,
         stages: Iterable[str | Stage],
