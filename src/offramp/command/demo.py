@@ -49,6 +49,25 @@ class Demo:
     report: Path | None  # None: the extra `report` is not installed
     missing: str = ""  # what the missing extra says
 
+    def summary(self) -> list[tuple[str, str]]:
+        """Five lines: what ran, what it saved, whether the promise was kept, and where to go on."""
+        stops = ", ".join(f"{stage} {share:.0%}" for stage, share in self.evaluation.exits.items())
+        clock = ", ".join(f"{b.speedup:.2f} times as fast at batch {b.batch}" for b in self.benches)
+        promise = self.plan.certificate
+        return [
+            ("ran", f"{self.evaluation.examples} digits that taught nothing; answered by {stops}"),
+            ("saved", f"on the clock, against {self.plan.graph.reference} alone: {clock}"),
+            ("promise", f"at most {promise.budget:.0%} more wrong answers: {self._kept()}"),
+            ("page", f"{self.report} (open it in a browser)" if self.report else self.missing),
+            ("next", "your networks: offramp graph small=a.onnx big=b.onnx --out graph"),
+        ]
+
+    def _kept(self) -> str:
+        found = {"yes": "kept", "no": "broken", "unknown": "neither shown to be kept nor broken"}
+        excess = self.evaluation.excess_loss
+        counted = "" if excess is None else f" ({excess:+.2%} here)"
+        return found[self.evaluation.kept] + counted
+
     def to_json(self) -> dict[str, Any]:
         return {
             "certificate": self.plan.certificate.to_json(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -57,6 +58,26 @@ class Exits:
     loss: Mapping[str, float]  # top-1 error of each stage on held-out examples
     dropped: Mapping[str, str] = field(default_factory=dict)  # point -> why it went
     saving: float | None = None  # of the reference's cost on held-out examples; None: not placed
+
+    def to_json(self) -> dict[str, Any]:
+        order = self.networks.graph.order
+        return {
+            "stages": {stage: self._stage(stage) for stage in order},
+            "reference": self.networks.graph.reference,
+            "dropped": dict(self.dropped),
+            "saving": self.saving,
+        }
+
+    def _stage(self, stage: str) -> dict[str, Any]:
+        """Its costs in millions of multiply-adds, where it answers, and how often it is wrong."""
+        point, head = self.points.get(stage), self.heads.get(stage)
+        return {
+            "at": point and point.to_json(),
+            "style": head and head.pooling.style,
+            "body": self.costs.body[stage],
+            "head": self.costs.head[stage],
+            "error": self.loss.get(stage),
+        }
 
 
 def candidates(path: Path, examples: Examples | None = None) -> list[Point]:
