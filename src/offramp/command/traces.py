@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,11 @@ import typer
 
 from offramp.base.outputs import check_output
 from offramp.command import completing, parsing
-from offramp.command.options import Data, Edges, Force, Out, Reference, SkipBroken, Threads
+from offramp.command.options import Data, Edges, Force, Json, Out, Reference, SkipBroken, Threads
 from offramp.command.terminal import examples_of, given, messages, progress
 from offramp.core.imports import import_scores
 from offramp.core.tasks import Kind
-from offramp.core.trace import TRACE
+from offramp.core.trace import TRACE, Trace
 from offramp.networks.folders import listed
 from offramp.networks.networks import Networks
 from offramp.recording.record import Settings
@@ -61,6 +62,7 @@ def record(
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
     scores_kind: ScoresKind = None,
     skip_broken: SkipBroken = False,
+    json_: Json = False,
     force: Force = False,
 ) -> None:
     """Run every stage once on every example and measure costs; goes on after an interruption."""
@@ -91,6 +93,7 @@ def record(
     for sentence in said:
         messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {trace.costs.source}")
+    _say(trace, json_)
 
 
 def import_(
@@ -102,6 +105,7 @@ def import_(
     reference: Reference = None,
     scores_kind: ScoresKind = None,
     seal: Seal = None,
+    json_: Json = False,
     force: Force = False,
 ) -> None:
     """Make a trace of scores that were recorded elsewhere."""
@@ -123,6 +127,22 @@ def import_(
     for sentence in [*trace.info["left_aside"], *([] if scores_kind else trace.doubts())]:
         messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
+    _say(trace, json_)
+
+
+def _say(trace: Trace, as_json: bool) -> None:
+    """What was recorded, where it is asked for."""
+    if not as_json:
+        return
+    value = {
+        "examples": trace.examples,
+        "classes": trace.classes,
+        "stages": list(trace.graph.order),
+        "reference": trace.graph.reference,
+        "scores": dict(trace.kinds),
+        **trace.costs.to_json(),
+    }
+    print(json.dumps(value, allow_nan=False))
 
 
 def reprice(
