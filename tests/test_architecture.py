@@ -13,7 +13,7 @@ import offramp
 
 HOUSE = [  # folder, and its files in the order in which they build on each other; "" is the folder
     ("", "_version"),
-    ("base", "lazy errors arrays hashing files outputs manifests schema"),
+    ("base", "lazy errors checked palette progress arrays hashing files outputs manifests schema"),
     (
         "core",
         "costs graph prices tasks hulls ledger meaning parts trace imports policy walk frontier",
@@ -37,10 +37,9 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("exits", "module training"),
     ("study", "bands compare bench"),
     ("report", "figures sentences drawing page inputs"),
-    ("", "report"),
-    ("testing", "closeness policies"),
-    ("", "testing"),
-    ("command", "parsing answers tables options terminal demo graphs traces plans running"),
+    ("", "report testing"),
+    ("command", "completing parsing answers sheets tables options terminal"),
+    ("command", "demo graphs traces plans running"),
     ("", "cli"),
     ("", "errors data preprocessing trace"),  # addresses for users; nothing here imports them
 ]

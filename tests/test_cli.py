@@ -149,6 +149,16 @@ def test_evaluate_says_whether_the_promise_is_kept(offramp: Offramp, made: Path)
     assert said.json["cost_unit"] == "MFLOP"
 
 
+def test_what_was_imported_is_said_as_json(offramp: Offramp, made: Path, tmp_path: Path) -> None:
+    given = ["import", made / "scores.npz", "--cost", "small=1,medium=3,large=9"]
+    said = offramp(*given, "--json", "--out", tmp_path / "t")
+    assert said.code == 0
+    assert said.json["examples"] == 1500
+    assert said.json["stages"] == ["small", "medium", "large"]
+    assert said.json["reference"] == "large"
+    assert said.json["scores"].keys() == said.json["cost"].keys() == set(said.json["stages"])
+
+
 def test_examples_that_taught_a_plan_say_little(offramp: Offramp, made: Path) -> None:
     assert "taught or certified" in offramp("evaluate", made / "plan", made / "trace").err
 

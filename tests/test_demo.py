@@ -78,10 +78,17 @@ def test_the_command_shows_what_was_found(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(demo, "run", lambda out, *, force, progress: found[0])
-    monkeypatch.setattr("sys.argv", ["offramp", "demo"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
-    said = capsys.readouterr().out
-    for word in ("certified on", "897", "learned", "report.html"):
-        assert word in said
+    said = {}
+    for options in ([], ["--details"]):
+        monkeypatch.setattr("sys.argv", ["offramp", "demo", *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        said[len(options)] = capsys.readouterr().out
+    lines = said[0].splitlines()
+    assert [line.split()[0] for line in lines] == ["ran", "saved", "promise", "page", "next"]
+    for line, word in zip(lines, ("897", "batch 1", "2%", "report.html", "offramp"), strict=True):
+        assert word in line
+    assert said[1].endswith(said[0])
+    for word in ("certified on", "897", "learned"):
+        assert word in said[1]

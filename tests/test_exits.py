@@ -78,6 +78,11 @@ def test_the_points_of_a_network_are_listed(
     assert [p.name for p in candidates(folder / "deep.onnx")] == ["hidden1", "hidden2", "hidden3"]
     for text in ("hidden1", "hidden2", "hidden3", "work so far", "carry"):
         assert text in said
+    assert run("exits", str(folder / "deep.onnx"), "--list", "--json") == 0
+    points = json.loads(capsys.readouterr().out)
+    assert [point["tensor"] for point in points] == ["hidden1", "hidden2", "hidden3"]
+    keys = {"tensor", "module", "multiply_adds", "carry", "carry_bytes", "shape"}
+    assert all(point.keys() == keys for point in points)
 
 
 def test_from_a_trained_network_to_a_plan_that_runs(

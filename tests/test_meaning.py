@@ -135,7 +135,7 @@ def test_certificates_show_the_reference_beside_chance(tmp_path: Path) -> None:
     wrong = (scores.argmax(axis=1) != labels)[certifying]
     assert found.certificate.reference_loss == pytest.approx(wrong.mean())
     assert found.certificate.chance_loss == chance_loss("top1", labels[certifying], 5)
-    rows = list(tables.certificate(found).columns[1].cells)
+    rows = [value for _, value in tables.certificate(found).lines]
     assert any(f"{wrong.mean():.2%}; by chance" in str(row) for row in rows)
     assert "chance" not in " ".join(notes(found))
     unlabelled = fit(trace, 0.1, policy="margin", unlabelled=True).certificate

@@ -82,8 +82,9 @@ def same(one: Path, other: Path) -> None:
 
 
 def test_a_recording_holds_what_the_networks_say(setup: Setup) -> None:
-    seen: list[tuple[int, int]] = []
-    trace = setup.record("t", progress=lambda done, total: seen.append((done, total)))
+    told: list[tuple[str, int, int]] = []
+    trace = setup.record("t", progress=lambda *step: told.append(step))
+    seen = [(done, total) for what, done, total in told if what == "recording"]
     x, y = blobs(10_000)
     loaded = Trace.read(setup.folder / "t")
     for found in (trace, loaded):
@@ -93,6 +94,7 @@ def test_a_recording_holds_what_the_networks_say(setup: Setup) -> None:
     assert len(store.parts(setup.folder / "t")) == 5
     assert seen == sorted(seen)
     assert seen[-1] == (10_000, 10_000)
+    assert any(what.startswith("measuring batches") for what, _, _ in told)
     assert loaded.costs.unit == "s"
     assert loaded.costs.body["big"] > 0
     assert "1 thread" in loaded.costs.source

@@ -191,7 +191,7 @@ def test_every_option_of_a_fit_is_asked_for_somewhere() -> None:
             values = {repr(getattr(getattr(c.asked, part), option.name)) for c in CASES.values()}
             assert len(values) > 1 or option.name == "certify_on", option.name
     assert any(case.apart for case in CASES.values())
-    flat = set(inspect.signature(fit).parameters) - {"trace", "budget", "networks"}
+    flat = set(inspect.signature(fit).parameters) - {"trace", "budget", "networks", "progress"}
     assert flat == names - {"budgets"}
 
 

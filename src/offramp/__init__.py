@@ -3,9 +3,11 @@
 The names below come in the order in which the modules build on each other.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from offramp._version import __version__
+from offramp.base.checked import checked
 from offramp.base.lazy import from_homes
 
 if TYPE_CHECKING:
@@ -102,7 +104,8 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
-__getattr__ = from_homes("offramp", _HOME)
+# who asks for a function here is a user: what it is given is checked; modules trust each other
+__getattr__ = from_homes("offramp", _HOME, cache(checked))
 
 
 def __dir__() -> list[str]:

@@ -23,7 +23,7 @@ app = typer.Typer(
     name="offramp",
     help="Run just enough network for each input, and keep the accuracy you promised.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,  # two options of `offramp` itself, none of its commands
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -68,7 +68,11 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (running.report, "report trace plan --out report.html"),
 )
 for _command, _example in COMMANDS:
-    app.command(_command.__name__.rstrip("_"), epilog=f"Example: offramp {_example}")(_command)
+    app.command(
+        _command.__name__.rstrip("_"),
+        short_help=" ".join((_command.__doc__ or "").split()),  # the list of commands cuts others
+        epilog=f"Example: offramp {_example}",
+    )(_command)
 
 
 class _Stopped(BaseException):
@@ -124,9 +128,17 @@ def _run(arguments: list[str], debug: bool) -> int:
     except _Stopped as stopped:
         return say("asked to end; " + _TIDY, 128 + int(stopped.args[0]))
     except (Exception, SystemExit) as error:  # Python would exit with 1: "keep the reference"
+        if isinstance(error, SystemExit) and _for_a_shell(arguments):
+            return 2 if error.code else 0
         if debug:
             raise
         return say(f"unexpected {reason(error)}; run with --debug and report it", 3)
+
+
+def _for_a_shell(arguments: list[str]) -> bool:
+    """Whether this is about completion, after which the command-line library ends all."""
+    asked = {"--install-completion", "--show-completion"} & {*arguments}
+    return bool(asked) or "_OFFRAMP_COMPLETE" in os.environ
 
 
 _INTERRUPTED = 130

@@ -1,6 +1,7 @@
 """What offramp raises, for those who catch it."""
 
 from offramp.base.errors import (
+    ArgumentError,
     BudgetError,
     CostError,
     DataError,
@@ -19,6 +20,7 @@ from offramp.base.errors import (
 )
 
 __all__ = [
+    "ArgumentError",
     "BudgetError",
     "CostError",
     "DataError",

@@ -2,6 +2,7 @@
 
     OfframpError                every one of them; the command line turns it into exit code 2
     ├── InputError              the caller can mend what was given
+    │   ├── ArgumentError       an argument of another type than asked for; a TypeError as well
     │   ├── GraphError          stages, edges, reference
     │   ├── DataError           examples: files, images, labels
     │   ├── ScoresError         what a stage said: shape, NaN, probabilities and logits mixed
@@ -36,6 +37,10 @@ class OfframpWarning(UserWarning):
 
 class InputError(OfframpError):
     """The caller can mend what was given."""
+
+
+class ArgumentError(InputError, TypeError):
+    """An argument of another type than asked for."""
 
 
 class GraphError(InputError):

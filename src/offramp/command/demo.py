@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,6 +15,7 @@ from offramp.base.arrays import AnyArray, IntArray
 from offramp.base.errors import MissingExtra
 from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import new_folder
+from offramp.base.progress import Progress
 from offramp.core.graph import Graph
 from offramp.core.parts import versions
 from offramp.core.trace import Trace
@@ -35,7 +36,6 @@ LEARN_SHARE = 1 / 3  # the rest certifies: the digits are few, and a certificate
 STAGES = ("small", "medium", "large")
 _EDGES = "small>medium>large,small>large"
 _STEPS = ("recording", "fitting", "measuring", "comparing", "reporting")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,25 @@ class Demo:
     benches: tuple[Bench, ...]
     report: Path | None  # None: the extra `report` is not installed
     missing: str = ""  # what the missing extra says
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Five lines: what ran, what it saved, whether the promise was kept, and where to go on."""
+        stops = ", ".join(f"{stage} {share:.0%}" for stage, share in self.evaluation.exits.items())
+        clock = ", ".join(f"{b.speedup:.2f} times as fast at batch {b.batch}" for b in self.benches)
+        promise = self.plan.certificate
+        return [
+            ("ran", f"{self.evaluation.examples} digits that taught nothing; answered by {stops}"),
+            ("saved", f"on the clock, against {self.plan.graph.reference} alone: {clock}"),
+            ("promise", f"at most {promise.budget:.0%} more wrong answers: {self._kept()}"),
+            ("page", f"{self.report} (open it in a browser)" if self.report else self.missing),
+            ("next", "your networks: offramp graph small=a.onnx big=b.onnx --out graph"),
+        ]
+
+    def _kept(self) -> str:
+        found = {"yes": "kept", "no": "broken", "unknown": "neither shown to be kept nor broken"}
+        excess = self.evaluation.excess_loss
+        counted = "" if excess is None else f" ({excess:+.2%} here)"
+        return found[self.evaluation.kept] + counted
 
     def to_json(self) -> dict[str, Any]:
         return {

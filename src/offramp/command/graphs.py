@@ -11,8 +11,8 @@ import typer
 from offramp.base.errors import InputError
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
-from offramp.command.options import Edges, Force, Out, Reference, SkipBroken
-from offramp.command.terminal import examples_of, given, messages, output, progress
+from offramp.command.options import Edges, Force, Json, Out, Reference, SkipBroken
+from offramp.command.terminal import examples_of, given, messages, progress, show
 from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
 from offramp.networks.networks import GRAPH, combine
@@ -43,9 +43,12 @@ def graph(
     check_output(out, force, GRAPH, files.values())
     pixels = parsing.preprocessing(size, mean, std, layout)
     described = combine(files, edges, reference, pixels)
-    runtime = OnnxRuntime(described.files, described.graph)  # finds out here whether they load
-    check_made_up(described, runtime)
-    described.write(out, force=force)
+    with progress() as step:
+        step("loading networks", 0, 1)
+        runtime = OnnxRuntime(described.files, described.graph)  # finds out whether they load
+        check_made_up(described, runtime, step)
+        step("copying networks", 0, 1)
+        described.write(out, force=force)
     messages.print(
         f"{out}: {' '.join(described.graph.order)}, reference {described.graph.reference}"
     )
@@ -68,13 +71,15 @@ def exits(
     layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
     seed: Annotated[int, typer.Option(min=0, help="Of heads and held-out examples.")] = 0,
     skip_broken: SkipBroken = False,
+    json_: Json = False,
     force: Force = False,
 ) -> None:
     """Put early exits into one trained network: where to cut, heads, and which of them pay."""
     pixels = parsing.preprocessing(size, mean, std, layout)
     examples = examples_of(data, pixels, skip_broken) if data else None
     if list_:
-        output.print(tables.points(candidates(model, examples)))
+        places = candidates(model, examples)
+        show(json_, [place.to_json() for place in places], lambda: tables.points(places))
         return
     if out is None:
         raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
@@ -87,4 +92,4 @@ def exits(
             model, examples, settings, Path(folder), preprocessing=pixels, progress=step
         )
         found.networks.write(out, force=force)
-    output.print(tables.exits(found))
+    show(json_, found.to_json(), lambda: tables.exits(found))

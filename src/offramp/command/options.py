@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from offramp.command import completing
 from offramp.plan.asked import AtLeast
 
 Given = Mapping[str, Any]  # the options of one record, by field
@@ -25,7 +26,12 @@ SkipBroken = Annotated[
     bool, typer.Option("--skip-broken", help="Leave out images that do not decode, and count them.")
 ]
 Edges = Annotated[str | None, typer.Option(help='"a>b,a>c,b>c". Default: a chain.')]
-Reference = Annotated[str | None, typer.Option(help="The full network. Default: the last one.")]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="The full network. Default: the last one.", autocompletion=completing.stage),
+]
+_COMPLETED = {"policy": completing.policy}  # options of records, by field
+PolicyName = Annotated[str, typer.Option(help="What decides.", autocompletion=completing.policy)]
 
 
 def option(record: type, name: str) -> Any:
@@ -33,7 +39,7 @@ def option(record: type, name: str) -> Any:
     _, sentence, *limits = get_args(get_type_hints(record, include_extras=True)[name])
     least = next((limit.value for limit in limits if isinstance(limit, AtLeast)), None)
     flag = [f"--{name.replace('_', '-')}"] if record.__dict__.get(name) is False else []
-    return typer.Option(*flag, help=sentence, min=least)
+    return typer.Option(*flag, help=sentence, min=least, autocompletion=_COMPLETED.get(name))
 
 
 def options(record: type) -> dict[str, inspect.Parameter]:

@@ -11,8 +11,17 @@ import typer
 from rich.console import Group
 
 from offramp.base.outputs import check_output
-from offramp.command import parsing, tables
-from offramp.command.options import Force, Given, Json, Out, Threads, option, with_options
+from offramp.command import completing, parsing, tables
+from offramp.command.options import (
+    Force,
+    Given,
+    Json,
+    Out,
+    PolicyName,
+    Threads,
+    option,
+    with_options,
+)
 from offramp.command.terminal import given, loss_named, messages, progress, say_classes, show
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
@@ -32,6 +41,11 @@ from offramp.study.compare import compare as compare_policies
 
 Loss = Annotated[
     str | None, typer.Option(help="top1, top5 (any k) or module:function. Default: top1.")
+]
+
+Policies = Annotated[
+    str | None,
+    typer.Option(help="Only these: a,b. Default: all.", autocompletion=completing.policy),
 ]
 
 
@@ -69,7 +83,9 @@ def fit(
         choices=Choices(**choices),
         split=Split(certify_on=_certifying(certify, read), **split),
     )
-    plans = fit_each(read, _priced(read, asked, networks, sizes, threads), networks)
+    with progress() as step:
+        asked = _priced(read, asked, networks, sizes, threads)
+        plans = fit_each(read, asked, networks, step)
     write_plans(plans, out, force=force)
     for note in notes(plans[0]):
         messages.print(note)
@@ -110,22 +126,26 @@ def needs(
     budget: Annotated[float, typer.Option(help="Accuracy given up; 0.005 is half a point.")],
     confidence: Annotated[float, option(Promise, "confidence")] = 0.95,
     excess: Annotated[Excess, option(Promise, "excess")] = "net",
-    policy: Annotated[str, typer.Option(help="What decides.")] = "learned",
+    policy: PolicyName = "learned",
     power: Annotated[float, typer.Option(help="Chance that the number certifies.")] = POWER,
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     json_: Json = False,
 ) -> None:
     """How many labelled examples a promise takes, before any is labelled."""
-    found = examples_needs(
-        Trace.read(trace),
-        budget,
-        confidence=confidence,
-        excess=excess,
-        policy=policy,
-        power=power,
-        seed=seed,
-    )
-    show(json_, found.to_json(), lambda: tables.needs(found))
+    read = Trace.read(trace)
+    stages = read.graph.order
+    with progress() as step:
+        found = examples_needs(
+            read,
+            budget,
+            confidence=confidence,
+            excess=excess,
+            policy=policy,
+            power=power,
+            seed=seed,
+            progress=step,
+        )
+    show(json_, found.to_json(), lambda: tables.needs(found, stages))
 
 
 def evaluate(
@@ -138,7 +158,9 @@ def evaluate(
     """What the plan does on other recorded examples, and whether the promise is kept there."""
     read, examples = Plan.read(plan), Trace.read(trace)
     say_classes(examples, read.info)
-    found = evaluate_plan(read, examples, loss=loss_named(loss), repeats=repeats)
+    named = loss_named(loss)
+    with progress() as step:
+        found = evaluate_plan(read, examples, loss=named, repeats=repeats, progress=step)
     if {examples.info.get("data"), examples.digest} & read.fitted_on:
         messages.print("these examples taught or certified this plan: they say little about others")
     show(json_, found.to_json(), lambda: tables.evaluation(found))
@@ -149,7 +171,7 @@ def compare(
     test: Annotated[Path | None, typer.Option(help="Measure here. Default: half of TRACE.")] = None,
     loss: Loss = None,
     unlabelled: Annotated[bool, option(Promise, "unlabelled")] = False,
-    policies: Annotated[str | None, typer.Option(help="Only these: a,b. Default: all.")] = None,
+    policies: Policies = None,
     bands: Annotated[bool, typer.Option(help="How far numbers move with the examples.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the bands.")] = 0,
     json_: Json = False,

@@ -11,6 +11,7 @@ from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.answers import ANSWERS, AnswerFile, stream
 from offramp.command.options import Data, Force, Json, Out, SkipBroken, Threads
+from offramp.command.sheets import painted
 from offramp.command.terminal import examples_of, given, messages, output, progress, show
 from offramp.export import write_file, write_folder
 from offramp.export.folder import EXPORTED as EXPORTED_FOLDER
@@ -30,6 +31,9 @@ AnswersOut = Annotated[
 
 def demo(
     out: Out = Path("offramp-demo"),
+    details: Annotated[
+        bool, typer.Option("--details", help="All tables; the page has them as well.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """The whole journey on handwritten digits, with networks that come along."""
@@ -37,12 +41,14 @@ def demo(
 
     with progress() as step:
         result = journey.run(out, force=force, progress=step)
-    output.print(tables.certificate(result.plan))
-    output.print(tables.evaluation(result.evaluation))
-    output.print(tables.comparison(result.comparison))
-    output.print(tables.bench(result.benches))
-    report = f"report: {result.report}" if result.report else f"no report: {result.missing}"
-    output.print(report, markup=False)
+    if details:
+        output.print(tables.certificate(result.plan), crop=False)
+        output.print(tables.evaluation(result.evaluation), crop=False)
+        output.print(tables.comparison(result.comparison), crop=False)
+        output.print(tables.bench(result.benches), crop=False)
+    for name, sentence in result.summary():
+        said = painted(f"{name:8} {sentence}", result.plan.graph.order if name == "ran" else ())
+        output.print(said, soft_wrap=True)
 
 
 def run(
@@ -108,11 +114,14 @@ def export(
 ) -> None:
     """Write the plan as one ONNX file, or as a file per stage: networks, exits and policy."""
     check_output(out, force, EXPORTED_FOLDER if stages else EXPORTED, [plan])
-    read = Plan.read(plan)
-    if stages:
-        write_folder(read, out, dial=dial, images=images, force=force)
-    else:
-        write_file(read, out, dial=dial, images=images, force=force)
+    with progress() as step:
+        step("reading the plan", 0, 1)
+        read = Plan.read(plan)
+        if stages:
+            write_folder(read, out, dial=dial, images=images, force=force, progress=step)
+        else:
+            step("putting all into one file", 0, 1)
+            write_file(read, out, dial=dial, images=images, force=force)
     messages.print(f"{out}: scores, answer, stage and cost of {' '.join(read.running.graph.order)}")
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Group
+from rich.text import Text
 
+from offramp.command.sheets import Cell, Facts, Sheet, painted
 from offramp.core.hulls import LEVELS
 from offramp.exits import Exits
 from offramp.exits import Point as ExitPoint
 from offramp.exits.placement import WORTH
 from offramp.plan.evaluate import Evaluation
-from offramp.plan.needs import Needs
+from offramp.plan.needs import Need, Needs
 from offramp.plan.notes import repairs
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP, ROUTE, Certificate
@@ -24,10 +23,10 @@ from offramp.study.bench import Bench, Timing
 from offramp.study.compare import Comparison, Row
 
 
-def certificate(plan: Plan) -> Table:
+def certificate(plan: Plan) -> Facts:
     """The certificate, line by line."""
-    found = plan.certificate
-    return _lines(
+    found, stages = plan.certificate, plan.graph.order
+    return Facts(
         found.verdict,
         [
             ("promise", f"{found.excess} excess loss ({found.loss}) of at most {found.budget:.2%}"),
@@ -36,12 +35,15 @@ def certificate(plan: Plan) -> Table:
             *_looks(found),
             *_reference(found),
             (found.changes, f"{found.losses} for the worse, {found.gains} for the better"),
-            ("runs", _runs(found)),
+            ("runs", _runs(found, stages)),
             ("upper bound of its excess loss", f"{found.bound:.2%} at {1 - found.level:.4g}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("speed-up", f"{found.speedup:.2f} by these costs{_at(found.batch)}"),
             *[(f"speed-up{_at(s.batch)}", f"{s.speedup:.2f} by costs there") for s in found.sizes],
-            *[(f"'{s}' answers with", str(c)) for s, c in plan.speaking.items()],
+            *[
+                (painted(f"'{s}' answers with", stages), painted(str(c), stages))
+                for s, c in plan.speaking.items()
+            ],
             *repairs(plan),
             *([("what next", advice(found))] if found.verdict == KEEP else []),
         ],
@@ -68,13 +70,13 @@ def _at(batch: int | None) -> str:
     return "" if batch is None else f" at batch {batch}"
 
 
-def _runs(found: Certificate) -> str:
+def _runs(found: Certificate, stages: Sequence[str]) -> Cell:
     if found.verdict == ROUTE:
         return f"the policy at tradeoff {found.tradeoff:.4g}"
-    return f"'{found.static_choice}' alone"
+    return painted(f"'{found.static_choice}' alone", stages)
 
 
-def needs(found: Needs) -> Table:
+def needs(found: Needs, stages: Sequence[str]) -> Sheet:
     """How many examples each setting takes, by the excess loss it may turn out to have."""
     title = f"examples to label for {found.excess} excess loss of at most {found.budget:.2%}"
     caption = (
@@ -82,29 +84,33 @@ def needs(found: Needs) -> Table:
         f"chance of {found.power:.0%}; changed answers counted on {found.examples} examples; "
         "examples to learn from come on top"
     )
-    table = Table(title=title, caption=caption, caption_justify="left")
     labelled = any(need.excess_loss is not None for need in found.settings)
-    table.add_column("runs")
-    for name in ("speed-up", "changed", *(f"at {e:.2%}" for e in found.assumed)):
-        table.add_column(name, justify="right")
-    if labelled:
-        table.add_column("measured", justify="right")
-    for need in found.settings:
-        runs = f"'{need.stage}' alone" if need.stage else f"tradeoff {need.tradeoff:.4g}"
-        numbers = [_number(n) for n in need.examples_needed]
-        if need.excess_loss is not None:
-            numbers.append(f"{_number(need.examples_measured)} ({need.excess_loss:.2%})")
-        table.add_row(runs, f"{need.speedup:.2f}", f"{need.changed:.1%}", *numbers)
-    return table
+    measured = ("measured",) if labelled else ()
+    return Sheet(
+        title=title,
+        columns=("runs", "speed-up", "changed", *(f"at {e:.2%}" for e in found.assumed), *measured),
+        rows=[_need(need, stages) for need in found.settings],
+        caption=caption,
+    )
+
+
+def _need(need: Need, stages: Sequence[str]) -> list[Cell]:
+    alone = need.stage and painted(f"'{need.stage}' alone", stages)
+    runs = alone or f"tradeoff {need.tradeoff:.4g}"
+    numbers = [_number(n) for n in need.examples_needed]
+    if need.excess_loss is not None:
+        numbers.append(f"{_number(need.examples_measured)} ({need.excess_loss:.2%})")
+    return [runs, f"{need.speedup:.2f}", f"{need.changed:.1%}", *numbers]
 
 
 def _number(examples: int | None) -> str:
     return "none do" if examples is None else f"{examples:,}"
 
 
-def evaluation(found: Evaluation) -> Table:
+def evaluation(found: Evaluation) -> Facts:
     """What a plan does on other examples, line by line."""
-    lines = [("examples", f"{found.examples}")]
+    lines: list[tuple[Cell, Cell]] = [("examples", f"{found.examples}")]
+    stops = ", ".join(f"{stage} {share:.1%}" for stage, share in found.exits.items())
     if found.interval is not None and found.excess_loss is not None:
         low, high = found.interval
         lines += [
@@ -117,10 +123,10 @@ def evaluation(found: Evaluation) -> Table:
         ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {found.cost_unit}"),
         ("costs", f"the plan's, {found.cost_source}"),
         ("speed-up", f"{found.speedup:.2f} by these costs"),
-        ("stops", ", ".join(f"{stage} {share:.1%}" for stage, share in found.exits.items())),
+        ("stops", painted(stops, list(found.exits))),
         ("like the certified ones", "yes" if found.shift.alike else "no"),
     ]
-    return _lines("evaluation", lines)
+    return Facts("evaluation", lines)
 
 
 def _reference_loss(found: Evaluation) -> str:
@@ -130,32 +136,32 @@ def _reference_loss(found: Evaluation) -> str:
     return f"{found.reference_loss:.2%} refitted, {recorded}"
 
 
-def comparison(found: Comparison) -> Table:
+def comparison(found: Comparison) -> Sheet:
     """Every policy, network alone and oracle, the most of the gap in cost closed first."""
-    table = Table(
+    stages = list(found.static)
+    levels = [f"{level * 100:g} points" for level in LEVELS]
+    return Sheet(
         title=f"speed-up at equal net excess loss ({found.loss}), {found.examples} examples",
+        columns=("policy", *levels, "area", "cost gap", "loss gap"),
+        rows=[_compared(row, stages) for row in found.rows],
         caption=_measures(found),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
+        framed=False,
     )
-    table.add_column("policy", overflow="fold")
-    for level in LEVELS:
-        table.add_column(f"{level * 100:g} points", justify="right")
-    for name in ("area", "cost gap", "loss gap"):
-        table.add_column(name, justify="right")
-    for row in found.rows:
-        style = None if row.kind == "policy" else "dim"
-        table.add_row(row.name, *_measured(row), style=style)
-    return table
 
 
-def _measured(row: Row) -> list[str]:
+def _compared(row: Row, stages: Sequence[str]) -> list[Cell]:
+    name = painted(row.name, stages) if row.kind == "static" else Text(row.name)
+    cells = [name, *_measured(row)]
+    if row.kind == "policy":
+        return list(cells)
+    return [Text(style="dim").append_text(cell) for cell in cells]
+
+
+def _measured(row: Row) -> list[Text]:
     found, ends = row.summary, row.kind == "policy"  # bands of all would fill two screens
     return [
         *(_banded(b, "{:.2f}", "{:.2f}-{:.2f}" if ends else "") for b in found.speedups),
-        f"{found.area.value:.3f}",
+        Text(f"{found.area.value:.3f}"),
         *(
             _banded(b.times(100), "{:z.0f}%", "{:z.0f}..{:z.0f}" if ends else "")
             for b in found.gaps
@@ -163,12 +169,12 @@ def _measured(row: Row) -> list[str]:
     ]
 
 
-def _banded(band: Band, form: str, form_of_ends: str) -> str:
+def _banded(band: Band, form: str, form_of_ends: str) -> Text:
     """The number, and in a second line the ends of its band."""
     number = form.format(band.value)
     if not form_of_ends or band.low is None:
-        return number
-    return f"{number}\n[dim]{form_of_ends.format(band.low, band.high)}[/dim]"
+        return Text(number)
+    return Text.assemble(number, "\n", (form_of_ends.format(band.low, band.high), "dim"))
 
 
 def _measures(found: Comparison) -> str:
@@ -183,19 +189,24 @@ def _measures(found: Comparison) -> str:
 
 def bench(rows: Sequence[Bench]) -> Group:
     """Wall clock, a table per batch size: everything that ran, the reference's best marked."""
-    tables: list[RenderableType] = []
-    for row in rows:
-        table = Table(title=f"batch {row.batch}, {row.threads} thread(s)", title_justify="left")
-        table.add_column("")
-        for name in ("speed-up", "ms", "p50", "p95", "p99", "examples/s", "changed", "error"):
-            table.add_column(name, justify="right")
-        for name in ("load, s", "memory, MB"):
-            table.add_column(name, justify="right")
-        for found in row.contestants:
-            marked = f"{found.name} *" if found.best else found.name
-            table.add_row(marked, *_timing(found))
-        tables += [table, _realised(row), ""]
-    return Group(*tables)
+    return Group(*(part for row in rows for part in (clock(row), "")))
+
+
+def clock(row: Bench) -> Sheet:
+    clock = ("speed-up", "ms", "p50", "p95", "p99", "examples/s", "changed", "error")
+    return Sheet(
+        title=f"batch {row.batch}, {row.threads} thread(s)",
+        columns=("", *clock, "load, s", "memory, MB"),
+        rows=[[_contestant(found, list(row.exits)), *_timing(found)] for found in row.contestants],
+        caption=_realised(row),
+    )
+
+
+def _contestant(found: Timing, stages: Sequence[str]) -> Text:
+    """Its name, which begins with that of a stage where it runs one network alone."""
+    stage, comma, how = found.name.partition(",")
+    name = painted(stage, stages) if stage in stages else Text(stage)
+    return name.append(f"{comma}{how}{' *' if found.best else ''}")
 
 
 def _timing(found: Timing) -> list[str]:
@@ -208,7 +219,7 @@ def _timing(found: Timing) -> list[str]:
 
 
 def _realised(row: Bench) -> str:
-    missing = "".join(f"; no {name}: {escape(why)}" for name, why in row.missing.items())
+    missing = "".join(f"; no {name}: {why}" for name, why in row.missing.items())
     return (
         f"* the reference at its fastest, which speed-ups are against. One file is "
         f"{row.speedup:.2f} times as fast, {row.realised:.0%} of the {row.theoretical_speedup:.2f} "
@@ -216,39 +227,43 @@ def _realised(row: Bench) -> str:
     )
 
 
-def points(found: Sequence[ExitPoint]) -> Table:
+def points(found: Sequence[ExitPoint]) -> Sheet:
     """The candidate points of a network."""
-    table = Table(title=f"{len(found)} points to exit from")
-    table.add_column("tensor")
-    table.add_column("module")
-    for name in ("work so far", "carry, kB", "shape"):
-        table.add_column(name, justify="right")
-    for p in found:
-        work = f"{p.cost / 1e6:,.1f} M"
-        shape = "x".join(map(str, p.shape))
-        table.add_row(p.name, p.path, work, f"{p.carry_bytes / 1024:,.1f}", shape)
-    return table
+    return Sheet(
+        title=f"{len(found)} points to exit from",
+        columns=("tensor", "module", "work so far", "carry, kB", "shape"),
+        rows=[_point(point) for point in found],
+        texts=2,
+    )
 
 
-def exits(found: Exits) -> Table:
+def _point(point: ExitPoint) -> list[Cell]:
+    work, carry = f"{point.cost / 1e6:,.1f} M", f"{point.carry_bytes / 1024:,.1f}"
+    return [point.name, point.path, work, carry, "x".join(map(str, point.shape))]
+
+
+def exits(found: Exits) -> Sheet:
     """The exits that stay, what they answer, and why others went."""
-    table = Table(title="exits", caption=_saving(found), caption_justify="left")
-    table.add_column("stage")
-    table.add_column("at")
-    for name in ("work so far", "head", "error, held out"):
-        table.add_column(name, justify="right")
-    for stage, point in found.points.items():
-        head = found.heads[stage]
-        work, own = f"{point.cost / 1e6:,.1f} M", f"{head.multiply_adds / 1e6:,.3f} M"
-        kind = f"{head.pooling.style}, {own}"
-        table.add_row(stage, point.path, work, kind, f"{found.loss[stage]:.2%}")
-    graph = found.networks.graph
-    for stage in graph.order[:-1] if not found.points else ():
-        own = f"{found.costs.head[stage]:,.3f} M"
-        table.add_row(stage, "an output", f"{_so_far(found, stage):,.1f} M", own, "")
-    error = f"{found.loss[graph.reference]:.2%}" if found.loss else ""
-    table.add_row(graph.reference, "the network itself", "", "", error)
-    return table
+    order = found.networks.graph.order
+    return Sheet(
+        title="exits",
+        columns=("stage", "at", "work so far", "head", "error, held out"),
+        texts=2,
+        rows=[[painted(stage, order), *_exit(found, stage)] for stage in order],
+        caption=_saving(found),
+    )
+
+
+def _exit(found: Exits, stage: str) -> list[str]:
+    error = f"{found.loss[stage]:.2%}" if stage in found.loss else ""
+    if stage == found.networks.graph.reference:
+        return ["the network itself", "", "", error]
+    if stage not in found.points:
+        work = f"{_so_far(found, stage):,.1f} M"
+        return ["an output", work, f"{found.costs.head[stage]:,.3f} M", error]
+    head = found.heads[stage]
+    kind = f"{head.pooling.style}, {head.multiply_adds / 1e6:,.3f} M"
+    return [found.points[stage].path, f"{found.points[stage].cost / 1e6:,.1f} M", kind, error]
 
 
 def _so_far(found: Exits, stage: str) -> float:
@@ -265,10 +280,3 @@ def _saving(found: Exits) -> str:
             "the mean at 0, 0.5, 1 and 2 points of excess loss"
         )
     return "\n".join(lines)
-
-
-def _lines(title: str, lines: Sequence[tuple[str, str]]) -> Table:
-    table = Table(title=title, show_header=False)
-    for name, value in lines:
-        table.add_row(name, value)
-    return table

@@ -11,9 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+from rich.table import Column
 
 from offramp.base.errors import OfframpWarning
+from offramp.base.progress import Progress
 from offramp.command import parsing
 from offramp.core.tasks import is_own
 from offramp.core.trace import Trace
@@ -54,18 +65,38 @@ def show(as_json: bool, value: Any, table: Callable[[], Any]) -> None:
     if as_json:
         print(json.dumps(value, allow_nan=False))
     else:
-        output.print(table())
+        output.print(table(), crop=False)
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error: call it with what, done and total."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=messages, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(
-            task, description=what, completed=done, total=total
-        )
+def progress() -> Iterator[Progress]:
+    """What is done, of how much, since when and how long still: on standard error, if a terminal.
+
+    Nothing is left of it, and a file or a pipe is told nothing.
+    """
+    bar = Bar(*_columns(), console=messages, transient=True, disable=not messages.is_terminal)
+    with bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def step(what: str, done: int, total: int) -> None:
+            shown = bar.tasks[0]
+            if total != shown.total or done < shown.completed:  # other work, of another speed
+                bar.reset(task, total=total)
+            bar.update(task, description=what, completed=done, total=total, visible=True)
+
+        yield step
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        SpinnerColumn(),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("still"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+    )
 
 
 @contextmanager

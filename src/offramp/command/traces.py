@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from offramp.base.outputs import check_output
-from offramp.command import parsing
-from offramp.command.options import Data, Edges, Force, Out, Reference, SkipBroken, Threads
+from offramp.command import completing, parsing
+from offramp.command.options import Data, Edges, Force, Json, Out, Reference, SkipBroken, Threads
 from offramp.command.terminal import examples_of, given, messages, progress
 from offramp.core.imports import import_scores
 from offramp.core.tasks import Kind
-from offramp.core.trace import TRACE
+from offramp.core.trace import TRACE, Trace
 from offramp.networks.folders import listed
 from offramp.networks.networks import Networks
 from offramp.recording.record import Settings
@@ -28,7 +29,11 @@ PRICES = (
     "small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head; "
     "e2.whole=80 is their network uncut."
 )
-StageCosts = Annotated[str, typer.Option(help=PRICES)]
+StageCosts = Annotated[str, typer.Option(help=PRICES, autocompletion=completing.cost)]
+RecordedCosts = Annotated[
+    str | None,
+    typer.Option(help=f"{PRICES} Default: measured seconds.", autocompletion=completing.cost),
+]
 ScoresKind = Annotated[
     Kind | None,
     typer.Option("--scores", help="What the scores of all stages are. Default: finds out."),
@@ -53,10 +58,11 @@ def record(
     ] = "1,64",
     threads: Threads = 1,
     seal: Seal = None,
-    cost: Annotated[str | None, typer.Option(help=f"{PRICES} Default: measured seconds.")] = None,
+    cost: RecordedCosts = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
     scores_kind: ScoresKind = None,
     skip_broken: SkipBroken = False,
+    json_: Json = False,
     force: Force = False,
 ) -> None:
     """Run every stage once on every example and measure costs; goes on after an interruption."""
@@ -78,7 +84,7 @@ def record(
             graph_folder=graph,
             costs=parsing.costs(cost, cost_unit) if cost else None,
             force=force,
-            progress=lambda done, total: step("recording", done, total),
+            progress=step,
         )
     skipped = examples.examples - trace.examples
     if skipped:
@@ -87,6 +93,7 @@ def record(
     for sentence in said:
         messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {trace.costs.source}")
+    _say(trace, json_)
 
 
 def import_(
@@ -98,24 +105,44 @@ def import_(
     reference: Reference = None,
     scores_kind: ScoresKind = None,
     seal: Seal = None,
+    json_: Json = False,
     force: Force = False,
 ) -> None:
     """Make a trace of scores that were recorded elsewhere."""
     check_output(out, force, TRACE, [scores])
     costs = parsing.costs(cost, cost_unit)
-    trace = import_scores(
-        scores,
-        costs,
-        stages=parsing.stages(cost),
-        edges=edges,
-        reference=reference,
-        kind=scores_kind,
-        seal=seal,
-    )
-    trace.write(out, force=force)
+    with progress() as step:
+        step("reading scores", 0, 2)
+        trace = import_scores(
+            scores,
+            costs,
+            stages=parsing.stages(cost),
+            edges=edges,
+            reference=reference,
+            kind=scores_kind,
+            seal=seal,
+        )
+        step("writing the trace", 1, 2)
+        trace.write(out, force=force)
     for sentence in [*trace.info["left_aside"], *([] if scores_kind else trace.doubts())]:
         messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {' '.join(trace.graph.order)}")
+    _say(trace, json_)
+
+
+def _say(trace: Trace, as_json: bool) -> None:
+    """What was recorded, where it is asked for."""
+    if not as_json:
+        return
+    value = {
+        "examples": trace.examples,
+        "classes": trace.classes,
+        "stages": list(trace.graph.order),
+        "reference": trace.graph.reference,
+        "scores": dict(trace.kinds),
+        **trace.costs.to_json(),
+    }
+    print(json.dumps(value, allow_nan=False))
 
 
 def reprice(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
+from offramp.base.checked import checked
 from offramp.base.errors import CostError
 
 COST_KEYS = (  # of a manifest
@@ -31,6 +32,7 @@ class CostsJson(TypedDict):
     cost_at: NotRequired[dict[str, dict[str, Any]]]
 
 
+@checked
 @dataclass(frozen=True)
 class Costs:
     """What running each stage costs, per example; bodies and heads apart.

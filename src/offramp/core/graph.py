@@ -14,6 +14,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from offramp.base.arrays import AnyArray
+from offramp.base.checked import checked
 from offramp.base.errors import CostError, GraphError
 from offramp.core.costs import Costs as Costs
 from offramp.core.costs import check_cost, check_sizes
@@ -37,6 +38,7 @@ class GraphJson(TypedDict):
     reference: str
 
 
+@checked
 @dataclass(frozen=True)
 class Stage:
     """A place where a walk can stop with an answer: a body that must run to pass it, and a head."""
@@ -57,6 +59,7 @@ def whole(stage: str) -> str:
     return f"{stage}.whole"
 
 
+@checked
 @dataclass(frozen=True)
 class Graph:
     """Stages, edges and the reference.

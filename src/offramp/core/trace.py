@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from offramp.base import hashing
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from offramp.base.checked import checked
 from offramp.base.errors import BudgetError, InputError, LossError, ScoresError, TraceError
 from offramp.base.manifests import (
     HASH,
@@ -198,6 +199,7 @@ class Trace:
             return np.arange(self.examples)
         return np.sort(np.random.default_rng(seed).choice(self.examples, most, replace=False))
 
+    @checked
     def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
         """Rows of a random `share` of the examples, and the other rows, both ascending.
 
@@ -216,6 +218,7 @@ class Trace:
             )
         return np.sort(order[:first]), np.sort(order[first:])
 
+    @checked
     def losses(self, name: str | None = None, kind: Excess = "net") -> Losses:
         """The losses of every stage under loss `name`.
 
@@ -249,6 +252,7 @@ class Trace:
         function, labels = tasks.loss_function(name), self.labels
         return {stage: function(said, labels) for stage, said in scores.items()}
 
+    @checked
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the trace as a folder, whole or not at all.
 
@@ -290,10 +294,11 @@ class Trace:
         }
 
     @classmethod
+    @checked
     def of(
         cls,
         scores: Mapping[str, AnyArray],
-        labels: AnyArray | None = None,
+        labels: AnyArray | Sequence[int] | None = None,
         *,
         costs: Mapping[str, float],
         edges: str | None = None,
@@ -320,6 +325,7 @@ class Trace:
         return assemble(graph, priced, arrays, labels=known, seal=seal)
 
     @classmethod
+    @checked
     def read(cls, path: str | Path) -> Trace:
         """The trace in folder `path`.
 

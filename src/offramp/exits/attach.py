@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError, InputError, NetworkError
+from offramp.base.progress import Progress, silent
 from offramp.core.graph import Costs
 from offramp.core.tasks import log_probabilities
 from offramp.core.trace import assemble
 from offramp.exits.cutting import Point, point, points
-from offramp.exits.features import BATCH, Features, Progress, stream
+from offramp.exits.features import BATCH, Features, stream
 from offramp.exits.heads import Head, fit_head
 from offramp.exits.network import Network, made_up
 from offramp.exits.placement import Placement, place, propose
@@ -57,6 +59,26 @@ class Exits:
     dropped: Mapping[str, str] = field(default_factory=dict)  # point -> why it went
     saving: float | None = None  # of the reference's cost on held-out examples; None: not placed
 
+    def to_json(self) -> dict[str, Any]:
+        order = self.networks.graph.order
+        return {
+            "stages": {stage: self._stage(stage) for stage in order},
+            "reference": self.networks.graph.reference,
+            "dropped": dict(self.dropped),
+            "saving": self.saving,
+        }
+
+    def _stage(self, stage: str) -> dict[str, Any]:
+        """Its costs in millions of multiply-adds, where it answers, and how often it is wrong."""
+        point, head = self.points.get(stage), self.heads.get(stage)
+        return {
+            "at": point and point.to_json(),
+            "style": head and head.pooling.style,
+            "body": self.costs.body[stage],
+            "head": self.costs.head[stage],
+            "error": self.loss.get(stage),
+        }
+
 
 def candidates(path: Path, examples: Examples | None = None) -> list[Point]:
     """The points of a network that exits may answer from, cheapest first.
@@ -79,7 +101,7 @@ def add_exits(
     folder: Path,
     *,
     preprocessing: Preprocessing | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | None = None,
 ) -> Exits:
     """Trains heads on a frozen network, keeps those that pay, and cuts the network into stages.
 
@@ -90,7 +112,7 @@ def add_exits(
         settings: where and which exits.
         folder: where the parts are written.
         preprocessing: what the graph says of how examples are read.
-        progress: called with what, done and total.
+        progress: called with what is done, how much of it, and how much there is.
 
     Raises:
         NetworkError: the network cannot be cut as asked.
@@ -105,6 +127,8 @@ def add_exits(
         raise DataError(
             "heads are trained on labelled examples; give some thousands of them: --data."
         )
+    tell = progress or silent
+    tell("reading the network", 0, 1)
     network = Network.read(path, first.x)
     answer = network.tensors.get(network.outputs[0])
     if answer is None or answer.axis != 0 or len(answer.shape) != 2:
@@ -115,21 +139,22 @@ def add_exits(
     style = settings.style or "deep"  # whose features hold those of the other
     fixed, padding = _fixed(network), _padding(network, settings)
     poolings = {stage: Pooling(p, style, fixed, padding) for stage, p in places.items()}
-    seen = stream(network, poolings, examples, progress)
+    seen = stream(network, poolings, examples, tell)
     shuffled = np.random.default_rng(settings.seed).permutation(len(seen.labels))
     share = round(_HELD_OUT * len(shuffled))
     training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
-    heads = _train(poolings, training, held_out, settings, progress)
+    heads = _train(poolings, training, held_out, settings, tell)
     found = _Trained(network, places, heads, held_out, preprocessing, seen.hashes)
     if settings.at is not None:
         return found.exits(folder)
+    tell("measuring which exits pay", 0, 1)
     placement = found.placement()
     stay = placement.kept[:-1] or (list(placement.dropped)[-1],)  # the best one, if none pays
     names = {stage: f"exit{number}" for number, stage in enumerate(stay, start=1)}
     found = found.renamed(names)
     if settings.hears:  # what a head has heard may have gone
         kept = {new: poolings[old] for old, new in names.items()}
-        again = _train(kept, training.renamed(names), found.held_out, settings, progress)
+        again = _train(kept, training.renamed(names), found.held_out, settings, tell)
         found = replace(found, heads=again)
     dropped = {places[s].path: why for s, why in placement.dropped.items() if s not in stay}
     return replace(found.exits(folder), dropped=dropped, saving=placement.saving)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -33,6 +34,16 @@ class Point:
     path: str  # of the module that made it, as the exporter recorded it
     shape: tuple[int, ...]  # of the tensor for one example, without the batch
     axis: int = 0  # of the batch
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tensor": self.name,
+            "module": self.path,
+            "multiply_adds": self.cost,
+            "carry": list(self.carry),
+            "carry_bytes": self.carry_bytes,
+            "shape": list(self.shape),
+        }
 
 
 @dataclass(frozen=True)

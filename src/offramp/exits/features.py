@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +11,12 @@ import onnxruntime as ort
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError, NetworkError
 from offramp.base.hashing import hash_rows
+from offramp.base.progress import Progress
 from offramp.core.tasks import check_labels
 from offramp.exits.network import Network, open_session
 from offramp.exits.pooling import Pooling, pooled
 from offramp.networks.data import Examples
 
-Progress = Callable[[str, int, int], None]
 MOST_EXAMPLES = 50_000  # that heads are trained on
 BATCH = 64
 

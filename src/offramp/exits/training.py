@@ -16,6 +16,7 @@ from typing import Any, Literal
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, MissingExtra
 from offramp.base.files import replacing, storage
+from offramp.base.progress import Progress, silent
 from offramp.exits.module import WithExits
 
 try:
@@ -29,7 +30,6 @@ except ImportError as problem:
 Mode = Literal["heads", "joint", "distill"]
 Schedule = Literal["cosine", "linear", "constant"]
 Epoch = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
-Progress = Callable[[int, int, float], None]
 _WARMUP = 0.05  # of all steps: the learning rate rises from 0
 
 
@@ -53,7 +53,7 @@ def train(
     training: Training | None = None,
     *,
     checkpoint: Path | None = None,
-    progress: Progress = lambda epoch, epochs, loss: None,
+    progress: Progress | None = None,
 ) -> nn.Module:
     """Trains a module that returns a list of scores, cheapest exit first.
 
@@ -64,7 +64,8 @@ def train(
         training: how.
         checkpoint: a .safetensors file, written after every epoch; where it exists already,
             training goes on from it.
-        progress: called with epochs done, epochs in all and the mean loss of the last one.
+        progress: called with the mean loss of the last epoch, in words, epochs done, and epochs in
+            all.
 
     Returns:
         The model, in evaluation mode.
@@ -93,7 +94,7 @@ def train(
         loss = _epoch(model, optimizer, batches, settings, epoch)
         if checkpoint is not None:
             _save(model, optimizer, settings, checkpoint, epoch + 1)
-        progress(epoch + 1, settings.epochs, loss)
+        (progress or silent)(f"training, mean loss {loss:.6g}", epoch + 1, settings.epochs)
     return model.eval()
 
 

@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import new_folder
+from offramp.base.progress import Progress, silent
 from offramp.core.graph import BATCH
 from offramp.export.deciding import TAINT, Decider, Recipe, turned
 from offramp.export.itinerary import Block
@@ -31,7 +32,13 @@ EXPORTED = kind_of_folder(KIND)
 
 
 def write_folder(
-    plan: Plan, path: str | Path, *, dial: bool = False, images: bool = False, force: bool = False
+    plan: Plan,
+    path: str | Path,
+    *,
+    dial: bool = False,
+    images: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> None:
     """Writes a file per stage, and `routes.json` that says how to go from one to the next.
 
@@ -41,12 +48,14 @@ def write_folder(
         dial: adds an input `tradeoff` to every file, NaN for the certified one.
         images: the files read uint8 images (batch, height, width, channels).
         force: replaces a folder that offramp wrote.
+        progress: called with what is written, how many files are, and how many there are.
 
     Raises:
         PlanError, NetworkError: as `one_file`.
         InputError: `path` is taken.
     """
-    path = Path(path)
+    path, tell = Path(path), progress or silent
+    tell("putting stages together", 0, 1)
     stages = Stages(unwatched(plan) if images else plan)
     pixels = preprocessing_of(plan) if images else None
     blocks = stages.itinerary.root.all()
@@ -56,7 +65,8 @@ def write_folder(
     axes = {key: tensor.axis for found in written for key, tensor in found.makes.items()}
     with new_folder(path, EXPORTED, force=force) as folder:
         routes = []
-        for found in written:
+        for number, found in enumerate(written):
+            tell(f"writing {found.block.stage}.onnx", number, len(written))
             makes = {key: found.makes[key] for key in found.makes if key in asked}
             file = folder / f"{found.block.stage}.onnx"
             model = found.model(makes)

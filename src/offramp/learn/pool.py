@@ -14,14 +14,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
+from offramp.base.progress import Progress, silent
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
 from offramp.learn.teach import DEFAULT, Ways
 from offramp.policies import family
 
+T = TypeVar("T")
 _WORTH = 0.002  # of the reference's cost that a change must save, on held-out examples
 _SAMPLE = 1500  # examples to search on, at most
 _QUICK, _OWN = "margin", "learned"  # policies that tell who takes part, and which skips pay
@@ -35,17 +38,19 @@ class Found:
     tried: Mapping[str, float]  # policy: edges -> mean cost at the levels, over the reference's
 
 
-def search(trace: Trace, ways: Ways = DEFAULT) -> Found:
+def search(trace: Trace, ways: Ways = DEFAULT, progress: Progress | None = None) -> Found:
     """The stages that take part, in a chain with skips that pay; the edges of `trace` do not count.
 
     Args:
         trace: examples to learn from, with every candidate as a stage.
         ways: what counts, and whether stages may answer together.
+        progress: called with what is tried, how many of its graphs are, and how many there are.
     """
-    judge = _Judge(trace.take(trace.sample(_SAMPLE, ways.seed)), ways)
+    judge = _Judge(trace.take(trace.sample(_SAMPLE, ways.seed)), ways, progress or silent)
     chain = _grown(judge)
     graph = _skipping(judge, judge.graph(chain))
     everyone = judge.graph(_ordered(trace, trace.graph.order))
+    judge.tell("trying all stages", 0, 1)
     if judge.cost(everyone, _OWN) < judge.cost(graph, _OWN) - _WORTH:
         graph = everyone
     return Found(graph, dict(judge.known))
@@ -57,6 +62,7 @@ class _Judge:
 
     trace: Trace
     ways: Ways
+    tell: Progress
     known: dict[str, float] = field(default_factory=dict)
 
     def graph(self, chain: Sequence[str], skips: Iterable[tuple[str, str]] = ()) -> Graph:
@@ -76,6 +82,14 @@ class _Judge:
     def of_chain(self, chain: Sequence[str]) -> float:
         return self.cost(self.graph(chain))
 
+    def best(self, what: str, graphs: Mapping[T, Graph], policy: str = _QUICK) -> T:
+        """The key of the graph that costs least, the first of several."""
+        costs: dict[T, float] = {}
+        for number, (key, graph) in enumerate(graphs.items()):
+            self.tell(what, number, len(graphs))
+            costs[key] = self.cost(graph, policy)
+        return min(costs, key=costs.__getitem__)
+
 
 def edges_of(graph: Graph) -> str:
     """The edges as the command line takes them."""
@@ -92,7 +106,9 @@ def _grown(judge: _Judge) -> tuple[str, ...]:
         more = [_ordered(judge.trace, (*chain, name)) for name in others if name not in chain]
         fewer = [tuple(s for s in chain if s != name) for name in chain[:-1]]
         changed = [c for c in (*more, *fewer) if len(c) > 1]
-        best = min(changed, key=judge.of_chain, default=chain)
+        if not changed:
+            return chain
+        best = judge.best(f"trying {len(chain) + 1} stages", {c: judge.graph(c) for c in changed})
         if judge.of_chain(best) > present - _WORTH:
             return chain
         chain, present = best, judge.of_chain(best)
@@ -116,7 +132,7 @@ def _skipping(judge: _Judge, graph: Graph) -> Graph:
     skips: list[tuple[str, str]] = []
     while left := [(name, chain[-1]) for name in chain[:-2] if (name, chain[-1]) not in skips]:
         tried = {skip: judge.graph(chain, [*skips, skip]) for skip in left}
-        best = min(left, key=lambda skip: judge.cost(tried[skip], _OWN))
+        best = judge.best("trying skips", tried, _OWN)
         if judge.cost(tried[best], _OWN) > judge.cost(graph, _OWN) - _WORTH:
             break
         graph = tried[best]

@@ -15,6 +15,7 @@ import numpy as np
 from offramp.answering.committees import Committees, learn
 from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
+from offramp.base.progress import Progress, silent
 from offramp.core.frontier import LEVELS, Point, Recorded, cost_at, replay
 from offramp.core.policy import Learner, Policy
 from offramp.core.tasks import Excess, Losses
@@ -122,25 +123,44 @@ class Taught:
         return self.family.name
 
 
-def teach(trace: Trace, ways: Ways = DEFAULT, policy: str | Family = AUTO) -> Taught:
+def teach(
+    trace: Trace,
+    ways: Ways = DEFAULT,
+    policy: str | Family = AUTO,
+    progress: Progress | None = None,
+) -> Taught:
     """The policy that costs least at some levels of excess loss, on held-out examples.
 
     Args:
         trace: examples to learn from and choose on; whatever is chosen learns from all of them.
         ways: what counts, and whether stages may answer together.
         policy: a family or its name, or `auto` to choose one: with few examples a rule.
+        progress: called with what is learned or tried, how much of it, and how much there is.
 
     Raises:
         InputError: an unknown policy.
         TraceError, LossError: as `Trace.losses`.
     """
+    names = _tried(trace, policy)
+    steps = len(names) + 2 if len(names) > 1 else 2
+    tell = progress or silent
+    tell("how stages answer", 0, steps)
     lesson = ways.lesson(trace)
+    tried: dict[str, float] = {}
+    if len(names) > 1:
+        sample = lesson.take(trace.sample(_SAMPLE, ways.seed))
+        for number, name in enumerate(names, start=1):
+            tell(f"trying {name}", number, steps)
+            tried[name] = sample.held_out(family(name), ways.levels)
+    best = min(names, key=lambda name: tried.get(name, 0.0) + (_WORTH if name != QUICK else 0.0))
+    tell(f"learning {best}", steps - 1, steps)
+    return lesson.taught(best if policy == AUTO else policy, tried)
+
+
+def _tried(trace: Trace, policy: str | Family) -> tuple[str, ...]:
+    """The names of the families to choose from."""
     if policy != AUTO:
-        return lesson.taught(policy)
+        return (family(policy).name,)
     if trace.examples < FEW:
-        return lesson.taught(RULES[0])
-    sample = lesson.take(trace.sample(_SAMPLE, ways.seed))
-    names = (QUICK, *RULES, *((NETWORK,) if trace.examples >= _MANY else ()))
-    tried = {name: sample.held_out(family(name), ways.levels) for name in names}
-    best = min(names, key=lambda name: tried[name] + (_WORTH if name != QUICK else 0.0))
-    return lesson.taught(best, tried)
+        return RULES[:1]
+    return (QUICK, *RULES, *((NETWORK,) if trace.examples >= _MANY else ()))

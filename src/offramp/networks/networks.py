@@ -10,6 +10,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from offramp.base.arrays import AnyArray
+from offramp.base.checked import checked
 from offramp.base.errors import GraphError, InputError, NetworkError, foreign
 from offramp.base.files import regular, storage
 from offramp.base.manifests import PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
@@ -37,6 +38,7 @@ class GraphManifest(Sealed, GraphJson):
     preprocessing: NotRequired[PreprocessingJson | None]
 
 
+@checked
 @dataclass(frozen=True)
 class Networks:
     """A graph whose stages can run."""
@@ -49,6 +51,7 @@ class Networks:
     def fingerprints(self) -> dict[str, str]:
         return {part: weights.fingerprint_of(file) for part, file in self.files.items()}
 
+    @checked
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the graph and copies of its networks, whole or not at all.
 
@@ -67,6 +70,7 @@ class Networks:
             write_manifest(folder, "graph", value)
 
     @classmethod
+    @checked
     def read(cls, path: str | Path) -> Networks:
         """The graph in folder `path`.
 

@@ -9,11 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.checked import checked
 from offramp.base.errors import DataError, GraphError
 
 Layout = Literal["nchw", "nhwc"]
 
 
+@checked
 @dataclass(frozen=True)
 class Preprocessing:
     """Pixels over 255, minus the mean, over the standard deviation, in the layout of the networks.

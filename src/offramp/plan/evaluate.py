@@ -13,6 +13,7 @@ from scipy import stats
 
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import CostError, LossError, TraceError
+from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.frontier import excess_of, loss_of, point, replay
 from offramp.core.ledger import Look
@@ -68,7 +69,12 @@ class Evaluation:
 
 
 def evaluate(
-    plan: Plan, trace: Trace, *, loss: str | None = None, repeats: Repeats | None = None
+    plan: Plan,
+    trace: Trace,
+    *,
+    loss: str | None = None,
+    repeats: Repeats | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """What `plan` does on the examples of `trace`.
 
@@ -78,6 +84,7 @@ def evaluate(
         loss: None takes the plan's; a loss of the user's own must be named again, because a plan
             must not run code. Of another one than the plan's nothing was promised.
         repeats: as in `fit`: what rows are that repeat others, where many do.
+        progress: called with what is done, how much of it, and how much there is.
 
     The ledger of the trace counts it as a look at all of its rows, the sealed ones included.
 
@@ -88,10 +95,14 @@ def evaluate(
         LossError: the plan's loss is the user's own and `loss` does not name it.
         StorageError: the trace's ledger cannot be written.
     """
+    tell = progress or silent
+    tell("checking the examples", 0, 3)
     _check_alike(plan, trace)
     recorded = priced(plan, split.distinct(trace, repeats))
+    tell("answering as the plan does", 1, 3)
     answered = plan.answering(recorded)
     outcome = replay(answered, plan.running, plan.setting)
+    tell("judging the promise", 2, 3)
     losses, unrefitted = (_losses(plan, each, loss) for each in (answered, recorded))
     evaluation = _evaluation(plan, answered, outcome, losses, unrefitted)
     if losses:  # now that nothing can be refused any more

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from offramp._version import __version__
 from offramp.base.errors import TraceError
+from offramp.base.progress import Progress, silent
 from offramp.core.ledger import Look
 from offramp.core.prices import Prices
 from offramp.core.tasks import Excess
@@ -43,6 +44,7 @@ def fit(
     certify_on: Trace | None = None,
     networks: Networks | None = None,
     prices: Prices | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """The plan that keeps the promise with just enough network, or with one network alone.
 
@@ -73,6 +75,7 @@ def fit(
         prices: costs are by these, at the number of rows that are expected to come to each stage,
             and stages that save nothing in them are left out; None: costs as recorded. The time of
             requests is `offramp.learn.latency.Latency`, any other `offramp.core.prices.Fixed`.
+        progress: called with what is learned or tried, how much of it, and how much there is.
 
     Returns:
         A plan, always; its certificate says whether it routes.
@@ -101,10 +104,15 @@ def fit(
         certify_on=certify_on,
         prices=prices,
     )
-    return fit_each(trace, asked, networks)[0]
+    return fit_each(trace, asked, networks, progress)[0]
 
 
-def fit_each(trace: Trace, asked: Asked, networks: Networks | None = None) -> list[Plan]:
+def fit_each(
+    trace: Trace,
+    asked: Asked,
+    networks: Networks | None = None,
+    progress: Progress | None = None,
+) -> list[Plan]:
     """A plan for each budget, all promises of which hold together at the confidence.
 
     It is one look at the rows that certify. Each budget's sequence of tests has an equal share of
@@ -115,6 +123,7 @@ def fit_each(trace: Trace, asked: Asked, networks: Networks | None = None) -> li
         trace: as in `fit`.
         asked: what is promised, what may run, and which rows teach.
         networks: as in `fit`.
+        progress: as in `fit`.
 
     Raises:
         As `fit`.
@@ -125,7 +134,8 @@ def fit_each(trace: Trace, asked: Asked, networks: Networks | None = None) -> li
     if networks:
         _check_networks(trace, networks)
     rows = _rows(trace, asked.split)
-    jobs = [prepare(rows, asked, budget) for budget in asked.promise.budgets]
+    jobs = [prepare(rows, asked, budget, progress) for budget in asked.promise.budgets]
+    (progress or silent)("certifying", 0, 1)
     # everything that is tested is fixed from here on; now the sealed rows are looked at
     number, together = _looked(jobs, asked.promise)
     plans = []

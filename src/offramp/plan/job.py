@@ -13,6 +13,7 @@ from offramp.answering.committees import answering
 from offramp.answering.refit import Refits, Repair, refitted
 from offramp.answering.refit import learn as learn_refits
 from offramp.base.hashing import hash_rows
+from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.frontier import Recorded, excess_of, replay
 from offramp.core.meaning import chance_loss, doubts
@@ -188,13 +189,13 @@ class Job:
         return doubts(learning.scores, learning.labels, learning.graph.reference)
 
 
-def prepare(rows: Rows, asked: Asked, budget: float) -> Job:
+def prepare(rows: Rows, asked: Asked, budget: float, progress: Progress | None = None) -> Job:
     """Everything that is learned for a budget, from the rows that teach alone; see `fit`."""
     ways = asked.ways(budget)
     material = Material(learning=rows.learning, certifying=rows.certifying)
     for step in (_with_refits, _with_its_pool, _with_prices):
-        material = step(material, asked, ways)
-    taught = teach(material.learning, ways, asked.choices.policy)
+        material = step(material, asked, ways, progress or silent)
+    taught = teach(material.learning, ways, asked.choices.policy, progress)
     certifying = answering(material.certifying, taught.lesson.committees)
     return Job(
         rows=rows,
@@ -207,10 +208,11 @@ def prepare(rows: Rows, asked: Asked, budget: float) -> Job:
     )
 
 
-def _with_refits(material: Material, asked: Asked, ways: Ways) -> Material:
+def _with_refits(material: Material, asked: Asked, ways: Ways, tell: Progress) -> Material:
     """Scores mended on labels, where that was asked for."""
     if not asked.choices.refit:
         return material
+    tell("mending scores", 0, 1)
     refits, learning = learn_refits(
         material.learning, ways.loss, unlabelled=ways.unlabelled, seed=ways.seed
     )
@@ -218,16 +220,16 @@ def _with_refits(material: Material, asked: Asked, ways: Ways) -> Material:
     return replace(material, learning=learning, certifying=certifying, refits=refits)
 
 
-def _with_its_pool(material: Material, asked: Asked, ways: Ways) -> Material:
+def _with_its_pool(material: Material, asked: Asked, ways: Ways, tell: Progress) -> Material:
     """The graph of those who take part, where it was to be found."""
     if not asked.choices.pool:
         return material
-    graph = search(material.learning, ways).graph
+    graph = search(material.learning, ways, tell).graph
     learning = replace(material.learning, graph=graph)
     return replace(material, learning=learning, pool=edges_of(graph))
 
 
-def _with_prices(material: Material, asked: Asked, ways: Ways) -> Material:
+def _with_prices(material: Material, asked: Asked, ways: Ways, tell: Progress) -> Material:
     """Costs by the prices that were given, without the stages that do not pay in them."""
     prices, policy, learning = asked.choices.prices, asked.choices.policy, material.learning
     if prices is None:
@@ -239,6 +241,7 @@ def _with_prices(material: Material, asked: Asked, ways: Ways) -> Material:
         budget=ways.levels[-1],
         seed=ways.seed,
     )
+    tell("trying which stages pay", 0, 1)
     settled = settle(trials, prices, material.certifying.graph)
     return replace(
         material,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from offramp.base.errors import BudgetError, TraceError
+from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.frontier import Recorded, excess_of, replay
 from offramp.core.policy import Policy
@@ -64,6 +65,7 @@ def needs(
     policy: str | Family = "learned",
     power: float = POWER,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Needs:
     """How many labelled examples would certify `budget`, along the path of a policy.
 
@@ -81,6 +83,7 @@ def needs(
         policy: a family or its name, one of `offramp.policies.FAMILIES`.
         power: chance that the number of examples certifies, in (0, 1).
         seed: of the split.
+        progress: called with what is done, how much of it, and how much there is.
 
     Raises:
         BudgetError: budget, confidence or power out of range.
@@ -89,8 +92,17 @@ def needs(
     check_promise(budget, confidence)
     if not 0 < power < 1:
         raise BudgetError(f"the power is {power}; it must lie between 0 and 1.")
+    tell = progress or silent
+    tell(f"learning {family(policy).name}", 0, 1)
     learned, seen = _learned(_shown(trace), excess, policy, seed)
-    counted = _Counted(trace=seen, budget=budget, confidence=confidence, excess=excess, power=power)
+    counted = _Counted(
+        trace=seen,
+        budget=budget,
+        confidence=confidence,
+        excess=excess,
+        power=power,
+        tell=tell,
+    )
     return counted.needs(learned)
 
 
@@ -123,6 +135,7 @@ class _Counted:
     confidence: float
     excess: Excess
     power: float
+    tell: Progress
 
     def needs(self, policy: Policy) -> Needs:
         """What settings of a policy's dial take, and what single networks take."""
@@ -141,9 +154,13 @@ class _Counted:
     def path(self, policy: Policy) -> Iterator[Need]:
         """Some settings of the dial, evenly along it."""
         recorded = Recorded(policy, self.trace)
-        shown = np.linspace(0, len(policy.settings) - 1, _SETTINGS).round().astype(int)
-        needed = (self._need(recorded, float(s), None) for s in policy.settings[np.unique(shown)])
-        yield from (need for need in needed if need.speedup > 1)  # others save nothing
+        at = np.linspace(0, len(policy.settings) - 1, _SETTINGS).round().astype(int)
+        shown = policy.settings[np.unique(at)]
+        for number, setting in enumerate(shown):
+            self.tell("counting changed answers", number, len(shown))
+            need = self._need(recorded, float(setting), None)
+            if need.speedup > 1:  # others save nothing
+                yield need
 
     def alone(self, stage: str) -> Need:
         return self._need(Static.of(self.trace.graph, stage), float("nan"), stage)

@@ -15,6 +15,7 @@ from offramp.answering import committees, refit
 from offramp.answering.committees import Committees, answering
 from offramp.answering.refit import Refits, Repair
 from offramp.base.arrays import FloatArray
+from offramp.base.checked import checked
 from offramp.base.errors import InputError, PlanError
 from offramp.base.manifests import (
     HASH,
@@ -250,6 +251,7 @@ class Plan:
         }
 
     @classmethod
+    @checked
     def read(cls, path: str | Path) -> Plan:
         """The plan in folder `path`.
 

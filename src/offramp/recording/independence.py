@@ -6,6 +6,7 @@ whose rows depend on each other is then another system than the certified one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError, OfframpWarning
+from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.graph import Graph
 from offramp.networks import weights
@@ -211,8 +213,13 @@ class Judge:
         )
 
 
-def check_made_up(networks: Networks, runtime: Runtime) -> None:
+def check_made_up(networks: Networks, runtime: Runtime, progress: Progress | None = None) -> None:
     """Compares rows that are made up, where the shape of the input is known and they run.
+
+    Args:
+        networks: to look at.
+        runtime: that runs them.
+        progress: called with what is done, which of how many runs.
 
     Raises:
         NetworkError: scores depend on other rows by more than `SMALL`. Less is left to a recording,
@@ -223,10 +230,22 @@ def check_made_up(networks: Networks, runtime: Runtime) -> None:
         return
     judge = Judge.of(networks)
     try:
-        found = compare(runs(runtime, networks.graph), x, judge.tolerances)
+        run = _counted(runs(runtime, networks.graph), progress or silent)
+        found = compare(run, x, judge.tolerances)
     except NetworkError:  # they read other values than these
         return
     judge({stage: change for stage, change in found.items() if change.scores > SMALL})
+
+
+def _counted(run: Run, tell: Progress) -> Run:
+    """Tells how often it has run; where scores differ each row runs once more."""
+    runs, total = itertools.count(), 4 + _MADE_UP
+
+    def told(x: AnyArray) -> Mapping[str, FloatArray]:
+        tell("comparing rows together and alone", min(next(runs), total), total)
+        return run(x)
+
+    return told
 
 
 def made_up(value: onnx.ValueInfoProto, rows: int) -> AnyArray | None:

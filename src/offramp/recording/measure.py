@@ -20,6 +20,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray
+from offramp.base.progress import Progress, silent
 from offramp.core.graph import BATCH, Costs, Graph, head, whole
 from offramp.core.policy import backbone
 from offramp.core.trace import assemble
@@ -97,7 +98,13 @@ def _spread(laps: Iterable[Sequence[float]]) -> float:
 
 
 def recorded_costs(
-    runtime: Runtime, graph: Graph, x: AnyArray, classes: int, sizes: Sequence[int], threads: int
+    runtime: Runtime,
+    graph: Graph,
+    x: AnyArray,
+    classes: int,
+    sizes: Sequence[int],
+    threads: int,
+    progress: Progress | None = None,
 ) -> Costs:
     """Costs at the largest of several batch sizes, with those at the others in `at`.
 
@@ -110,20 +117,19 @@ def recorded_costs(
         classes: of the scores, which decisions look at.
         sizes: rows per call.
         threads: of the runtime.
+        progress: called with what is measured, and which of how many times.
     """
+    tell, times = progress or silent, sorted(set(sizes))
+    tell("measuring decisions", 0, len(times) + 1)
     request = x[np.arange(max(*sizes, len(x))) % len(x)]
     deciding = any(graph.successors.values())
     spent = overheads(request[: max(sizes)], classes, threads) if deciding else None
-    found = {
-        size: _with_decisions(
-            graph,
-            stage_costs(
-                runtime, graph, request, size, source(size, threads), limit_s=10 / len(sizes)
-            ),
-            spent,
-        )
-        for size in sorted(set(sizes))
-    }
+    found = {}
+    for number, size in enumerate(times, start=1):
+        tell(f"measuring batches of {size}", number, len(times) + 1)
+        said, limit_s = source(size, threads), 10 / len(sizes)
+        measured = stage_costs(runtime, graph, request, size, said, limit_s=limit_s)
+        found[size] = _with_decisions(graph, measured, spent)
     return replace(found.pop(max(sizes)), at=found)
 
 

@@ -26,6 +26,7 @@ from offramp.base.files import fingerprint, remove
 from offramp.base.hashing import hash_rows
 from offramp.base.manifests import PRINTS, read_manifest, write_manifest
 from offramp.base.outputs import check_output, new_folder, only_one
+from offramp.base.progress import Progress, silent
 from offramp.base.schema import record as record_of
 from offramp.core.graph import Costs, Graph, head, whole
 from offramp.core.ledger import Ledger, carry
@@ -41,7 +42,6 @@ from offramp.recording.measure import recorded_costs
 from offramp.runtime.driver import Runtime
 from offramp.runtime.session import Session
 
-Progress = Callable[[int, int], None]
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
 _PART = 2048  # examples per part, about
 _TOGETHER = 64  # examples, at least, that are compared with the same run alone
@@ -80,7 +80,7 @@ def record(
     graph_folder: Path | None = None,
     costs: Costs | None = None,
     force: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress | None = None,
 ) -> Trace:
     """Runs every stage once on every example, measures costs, and writes the trace.
 
@@ -94,7 +94,7 @@ def record(
         graph_folder: where the networks were read from, for `fit` to find them again.
         costs: what every stage costs, in any unit; None: they are measured.
         force: start again where `out` holds another recording.
-        progress: called with examples done and examples in all.
+        progress: called with what is done, how much of it, and how much there is.
 
     Returns:
         The trace.
@@ -112,19 +112,21 @@ def record(
     """
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")
+    tell = progress or silent
     judge = Judge.of(networks)
+    tell("comparing rows together and alone", 0, 1)
     notes = _compared(judge, networks, runtime, examples, settings)
     identity = _identity(networks, examples, settings, graph_folder)
     if costs is not None:
         costs = networks.graph.check_costs(costs)
     with _begun(out, identity, force) as prints:
         recording = _Recording(networks, runtime, examples, settings, judge)
-        first, differing = recording.write(out, identity, prints, progress)
+        first, differing = recording.write(out, identity, prints, tell)
 
         def priced(classes: int) -> Costs:
             sizes = (settings.batch, *settings.sizes)
             given = (networks.graph, first, classes, sizes, settings.threads)
-            return recorded_costs(runtime, *given) if costs is None else costs
+            return recorded_costs(runtime, *given, tell) if costs is None else costs
 
         noted = {**identity, "notes": notes or differing}
         trace = _finish(networks.graph, out, noted, first, priced, prints)
@@ -144,7 +146,7 @@ class _Recording:
     judge: Judge
 
     def write(
-        self, out: Path, identity: Mapping[str, Any], prints: dict[str, str], progress: Progress
+        self, out: Path, identity: Mapping[str, Any], prints: dict[str, str], tell: Progress
     ) -> tuple[AnyArray, list[str]]:
         """Writes the parts that are missing, whose fingerprints it adds.
 
@@ -154,7 +156,7 @@ class _Recording:
         first: AnyArray | None = None
         notes: list[str] = []
         seen = done * settings.part
-        progress(min(seen, total), total)
+        tell("recording", min(seen, total), total)
         batches = self.examples.batches(settings.batch, seen)
         while group := list(islice(batches, settings.batches_per_part)):
             rows, differing = _part(self.networks, self.runtime, group, self.judge, settings.kind)
@@ -165,7 +167,7 @@ class _Recording:
             _note(out, identity, prints)
             first = group[0].x if first is None else first
             done, seen = done + 1, min(seen + settings.part, total)
-            progress(seen, total)
+            tell("recording", seen, total)
         if first is None or not len(first):
             every = self.examples.batches(settings.batch)
             first = next((batch.x for batch in every if len(batch.x)), None)

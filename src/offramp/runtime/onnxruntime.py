@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.checked import checked
 from offramp.core.graph import Graph, head, whole
 from offramp.networks.networks import sources
 from offramp.runtime.session import Device, Session
@@ -28,6 +29,7 @@ class OnnxRuntime:
             or no such device.
     """
 
+    @checked
     def __init__(
         self,
         networks: Mapping[str, Path],

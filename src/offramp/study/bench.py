@@ -22,6 +22,7 @@ import onnx
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError, MissingExtra
+from offramp.base.progress import Progress, silent
 from offramp.core.frontier import needed, replay
 from offramp.core.graph import head, whole
 from offramp.core.trace import Trace
@@ -36,7 +37,6 @@ from offramp.runtime.session import BEST, LEVELS, Session
 
 Run = Callable[[AnyArray], AnyArray]  # from inputs to answers (n,)
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
 REQUESTS, EXAMPLES = 16, 256  # a pass holds at least so many
 BLOCK = 32  # examples that one contestant answers in a row, before the next has its turn
 _CALIBRATION = 128  # examples that int8 scales are taken from, at most
@@ -105,7 +105,7 @@ def bench(
     passes: int = 5,
     thorough: bool = True,
     others: Mapping[str, Run] | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress | None = None,
 ) -> Bench:
     """The plan, its reference under every static runtime there is, and every other network.
 
@@ -119,7 +119,7 @@ def bench(
         thorough: False: the plan in one file and the reference on each engine at its best level
             alone, no memory.
         others: further contestants, from inputs to answers (n,): the reference in PyTorch, say.
-        progress: is told what is being done.
+        progress: called with what is done, how much of it, and how much there is.
 
     Raises:
         PlanError: the plan has no networks.
@@ -132,7 +132,10 @@ def bench(
         raise DataError(f"a batch of {batch} needs as many examples; there are {len(x)}.")
     size = max(1, BLOCK // batch)
     blocks = [requests[i : i + size] for i in range(0, len(requests), size)]
+    tell = progress or silent
     with TemporaryDirectory() as folder:
+        steps = passes + 3
+        tell(f"loading what runs batches of {batch}", 0, steps)
         missing: dict[str, str] = {}
         ring = list(_contestants(plan, Path(folder), x, threads, missing, thorough))
         ring += [_Contestant(name, run, None) for name, run in (others or {}).items()]
@@ -140,7 +143,7 @@ def bench(
         times: dict[str, dict[int, list[float]]] = {}  # seconds, by part and number of rows
         sizes = sorted({min(2**power, batch) for power in range(batch.bit_length() + 1)})
         for number in range(-1, passes):  # pass -1 warms up
-            progress(f"batch {batch}", max(number, 0), passes)
+            tell(f"timing batches of {batch}", number + 2, steps)
             for found in ring:
                 found.spent.append([])
             for i, block in enumerate(blocks):
@@ -155,6 +158,7 @@ def bench(
             part: {rows: float(np.median(spent)) for rows, spent in sorted(found.items())}
             for part, found in times.items()
         }
+        tell("comparing answers, measuring memory", steps - 1, steps)
         answers = [np.concatenate([found.run(r) for r in requests]) for found in ring]
         peaks = [peak_mb(f.file, requests[0], threads) if thorough else None for f in ring]
         scores = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from offramp.answering.committees import Committees, answering
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import InputError, TraceError
+from offramp.base.progress import Progress, silent
 from offramp.core.frontier import Point, frontier, uniform_points
 from offramp.core.hulls import LEVELS
 from offramp.core.policy import Policy
@@ -36,7 +37,6 @@ from offramp.study.bands import (
 UNIFORM = "uniform"  # blind mixes of single networks: always compared, never fitted
 OWN = AUTO  # the policy that others are compared with
 _OURS = (OWN, "learned", "network")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ def compare(
         raise TraceError("the trace to measure on was recorded with another graph.")
     tune, losses = trace.losses(loss), test.losses(loss)
     bench = _Bench(test, losses, Resamples.of(test.examples, DRAWS if bands else 0, seed))
-    steps = _Steps(progress, 2 * len(learners) + 2)
+    steps = _Steps(progress or silent, 2 * len(learners) + 2)
     curves, seconds = dict[str, Curve](), dict[str, float]()
     for name, learner in learners.items():
         steps.next(f"fitting {name}")
@@ -243,13 +243,12 @@ def _check_number(trace: Trace, test: Trace | None) -> None:
 class _Steps:
     """Counts the steps of a comparison."""
 
-    progress: Progress | None
+    progress: Progress
     total: int
     done: int = 0
 
     def next(self, what: str) -> None:
-        if self.progress:
-            self.progress(what, self.done, self.total)
+        self.progress(what, self.done, self.total)
         self.done += 1
 
 
