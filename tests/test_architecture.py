@@ -13,7 +13,7 @@ import offramp
 
 HOUSE = [  # folder, and its files in the order in which they build on each other; "" is the folder
     ("", "_version"),
-    ("base", "lazy errors arrays hashing files outputs manifests schema"),
+    ("base", "lazy errors notebook arrays hashing files outputs manifests schema"),
     ("core", "costs graph tasks hulls ledger meaning parts trace imports policy walk frontier"),
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
@@ -34,7 +34,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "exits"),
     ("exits", "module training"),
     ("study", "bands compare bench"),
-    ("report", "figures sentences drawing page inputs"),
+    ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report testing"),
     ("command", "parsing answers tables options terminal demo graphs traces plans running"),
     ("", "cli"),
@@ -44,7 +44,7 @@ ORDER = [f"{folder}.{name}".strip(".") for folder, names in HOUSE for name in na
 PLAIN = {"base", "core", "promise", "answering", "networks", "learn", "plan", "recording", "study"}
 PLAIN |= {"command"}  # folders whose own file holds a line on what is in them, and nothing else
 ROOT = Path(offramp.__file__).parent
-EXTRAS = {"matplotlib", "jinja2", "datasets", "torch", "openvino"}
+EXTRAS = {"vl_convert", "jinja2", "datasets", "torch", "openvino"}
 
 
 def name_of(file: Path) -> str:
