@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.report import ReportInput, charts, report_inputs, write_report
+from offramp.report.drawing import embedded
 from offramp.report.figures import certified_path, exits, frontiers, gaps
 from offramp.report.sentences import kept, promise, verdict
 from offramp.study.compare import compare
@@ -80,6 +82,13 @@ def test_the_page_holds_everything_and_links_to_nothing(entry: ReportInput, tmp_
         "95% band",
     ):
         assert says in page.text
+
+
+def test_numbers_for_scripts_cannot_end_them() -> None:
+    names = {"</script><!--": ["<script>", "&lt;"]}
+    text = embedded(names)
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == names
 
 
 def test_the_same_inputs_give_the_same_bytes(entry: ReportInput, tmp_path: Path) -> None:
