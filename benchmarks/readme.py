@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.drawing import SpeedupsFigure, draw_frontier, draw_speedups
 from benchmarks.results import ROOT, load
-from offramp.report.drawing import draw_frontier, draw_speedups
-from offramp.report.figures import FrontierFigure, Role, Series, SpeedupsFigure
+from offramp.report.figures import FrontierFigure, Role, Series
 from offramp.study.bench import ONE_FILE
 
 DOCS = ROOT.parent / "docs"

@@ -13,11 +13,10 @@ import offramp
 
 HOUSE = [  # folder, and its files in the order in which they build on each other; "" is the folder
     ("", "_version"),
-    ("base", "lazy errors checked palette progress arrays hashing files outputs manifests schema"),
-    (
-        "core",
-        "costs graph prices tasks hulls ledger meaning parts trace imports policy walk frontier",
-    ),
+    ("base", "lazy errors checked palette notebook progress arrays hashing files outputs"),
+    ("base", "manifests schema"),
+    ("core", "costs graph prices tasks hulls ledger meaning parts trace imports policy walk"),
+    ("core", "frontier"),
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),
@@ -36,7 +35,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "exits"),
     ("exits", "module training"),
     ("study", "bands compare bench"),
-    ("report", "figures sentences drawing page inputs"),
+    ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report testing"),
     ("command", "completing parsing answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),
@@ -47,7 +46,7 @@ ORDER = [f"{folder}.{name}".strip(".") for folder, names in HOUSE for name in na
 PLAIN = {"base", "core", "promise", "answering", "networks", "learn", "plan", "recording", "study"}
 PLAIN |= {"command"}  # folders whose own file holds a line on what is in them, and nothing else
 ROOT = Path(offramp.__file__).parent
-EXTRAS = {"matplotlib", "jinja2", "datasets", "torch", "openvino"}
+EXTRAS = {"vl_convert", "jinja2", "datasets", "torch", "openvino"}
 
 
 def name_of(file: Path) -> str:

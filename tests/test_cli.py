@@ -372,6 +372,33 @@ def test_what_bench_measured_is_reported_first(
     assert_refused(said, "plan")
 
 
+def test_a_report_shows_pictures_of_what_was_recorded_alone(
+    offramp: Offramp, made: Path, tmp_path: Path
+) -> None:
+    data, trace, plan = made / "data.npz", tmp_path / "t", tmp_path / "p"
+    assert offramp("record", made / "graph", "--data", data, "--out", trace).code == 0
+    assert offramp("fit", trace, "--budget", 0.3, "--policy", "margin", "--out", plan).code < 2
+    arguments = ["report", plan, trace, "--out", tmp_path / "r.html"]
+    assert offramp(*arguments, "--data", data).code == 0
+    np.savez(tmp_path / "other.npz", x=np.zeros((4, 6), np.float32))
+    said = offramp(*arguments, "--data", tmp_path / "other.npz", "--force")
+    assert_refused(said, "of other examples")
+    said = offramp("report", trace, "--data", data, "--out", tmp_path / "s.html")
+    assert_refused(said, "name a plan")
+
+
+def test_a_card_goes_to_a_file_or_to_standard_output(
+    offramp: Offramp, made: Path, tmp_path: Path
+) -> None:
+    said = offramp("card", made / "runs")
+    assert (said.code, said.err) == (0, "")
+    assert "# runs" in said.out
+    assert "offramp bench runs --data" in said.out
+    assert offramp("card", made / "runs", "--out", tmp_path / "card.md").code == 0
+    assert (tmp_path / "card.md").read_text(encoding="utf-8") == said.out
+    assert_refused(offramp("card", made / "runs", "--out", tmp_path / "card.md"), "card.md")
+
+
 def test_zero_rows_give_zero_answers(offramp: Offramp, made: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "none.npz", x=np.zeros((0, 6), np.float32))
     out = tmp_path / "answers.parquet"
@@ -530,7 +557,7 @@ def test_broken_images_are_left_out_only_if_asked(offramp: Offramp, tmp_path: Pa
     "command",
     [
         *("demo", "graph", "record", "import", "fit", "evaluate", "compare", "run", "bench"),
-        *("export", "report", "needs", "reprice"),
+        *("export", "report", "card", "needs", "reprice"),
     ],
 )
 def test_every_help_ends_with_an_example(offramp: Offramp, command: str) -> None:
@@ -870,6 +897,7 @@ def test_paths_that_are_not_there(offramp: Offramp, made: Path, tmp_path: Path) 
         ["run", nowhere, "--data", made / "data.npz"],
         ["bench", nowhere, "--data", made / "data.npz"],
         ["report", nowhere, "--out", out],
+        ["card", nowhere, "--out", out],
     ):
         assert_refused(offramp(*command), "nowhere")
     assert not out.exists()

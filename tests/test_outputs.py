@@ -66,7 +66,16 @@ def done(text: str) -> int:
     return int("keep the reference" in text)
 
 
-COMMANDS = ("graph", "trace", "plan", "stages", "one.onnx", "answers.parquet", "report.html")
+COMMANDS = (
+    "graph",
+    "trace",
+    "plan",
+    "stages",
+    "one.onnx",
+    "answers.parquet",
+    "report.html",
+    "card.md",
+)
 
 
 def command(made: Path, name: str, out: Path, networks: list[str]) -> list[object]:
@@ -79,6 +88,7 @@ def command(made: Path, name: str, out: Path, networks: list[str]) -> list[objec
         "one.onnx": ["export", made / "plan"],
         "answers.parquet": ["run", made / "plan", *data],
         "report.html": ["report", made / "plan"],
+        "card.md": ["card", made / "plan"],
     }
     return [*commands[name], "--out", out]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.drawing import draw_exits, draw_frontier
 from benchmarks.paper import synthetic
 from offramp.base.errors import InputError
 from offramp.base.files import write_json
@@ -24,7 +25,6 @@ from offramp.core.frontier import cost_at
 from offramp.core.graph import Graph
 from offramp.core.imports import import_scores
 from offramp.core.trace import Trace, assemble
-from offramp.report.drawing import draw_exits, draw_frontier
 from offramp.report.figures import FrontierFigure, Series, exits, frontiers
 from offramp.study.compare import Comparison, compare
 

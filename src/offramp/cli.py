@@ -66,6 +66,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (running.bench, "bench plan --data test.npz --batch 1,64"),
     (running.export, "export plan --out model.onnx"),
     (running.report, "report trace plan --out report.html"),
+    (running.card, "card plan --out card.md"),
 )
 for _command, _example in COMMANDS:
     app.command(

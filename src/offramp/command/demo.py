@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -26,6 +26,7 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.recording.measure import machine
 from offramp.recording.record import Settings, record
+from offramp.report import Clock, ReportInput, dial, write_report
 from offramp.runtime import OnnxRuntime
 from offramp.study.bench import Bench, bench
 from offramp.study.compare import Comparison, compare
@@ -127,7 +128,8 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
     step(3)
     evaluation, comparison = evaluate(plan, measuring), compare(learning, measuring)
     step(4)
-    report, missing = _report(plan, evaluation, comparison, folder)
+    entry = _entry(plan, evaluation, comparison, measuring, benches, folder)
+    report, missing = _report(entry, folder)
     result = Demo(plan, evaluation, comparison, benches, out / report if report else None, missing)
     write_manifest(folder, "demo", result.to_json())
     return result
@@ -146,13 +148,21 @@ def _record(networks: Networks, runtime: OnnxRuntime, folder: Path, out: Path, p
     )
 
 
-def _report(
-    plan: Plan, evaluation: Evaluation, comparison: Comparison, folder: Path
-) -> tuple[str | None, str]:
-    from offramp.report import ReportInput, write_report
+def _entry(
+    plan: Plan,
+    evaluation: Evaluation,
+    comparison: Comparison,
+    measuring: Trace,
+    benches: Sequence[Bench],
+    folder: Path,
+) -> ReportInput:
+    clocks = tuple(Clock.of(row) for row in benches)
+    turned = dial(plan, measuring, str(folder / "measure.npz"))
+    return ReportInput("digits", comparison, plan, evaluation, clocks=clocks, dial=turned)
 
+
+def _report(entry: ReportInput, folder: Path) -> tuple[str | None, str]:
     try:
-        entry = ReportInput("digits", comparison, plan, evaluation)
         write_report(folder / "report.html", [entry])
     except MissingExtra as missing:
         return None, str(missing)

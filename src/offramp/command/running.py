@@ -133,12 +133,38 @@ def report(
         ),
     ],
     out: Out,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="What the traces were recorded on: shows some as pictures."),
+    ] = None,
     force: Force = False,
 ) -> None:
-    """One page that opens offline: the clock, frontiers, the certificate, where inputs stop."""
+    """One page that opens offline: what is saved, lost and sure, frontiers, the dial, examples."""
     from offramp.report import report_inputs, write_report
     from offramp.report.page import REPORT
 
-    check_output(out, force, REPORT, inputs)
-    write_report(out, report_inputs(inputs), force=force)
+    check_output(out, force, REPORT, [*inputs, *given(data)])
+    write_report(out, report_inputs(inputs, data), force=force)
     messages.print(f"{out}: open it in a browser")
+
+
+def card(
+    plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A Markdown file. Default: standard output.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """A model card in Markdown: what runs, what is promised, what it costs, how to check it."""
+    from offramp.report import card as text_of
+    from offramp.report import write_card
+    from offramp.report.card import CARD
+
+    if out:
+        check_output(out, force, CARD, [plan])
+    read, name = Plan.read(plan), plan.resolve().name
+    if out is None:
+        print(text_of(read, name), end="")
+        return
+    write_card(read, out, name, force=force)
+    messages.print(f"{out}: the card of {plan}", markup=False)

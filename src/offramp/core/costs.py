@@ -50,6 +50,11 @@ class Costs:
     overhead: float | None = None  # of them for a call and a decision; None: not measured
     at: Mapping[int, Costs] = field(default_factory=dict)  # other batch size -> costs there
 
+    def __repr__(self) -> str:
+        at = "" if self.batch is None else f" at batch {self.batch}"
+        each = ", ".join(f"{s} {self.body[s] + self.head.get(s, 0.0):.4g}" for s in self.body)
+        return f"<Costs in {self.unit}{at}: {each}>"
+
     def part(self, name: str) -> float:
         """The cost of a part: a body, called as its stage, or a head."""
         stage, dot, _ = name.partition(".")

@@ -80,6 +80,10 @@ class Graph:
     def __post_init__(self) -> None:
         _check(self)
 
+    def __repr__(self) -> str:
+        edges = ", ".join(f"{a}>{b}" for a, b in self.edges)
+        return f"<Graph: {edges or self.reference}; reference {self.reference}>"
+
     @classmethod
     def chain(cls, names: Iterable[str]) -> Graph:
         """Every stage may be followed by the next; the last is the reference."""

@@ -88,6 +88,13 @@ class Trace:
     seal: float | None = None  # share that only certificates may see; None: by `learning_share`
     ledger: Ledger = field(default_factory=Ledger, compare=False)  # what was seen of the rows
 
+    def __repr__(self) -> str:
+        labelled = "unlabelled" if self.labels is None else "labelled"
+        return (
+            f"<Trace: {self.examples} {labelled} examples, {self.classes} classes; "
+            f"{', '.join(self.graph.order)}; costs in {self.costs.unit}>"
+        )
+
     @cached_property
     def identity(self) -> AnyArray:
         """What tells examples apart, uint64 (examples,): equal numbers are equal examples."""

@@ -62,6 +62,13 @@ class Evaluation:
     interval: tuple[float, float] | None  # of the excess loss that the promise is about
     shift: Shift
 
+    def __repr__(self) -> str:
+        lost = "no labels" if self.excess_loss is None else f"excess loss {self.excess_loss:.4g}"
+        return (
+            f"<Evaluation: kept: {self.kept}, {lost}, {self.speedup:.2f} times less cost, on "
+            f"{self.examples} examples>"
+        )
+
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
         value["interval"] = None if self.interval is None else list(self.interval)

@@ -25,6 +25,7 @@ from offramp.base.manifests import (
     read_manifest,
     write_manifest,
 )
+from offramp.base.notebook import table_html
 from offramp.base.outputs import new_folder
 from offramp.base.schema import fits, record
 from offramp.core import tasks
@@ -141,6 +142,21 @@ class Plan:
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprints, seed, versions, ...
     refits: Refits = field(default_factory=dict)  # how the scores of some stages are mended
     repair: Repair | None = None  # what that does by itself; None: nobody asked for refits
+
+    def __repr__(self) -> str:
+        found, names = self.certificate, ", ".join(self.running.graph.order)
+        return (
+            f"<Plan: {found.verdict}, {names}; {found.speedup:.2f} times less cost than "
+            f"{self.graph.reference}, at most {found.budget:.4g} excess loss at "
+            f"{found.confidence:.4g} confidence>"
+        )
+
+    def _repr_html_(self) -> str:
+        running = self.running.graph.order
+        stops = ", ".join(f"{s} {self.profile.exits.get(s, 0.0):.1%}" for s in running)
+        said = [("stages", ", ".join(running)), ("reference", self.graph.reference)]
+        costs = [("costs", f"in {self.costs.unit}, {self.costs.source}"), ("inputs stop", stops)]
+        return table_html("Plan", [*said, *self.certificate.lines(), *costs])
 
     @property
     def routes(self) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import BudgetError
+from offramp.base.notebook import table_html
 from offramp.base.schema import record
 from offramp.core.tasks import Excess
 from offramp.promise.pvalues import Method, examples_needed, method_for, p_value, upper_bound
@@ -99,6 +100,31 @@ class Certificate:
     chance_loss: float | None = None  # of always the commonest label; None: or of another loss
     batch: int | None = None  # examples per call that costs were measured at; None: not a time
     sizes: tuple[Saving, ...] = field(default=())  # the same plan at other batch sizes
+
+    def __repr__(self) -> str:
+        return (
+            f"<Certificate: {self.verdict}, {self.speedup:.2f} times less cost; at most "
+            f"{self.budget:.4g} {self.excess} excess {self.loss} loss at {self.confidence:.4g} "
+            f"confidence, on {self.examples} examples>"
+        )
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What it says, by name."""
+        return [
+            ("verdict", self.verdict),
+            ("budget", f"{self.budget:.4g} {self.excess} excess {self.loss} loss"),
+            ("confidence", f"{self.confidence:.4g}"),
+            ("upper bound", f"{self.bound:.4g}"),
+            ("examples", f"{self.examples}, {self.losses} for the worse, {self.gains} better"),
+            ("method", self.method),
+            ("cost", f"{self.cost:.4g} of {self.reference_cost:.4g}"),
+            ("times less cost", f"{self.speedup:.2f}"),
+            ("tradeoff", "none" if self.tradeoff is None else f"{self.tradeoff:.4g}"),
+            ("cheapest single network", self.static_choice),
+        ]
+
+    def _repr_html_(self) -> str:
+        return table_html("Certificate", self.lines())
 
     @property
     def exhausted(self) -> bool:

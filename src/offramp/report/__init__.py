@@ -1,6 +1,17 @@
-"""Reports: figures as numbers, apart from drawing them and from the page around them."""
+"""Reports: figures as numbers, apart from drawing them and from the page around them; and cards."""
 
+from offramp.report.card import card, write_card
+from offramp.report.dial import Dial, dial
 from offramp.report.inputs import report_inputs
-from offramp.report.page import ReportInput, write_report
+from offramp.report.page import Clock, ReportInput, write_report
 
-__all__ = ["ReportInput", "report_inputs", "write_report"]
+__all__ = [
+    "Clock",
+    "Dial",
+    "ReportInput",
+    "card",
+    "dial",
+    "report_inputs",
+    "write_card",
+    "write_report",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ from offramp.promise.certify import Certificate
 from offramp.study.compare import OWN, Comparison, Row
 
 Role = Literal["learned", "rival", "peer", "policy", "static", "oracle", "certified", "tested"]
+PLAN = "this plan"  # the name of its own curve
 _SHOWN = 100 * 1.5 * LEVELS[-1]  # percentage points; beyond, nobody chooses
 
 
@@ -73,35 +74,33 @@ class GapFigure:
     shares: tuple[Share, ...]
 
 
-@dataclass(frozen=True)
-class SpeedupsFigure:
-    """How much faster plans are on the clock, in groups of bars."""
-
-    groups: tuple[str, ...]
-    bars: dict[str, tuple[float, ...]]  # name -> a speed-up for each group
-
-
-def frontiers(found: Comparison, certificate: Certificate | None = None) -> FrontierFigure:
+def frontiers(
+    found: Comparison, certificate: Certificate | None = None, own: Sequence[Point] = ()
+) -> FrontierFigure:
     """Every policy, every single network, the oracles and the certified point.
 
-    The learned policy and its best peer stand out, with their bands where there are any.
+    A plan's `own` points stand out, or else the default policy, and so does the best other one,
+    with their bands where there are any.
     """
     unit = found.reference_cost
+    roles = {name: _role(name, found, own) for name in found.policies}
+    mine = (_series(PLAN, "learned", hull(own), unit),) if own else ()
     curves = [
-        _series(name, _role(name, found), hull(points), unit)
-        for name, points in found.policies.items()
+        _series(name, roles[name], hull(points), unit) for name, points in found.policies.items()
     ]
     statics = [_series(name, "static", [point], unit) for name, point in found.static.items()]
     oracles = [
         _series("exact oracle", "oracle", hull(found.exact_oracle), unit),
         _series("soft oracle", "oracle", [found.soft_oracle], unit),
     ]
-    ribbons = tuple(_ribbons(found))
+    ribbons = (*_own_ribbon(own, unit), *_ribbons(found, roles))
+    series = (*mine, *curves, *statics, *oracles)
     if certificate is None:
-        return FrontierFigure((*curves, *statics, *oracles), ribbons=ribbons, highest=_SHOWN)
+        return FrontierFigure(series, ribbons=ribbons, highest=_SHOWN)
     budget, bound = certificate.budget * 100, certificate.bound * 100
-    series = (*curves, *statics, *oracles, _certified(certificate))
-    return FrontierFigure(series, budget, bound, ribbons, max(_SHOWN, 2 * budget))
+    return FrontierFigure(
+        (*series, _certified(certificate)), budget, bound, ribbons, max(_SHOWN, 2 * budget)
+    )
 
 
 def gaps(found: Comparison) -> GapFigure:
@@ -116,17 +115,30 @@ def _gap(row: Row, found: Comparison) -> Share:
     return Share(row.name, role, gap.value, gap.low, gap.high)
 
 
-def _role(policy: str, found: Comparison) -> Role:
-    return "learned" if policy == OWN else "rival" if policy == found.rival else "peer"
+def _role(policy: str, found: Comparison, own: Sequence[Point] = ()) -> Role:
+    if policy == OWN:
+        return "peer" if own else "learned"
+    return "rival" if policy == found.rival else "peer"
 
 
-def _ribbons(found: Comparison) -> Iterator[Ribbon]:
+def _ribbons(found: Comparison, roles: Mapping[str, Role]) -> Iterator[Ribbon]:
     for name in found.summaries:
-        band, role = found.summaries[name].frontier, _role(name, found)
+        band, role = found.summaries[name].frontier, roles[name]
         if band and role != "peer":
             low, high = (tuple((100 * end).tolist()) for end in (band.low, band.high))
             cost = tuple((band.cost / found.reference_cost).tolist())
             yield Ribbon(name, role, cost, low, high)
+
+
+def _own_ribbon(own: Sequence[Point], unit: float) -> Iterator[Ribbon]:
+    """The intervals of the corners of the plan's curve, from the cheapest on."""
+    corners = [(p.cost / unit, p.interval) for p in reversed(hull(own))] if own else []
+    ends = [(cost, *interval) for cost, interval in corners if interval]
+    if len(ends) > 1:
+        cost, low, high = zip(*ends, strict=True)
+        yield Ribbon(
+            PLAN, "learned", cost, tuple(100 * end for end in low), tuple(100 * e for e in high)
+        )
 
 
 def certified_path(certificate: Certificate) -> FrontierFigure:

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from offramp.core.hulls import LEVELS
 from offramp.core.tasks import DISAGREEMENT
 from offramp.plan.evaluate import Evaluation
+from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP, ROUTE, Certificate
+from offramp.study.compare import OWN, Comparison
+
+
+@dataclass(frozen=True)
+class Number:
+    """One of the large numbers."""
+
+    name: str
+    value: str
+    means: str  # how it was found
+
+
+class Measured(Protocol):
+    """What was measured on the clock."""
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def reference(self) -> str: ...
+
+    @property
+    def speedup(self) -> float: ...
 
 
 def promise(found: Certificate, reference: str) -> str:
@@ -46,6 +75,140 @@ def verdict(found: Certificate) -> str:
         f"Run one network, '{name}', alone: {found.speedup:.2f} times less cost than the "
         f"reference{sizes(found)}; no routing was shown to be cheaper."
     )
+
+
+def lead(plan: Plan | None, comparison: Comparison | None, clocks: Sequence[Measured] = ()) -> str:
+    """What a reader should remember, in one sentence."""
+    if plan is None:
+        if comparison is None:
+            return "Nothing was compared."
+        at, speedup = _offered(comparison)
+        return (
+            f"On {comparison.examples} examples offramp's default policy costs {1 / speedup:.0%} "
+            f"of '{comparison.reference}' at {at:.4g} points of excess loss; nothing is certified."
+        )
+    found, reference = plan.certificate, plan.graph.reference
+    if found.verdict == KEEP:
+        return f"Keep '{reference}': no saving is certified."
+    share, of = _saved(found, clocks)
+    saves = f"saves {share:.0%} of {of}" if share >= 0 else f"takes {-share:.0%} more of {of}"
+    who = "This plan" if found.verdict == ROUTE else f"'{found.static_choice}' alone"
+    return (
+        f"{who} {saves} that '{reference}' takes, and loses at most {found.budget * 100:.4g} "
+        f"points{_of(found)}, with {100 * found.confidence:.4g}% confidence."
+    )
+
+
+def numbers(
+    plan: Plan | None, comparison: Comparison | None, clocks: Sequence[Measured] = ()
+) -> list[Number]:
+    """What is saved, what is lost, and how sure that is."""
+    if plan is None:
+        return _compared(comparison) if comparison else []
+    found, reference = plan.certificate, plan.graph.reference
+    share, of = _saved(found, clocks)
+    quickest = _first(clocks)
+    how = (
+        f"measured at batch {quickest.batch} against {quickest.reference}: {quickest.speedup:.2f} "
+        "times as fast"
+        if quickest
+        else f"by costs, not on the clock; `offramp bench` measures that. '{reference}' costs "
+        f"{found.reference_cost:.4g} {plan.costs.unit}, what runs {found.cost:.4g}"
+    )
+    seen = observed(found)
+    return [
+        Number(f"of {of} saved" if share >= 0 else f"more of {of}", f"{abs(share):.0%}", how),
+        Number(
+            "excess loss" if found.loss != DISAGREEMENT else "disagreement",
+            "0 points" if seen is None else f"{seen * 100:+.2f} points",
+            f"promised: at most {found.budget * 100:.4g} points; upper bound on "
+            f"{found.examples} examples {found.bound * 100:.2f} points"
+            if found.verdict != KEEP
+            else f"the reference runs; nothing cheaper was shown to stay within "
+            f"{found.budget * 100:.4g} points",
+        ),
+        Number(
+            "confidence",
+            f"{100 * found.confidence:.4g}%",
+            "over the draw of the certification examples"
+            if found.verdict != KEEP
+            else "was asked for; running the reference needs none",
+        ),
+    ]
+
+
+def observed(found: Certificate) -> float | None:
+    """The excess loss of what runs on the certification examples; None: of the reference itself."""
+    if found.verdict == KEEP:
+        return None
+    if found.tradeoff is not None:
+        return next(p.excess_loss for p in found.points if p.tradeoff == found.tradeoff)
+    alone = [tested for tested in found.statics if tested.stage == found.static_choice]
+    return alone[0].excess_loss if alone else found.bound
+
+
+def dial(examples: int, *, other: bool = False) -> str:
+    """What turning the dial shows, and on which examples."""
+    what = (
+        "the same kind of policy, learned on half of the open examples and measured on the other"
+        if other
+        else "the policy"
+    )
+    return (
+        f"One number, the tradeoff, steers {what}: what it costs and loses at each setting, on "
+        f"{examples} examples. Nothing is promised but at the certified setting; whoever chooses "
+        "another one here needs new examples to certify it."
+    )
+
+
+def excerpts(examples: int, taught: bool) -> str:
+    """Which examples those are that are shown."""
+    whose = "that taught the policy" if taught else "that it has not seen"
+    return f"Of {examples} open examples {whose}; sealed ones are not shown."
+
+
+def _saved(found: Certificate, clocks: Sequence[Measured]) -> tuple[float, str]:
+    """The share that is saved, and of what: of the time where it was measured."""
+    quickest = _first(clocks)
+    if quickest:
+        return 1 - 1 / quickest.speedup, "the time"
+    return 1 - found.cost / found.reference_cost, "the cost"
+
+
+def _first(clocks: Sequence[Measured]) -> Measured | None:
+    """The measurement at the smallest batch."""
+    return min(clocks, key=lambda clock: clock.batch) if clocks else None
+
+
+def _of(found: Certificate) -> str:
+    """What points are points of."""
+    if found.loss == DISAGREEMENT:
+        return " of agreement"
+    return " of accuracy" if found.loss == "top1" else ""
+
+
+def _compared(found: Comparison) -> list[Number]:
+    at, speedup = _offered(found)
+    return [
+        Number(
+            "of the cost saved",
+            f"{1 - 1 / speedup:.0%}",
+            f"by costs, not on the clock: offramp's default policy against '{found.reference}'",
+        ),
+        Number(
+            "excess loss",
+            f"{at:.4g} points",
+            f"as measured on {found.examples} other examples; no bound without a certificate",
+        ),
+        Number("confidence", "none", "nothing is certified; `offramp fit` makes a plan"),
+    ]
+
+
+def _offered(found: Comparison) -> tuple[float, float]:
+    """A middle level of excess loss, in points, and the default policy's speed-up there."""
+    level = len(LEVELS) // 2
+    best = found.summaries.get(OWN) or next(iter(found.summaries.values()))
+    return LEVELS[level] * 100, best.speedups[level].value
 
 
 def clock(speedup: float, reference: str, batch: int) -> str:

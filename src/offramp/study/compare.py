@@ -100,6 +100,12 @@ class Comparison:
     static_summaries: Mapping[str, Summary]  # of every stage alone
     oracle_summaries: Mapping[str, Summary]  # soft and exact
 
+    def __repr__(self) -> str:
+        return (
+            f"<Comparison: {len(self.policies)} policies and {len(self.static)} single networks "
+            f"against {self.reference}, {self.loss} loss, on {self.examples} examples>"
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "examples": self.examples,
