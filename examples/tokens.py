@@ -20,8 +20,7 @@ from offramp.base.arrays import IntArray
 from offramp.exits.module import WithExits, export, linear_head
 from offramp.exits.training import Training, shuffled, train
 from offramp.networks.data import open_examples
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 
 WORDS, LENGTH, CLASSES, WIDTH, LAYERS = 40, 16, 4, 64, 4
 PADDING, TURN = 0, 1
@@ -93,7 +92,7 @@ def run(folder: Path, examples: int = 6000, epochs: int = 8) -> Evaluation:
         x, y = sequences(3000, seed)
         np.savez(folder / f"{seed}.npz", x=x, y=y)
         given = open_examples(folder / f"{seed}.npz")
-        return record(networks, runtime, given, folder / f"trace{seed}", Recording())
+        return record(networks, runtime, given, folder / f"trace{seed}", RecordOptions())
 
     return evaluate(fit(recorded(1), 0.02, networks=networks), recorded(2))
 

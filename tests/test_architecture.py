@@ -14,7 +14,10 @@ import offramp
 HOUSE = [  # folder, and its files in the order in which they build on each other; "" is the folder
     ("", "_version"),
     ("base", "lazy errors arrays hashing files outputs manifests schema"),
-    ("core", "costs graph tasks hulls ledger meaning parts trace imports policy walk frontier"),
+    (
+        "core",
+        "costs graph tasks hulls ledger meaning rows parts trace imports policy walk frontier",
+    ),
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),
@@ -29,7 +32,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "export"),
     ("runtime", "routed openvino torch single"),  # what runs exported files
     ("", "runtime"),
-    ("recording", "independence measure record reprice"),
+    ("recording", "independence measure labels resume running record reprice"),
     ("exits", "work network cutting stages pooling heads features placement attach"),
     ("", "exits"),
     ("exits", "module training"),

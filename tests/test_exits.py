@@ -16,7 +16,7 @@ from offramp.base.errors import DataError, GraphError, InputError, NetworkError
 from offramp.cli import main
 from offramp.core.graph import Costs, Graph, Stage, whole
 from offramp.core.trace import Trace, assemble
-from offramp.exits import Settings, add_exits, candidates
+from offramp.exits import ExitOptions, add_exits, candidates
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import Point
 from offramp.exits.heads import fit_head
@@ -28,8 +28,7 @@ from offramp.networks.preprocessing import Preprocessing
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.recording.measure import stage_costs
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.testing import RuntimeLaws, synthetic
 from tests import architectures
@@ -67,7 +66,9 @@ def run(*arguments: str) -> int:
 
 def traced(networks: Networks, folder: Path, out: Path) -> Trace:
     runtime = OnnxRuntime(networks.files, networks.graph)
-    return record(networks, runtime, open_examples(folder / "test.npz"), out, Recording(50))
+    return record(
+        networks, runtime, open_examples(folder / "test.npz"), out, RecordOptions(batch=50)
+    )
 
 
 def test_the_points_of_a_network_are_listed(
@@ -189,7 +190,7 @@ def test_a_network_that_gives_no_scores_is_refused(folder: Path, tmp_path: Path)
     onnx.save(model, tmp_path / "wide.onnx")
     examples = open_examples(folder / "train.npz")
     with pytest.raises(NetworkError, match="must be scores"):
-        add_exits(tmp_path / "wide.onnx", examples, Settings(["hidden1"]), tmp_path / "parts")
+        add_exits(tmp_path / "wide.onnx", examples, ExitOptions(["hidden1"]), tmp_path / "parts")
 
 
 def test_heads_may_hear_earlier_ones(folder: Path, tmp_path: Path) -> None:

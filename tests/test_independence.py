@@ -30,7 +30,7 @@ from offramp.recording.independence import (
     made_up,
     runs,
 )
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
 from tests.made import blobs, linear_network
 
@@ -122,7 +122,11 @@ def recorded(folder: Path, file: Path, x: AnyArray, batch: int = 64) -> Trace:
     networks = Networks(Graph.chain(["big"]), {"big": file})
     examples = open_examples(folder / "data.npz")
     return record(
-        networks, OnnxRuntime(networks.files), examples, folder / "trace", Settings(batch)
+        networks,
+        OnnxRuntime(networks.files),
+        examples,
+        folder / "trace",
+        RecordOptions(batch=batch),
     )
 
 

@@ -21,8 +21,7 @@ from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
 from tests.made import blobs
 
@@ -178,6 +177,6 @@ def test_a_recording_names_the_output_that_fits(tmp_path: Path) -> None:
             OnnxRuntime(networks.files),
             open_examples(tmp_path / "data.npz"),
             tmp_path / "trace",
-            Recording(1),
+            RecordOptions(batch=1),
         )
     assert any("another output of 'big', 'logits'" in str(one.message) for one in said)

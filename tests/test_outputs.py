@@ -24,6 +24,7 @@ from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import check_output, new_folder, only_one
 from offramp.command.answers import harmless
 from offramp.core.graph import Graph
+from offramp.core.rows import RowFacts
 from offramp.core.trace import Trace, assemble
 from offramp.networks.networks import Networks
 from offramp.testing import synthetic
@@ -272,7 +273,7 @@ def test_ids_are_unique() -> None:
     ids = np.arange(50)
     ids[7] = 3
     with pytest.raises(TraceError, match="the id 3 is there twice"):
-        assemble(trace.graph, trace.costs, trace.scores, ids=ids)
+        assemble(trace.graph, trace.costs, trace.scores, facts=RowFacts(ids=ids))
 
 
 def test_a_part_that_the_manifest_does_not_list_is_no_part(tmp_path: Path) -> None:

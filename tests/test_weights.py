@@ -19,7 +19,7 @@ from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.runtime.routed import Routed
 from offramp.runtime.single import SingleFile
@@ -66,7 +66,7 @@ def journey(tmp_path: Path, networks: Mapping[str, Path]) -> Plan:
     read = Networks.read(tmp_path / "graph")
     runtime = OnnxRuntime(read.files, read.graph)
     examples = open_examples(tmp_path / "data.npz")
-    trace = record(read, runtime, examples, tmp_path / "trace", Settings())
+    trace = record(read, runtime, examples, tmp_path / "trace", RecordOptions())
     fit(trace, 0.5, policy="margin", networks=read).write(tmp_path / "plan")
     shutil.rmtree(tmp_path / "graph")
     return Plan.read(tmp_path / "plan")

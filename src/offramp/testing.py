@@ -249,7 +249,9 @@ def check_replay(
             of all, cost and scores alone are left open.
     """
     scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
-    trace = plan.answering(Trace(plan.graph, plan.costs, scores, plan.kinds))
+    trace = plan.answering(
+        Trace(graph=plan.graph, costs=plan.costs, scores=scores, kinds=plan.kinds)
+    )
     outcome = replay(trace, plan.running, plan.setting)
     same, near = found.stage == np.array(outcome.order)[outcome.stage], close(plan, trace)
     assert near.mean() <= _MOST_CLOSE, "so many decisions are close that little is compared"
@@ -273,7 +275,7 @@ def close(plan: Plan, trace: Trace) -> AnyArray:
             else np.maximum(values, 0) ** np.float32(tilt)  # a factor says nothing of shares
             for stage, values in trace.scores.items()
         }
-        moved = Trace(trace.graph, trace.costs, scores, trace.kinds)
+        moved = Trace(graph=trace.graph, costs=trace.costs, scores=scores, kinds=trace.kinds)
         found |= replay(moved, plan.running, plan.setting).stage != before
     for number in range(_NUDGES):
         found |= replay(trace, _Nudged(plan.running, number), plan.setting).stage != before

@@ -43,7 +43,7 @@ def holds_only(folder: Path, kind: str) -> bool:
     return all(any(PurePosixPath(name).match(p) for p in _GROWING) for name in others)
 
 
-class Sealed(TypedDict):
+class Manifest(TypedDict):
     """What every manifest holds."""
 
     version: int

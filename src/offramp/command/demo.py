@@ -24,7 +24,7 @@ from offramp.plan.evaluate import Evaluation, evaluate
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.recording.measure import machine
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
 from offramp.study.bench import Bench, bench
 from offramp.study.compare import Comparison, compare
@@ -122,8 +122,7 @@ def _record(networks: Networks, runtime: OnnxRuntime, folder: Path, out: Path, p
         runtime,
         examples,
         folder / f"{part}-trace",
-        Settings(batch=1),
-        graph_folder=out / "graph",
+        RecordOptions(batch=1, graph_folder=out / "graph"),
     )
 
 

@@ -13,8 +13,7 @@ from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.options import Edges, Force, Out, Reference, SkipBroken
 from offramp.command.terminal import examples_of, given, messages, output, progress
-from offramp.exits import Settings as ExitSettings
-from offramp.exits import add_exits, candidates
+from offramp.exits import ExitOptions, add_exits, candidates
 from offramp.networks.networks import GRAPH, combine
 from offramp.recording.independence import check_made_up
 from offramp.runtime import OnnxRuntime
@@ -79,7 +78,7 @@ def exits(
     if out is None:
         raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
     check_output(out, force, GRAPH, given(model, data))
-    settings = ExitSettings(
+    settings = ExitOptions(
         parsing.points(at), None if head == "auto" else head, hears, padding, seed
     )
     with TemporaryDirectory() as folder, progress() as step:

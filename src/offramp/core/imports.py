@@ -14,6 +14,7 @@ from offramp.core import tasks
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.meaning import DoubtfulLabels, doubts
 from offramp.core.parts import read_npz, unread, versions
+from offramp.core.rows import RowFacts
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
 
@@ -76,7 +77,7 @@ def import_scores(
         arrays,
         labels=None if label is None else tasks.whole_labels(arrays[label], path.name),
         kind=kind,
-        loss=loss or None,
+        facts=RowFacts(loss=loss),
         info={"data": fingerprint(path), "versions": versions(), "left_aside": left},
         seal=seal,
     )

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.base.errors import DataError, LossError, ScoresError, foreign
+from offramp.base.errors import DataError, LossError, ScoresError, TraceError, foreign
 
 Kind = Literal["logits", "probabilities", "sigmoid"]
 """What scores are: of any size, to be put through softmax; chances of one class among all, which
@@ -265,6 +265,33 @@ def probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
 def answers(scores: FloatArray) -> IntArray:
     """The class with the highest score, the first of several, (n,)."""
     return np.asarray(scores.argmax(axis=1), dtype=np.int64)
+
+
+def losses_of(
+    name: str, scores: Mapping[str, FloatArray], labels: IntArray | None, reference: FloatArray
+) -> dict[str, FloatArray]:
+    """The loss of every stage, (examples,) each, from its scores (examples, classes).
+
+    Args:
+        name: a loss; `disagreement` is measured against the answers of `reference` alone.
+        scores: of every stage.
+        labels: (examples,) class numbers, or None.
+        reference: the scores of the full network.
+
+    Raises:
+        TraceError: a loss that needs labels, and there are none.
+        LossError: no such loss, or values outside [0, 1].
+    """
+    if name == DISAGREEMENT:
+        agreed = answers(reference)
+        return {s: (answers(v) != agreed).astype(np.float32) for s, v in scores.items()}
+    if labels is None:
+        raise TraceError(
+            "these examples have no labels. Record labelled ones, "
+            "or measure disagreement with the reference instead: --unlabelled."
+        )
+    function = loss_function(name)
+    return {stage: function(values, labels) for stage, values in scores.items()}
 
 
 def loss_function(name: str) -> LossFunction:

@@ -35,7 +35,7 @@ _HELD_OUT = 0.2  # of the examples: they choose styles and placement
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExitOptions:
     """How exits are put into a network."""
 
     at: Sequence[str] | None = None  # tensors or modules; None: placed automatically
@@ -75,7 +75,7 @@ def candidates(path: Path, examples: Examples | None = None) -> list[Point]:
 def add_exits(
     path: Path,
     examples: Examples | None,
-    settings: Settings,
+    settings: ExitOptions,
     folder: Path,
     *,
     preprocessing: Preprocessing | None = None,
@@ -156,7 +156,7 @@ def _as_it_is(
     return Exits(networks, costs, {}, {}, {})
 
 
-def _places(network: Network, settings: Settings) -> dict[str, Point]:
+def _places(network: Network, settings: ExitOptions) -> dict[str, Point]:
     if settings.at is None:
         fitting = [p for p in points(network) if 1 <= len(p.shape) <= 3]
         if not fitting:
@@ -177,7 +177,7 @@ def _fixed(network: Network) -> bool:
     return all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
 
 
-def _padding(network: Network, settings: Settings) -> tuple[str, int] | None:
+def _padding(network: Network, settings: ExitOptions) -> tuple[str, int] | None:
     return None if settings.padding is None else (network.input, settings.padding)
 
 
@@ -185,7 +185,7 @@ def _train(
     poolings: Mapping[str, Pooling],
     training: Features,
     held_out: Features,
-    settings: Settings,
+    settings: ExitOptions,
     progress: Progress,
 ) -> dict[str, Head]:
     """A head for each stage, of the style that says more of the held-out labels."""

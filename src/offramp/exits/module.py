@@ -17,7 +17,7 @@ import onnx
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import MissingExtra, NetworkError
-from offramp.exits.attach import Exits, Settings, add_exits
+from offramp.exits.attach import ExitOptions, Exits, add_exits
 from offramp.exits.network import Network
 from offramp.networks.data import Arrays
 from offramp.networks.preprocessing import Preprocessing
@@ -165,7 +165,7 @@ def export(
         path = Path(temporary) / "model.onnx"
         to_onnx(model, x, path)
         some = Arrays(x.cpu().numpy(), None, "inputs of the export", None)
-        found = add_exits(path, some, Settings(["outputs"]), folder, preprocessing=preprocessing)
+        found = add_exits(path, some, ExitOptions(["outputs"]), folder, preprocessing=preprocessing)
         return replace(found, networks=replace(found.networks, taught=taught))
 
 

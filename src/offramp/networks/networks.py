@@ -12,7 +12,7 @@ import numpy as np
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import GraphError, InputError, NetworkError, foreign
 from offramp.base.files import regular, storage
-from offramp.base.manifests import PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
+from offramp.base.manifests import PRINTS, Manifest, kind_of_folder, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core.graph import Graph, GraphJson, Stage, head, whole
 from offramp.networks import weights
@@ -30,7 +30,7 @@ class PreprocessingJson(TypedDict):
     layout: str
 
 
-class GraphManifest(Sealed, GraphJson):
+class GraphManifest(Manifest, GraphJson):
     """What graph.json holds."""
 
     networks: dict[str, str]  # part -> fingerprint

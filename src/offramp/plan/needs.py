@@ -67,7 +67,7 @@ def needs(
 ) -> Needs:
     """How many labelled examples would certify `budget`, along the path of a policy.
 
-    Those that teach come on top: see `offramp.core.trace.learning_share`.
+    Those that teach come on top: see `offramp.core.rows.learning_share`.
 
     Only rows of `trace` that are not sealed are looked at. The policy learns on one half of them
     (from labels, or else from agreement with the reference); how often its answers change is seen

@@ -19,7 +19,7 @@ from offramp.base.errors import InputError, PlanError
 from offramp.base.manifests import (
     HASH,
     PRINTS,
-    Sealed,
+    Manifest,
     kind_of_folder,
     read_manifest,
     write_manifest,
@@ -57,7 +57,7 @@ _KEYS = frozenset(
 )
 
 
-class PlanManifest(Sealed, CostsJson):
+class PlanManifest(Manifest, CostsJson):
     """What plan.json holds; records inside are checked where they are read."""
 
     graph: GraphJson
