@@ -14,7 +14,7 @@ from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import OfframpWarning
 from offramp.core import tasks
 
-FEWEST = 20  # examples; fewer say nothing
+FEWEST_LABELS = 20  # examples; fewer say nothing
 _SHIFTS = (1, -1, 2, -2, 3, -3)
 _CLASSES = 4000  # with more, a table of all pairs takes too long
 _MUCH = 0.5  # of the errors must go for another reading of the labels to be the right one
@@ -56,13 +56,13 @@ class Finding:
         )
 
 
-def judge(scores: FloatArray, labels: IntArray) -> Finding | None:
+def finding_of(scores: FloatArray, labels: IntArray) -> Finding | None:
     """What is wrong with labels (n,) of classes, given scores (n, classes); None: nothing seen.
 
     A permutation is learned on every other example and judged on the rest, so that many classes and
     few examples do not make noise look like one.
     """
-    if len(labels) < FEWEST:
+    if len(labels) < FEWEST_LABELS:
         return None
     answers = tasks.answers(scores)
     wrong, plain = answers != labels, labels != _commonest(labels)
@@ -113,7 +113,7 @@ def doubts(scores: Mapping[str, FloatArray], labels: IntArray | None, reference:
     """
     if labels is None:
         return []
-    found = {stage: judge(said, labels) for stage, said in scores.items()}
+    found = {stage: finding_of(said, labels) for stage, said in scores.items()}
     return [
         f"stage '{stage}' {finding}."
         for stage, finding in found.items()

@@ -216,7 +216,7 @@ def _rows(trace: Trace, certify_on: Trace | None, choices: Choices) -> Rows:
         certifying = split.sealed(whole, count)
     else:
         split.check_alike(trace, certify_on, "the trace to certify on")
-        others = split.apart(whole, split.distinct(certify_on, choices.repeats), choices.repeats)
+        others = split.unshared(whole, split.distinct(certify_on, choices.repeats), choices.repeats)
         count, certifying = whole.examples, split.sealed(others)
     certifying = replace(split.fresh(certifying), costs=trace.costs)
     _check_number(count, "learn from")

@@ -113,10 +113,10 @@ def compare(run: Run, x: AnyArray, tolerances: Mapping[str, float]) -> dict[str,
         return {}  # which is another fault
     others = np.where((np.arange(len(x)) % 2 == 0), np.arange(len(x)), 0)
     groups = [np.arange(len(x))[::-1], others, *_some(len(x), _ALONE)]
-    found = apart(run, x, expected, groups, tolerances)
+    found = differences(run, x, expected, groups, tolerances)
     if any(found[stage].scores > tolerances[stage] for stage in found):
         singles = [np.array([row]) for row in range(len(x))]
-        counted = apart(run, x, expected, singles, tolerances)
+        counted = differences(run, x, expected, singles, tolerances)
         return {stage: found[stage] + counted[stage] for stage in found}
     return found
 
@@ -127,7 +127,7 @@ def _some(rows: int, most: int) -> list[AnyArray]:
     return [np.array([0, rows - 1]), *(np.array([row]) for row in chosen)]
 
 
-def apart(
+def differences(
     run: Run,
     x: AnyArray,
     expected: Mapping[str, FloatArray],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from offramp.base.arrays import AnyArray, IntArray
 from offramp.core.graph import head, whole
-from offramp.core.meaning import FEWEST, doubts, judge
+from offramp.core.meaning import FEWEST_LABELS, doubts, finding_of
 from offramp.core.trace import Trace
 from offramp.networks.data import NOTHING, Examples
 from offramp.networks.networks import Networks
@@ -20,7 +20,7 @@ def label_doubts(networks: Networks, trace: Trace, examples: Examples) -> list[s
     sentences = doubts(unsealed.scores, unsealed.labels, reference)
     if any(sentence.startswith(f"stage '{reference}'") for sentence in sentences):
         first = next(examples.batches(_FIRST), NOTHING)
-        if first.labels is not None and len(first.labels) >= FEWEST:
+        if first.labels is not None and len(first.labels) >= FEWEST_LABELS:
             sentences += _better_outputs(networks, first.x, first.labels)
     return sentences
 
@@ -36,7 +36,7 @@ def _better_outputs(networks: Networks, x: AnyArray, labels: IntArray) -> list[s
     for name, scores in zip(session.made[1:], session.run([x])[1:], strict=True):
         if scores.ndim != 2 or len(scores) != len(labels) or scores.shape[1] <= labels.max():
             continue
-        if scores.dtype.kind == "f" and judge(scores, labels) is None:
+        if scores.dtype.kind == "f" and finding_of(scores, labels) is None:
             error = float((scores.argmax(axis=1) != labels).mean())
             return [
                 f"another output of '{reference}', '{name}', is wrong about {error:.1%} of the "

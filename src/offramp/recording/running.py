@@ -23,7 +23,7 @@ from offramp.core.trace import assemble
 from offramp.networks.data import Batch, Examples
 from offramp.networks.inputs import Range
 from offramp.networks.networks import Networks
-from offramp.recording.independence import Difference, Judge, Run, apart, compare, runs
+from offramp.recording.independence import Difference, Judge, Run, compare, differences, runs
 from offramp.runtime.driver import Runtime
 
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
@@ -122,7 +122,7 @@ class Recorder:
         x = np.concatenate([kept[i].x[-1:] for i in chosen])
         expected = {stage: values[ends[chosen]] for stage, values in scores.items()}
         groups = [np.arange(len(x)), np.array([0]), np.array([len(x) - 1])]
-        return self.judge(apart(self.run, x, expected, groups, self.judge.tolerances))
+        return self.judge(differences(self.run, x, expected, groups, self.judge.tolerances))
 
 
 def _labels(kept: list[Batch]) -> AnyArray | None:
