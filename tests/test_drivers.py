@@ -27,7 +27,7 @@ from offramp.core.trace import Trace, assemble
 from offramp.exits import ExitOptions, add_exits
 from offramp.export import one_file as one_file_model
 from offramp.export import write_file, write_folder
-from offramp.export.seal import sealed
+from offramp.export.seal import sealed_bytes
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
 from offramp.networks.preprocessing import Layout, Preprocessing
@@ -383,7 +383,7 @@ def test_a_file_that_needs_a_newer_engine_is_refused(
 ) -> None:
     model = one_file_model(cases["chain"].plan)
     model.opset_import[0].version = 99
-    (tmp_path / "new.onnx").write_bytes(sealed(model))
+    (tmp_path / "new.onnx").write_bytes(sealed_bytes(model))
     with pytest.raises(NetworkError, match="does not load"):
         SingleFile(tmp_path / "new.onnx")
 

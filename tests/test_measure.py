@@ -134,7 +134,6 @@ REPEATED_NAMES = {
     "refitted",
     "run",
     "scales",
-    "sealed",
     "settle",
     "stream",
     "sureness",

@@ -45,7 +45,7 @@ def described(model: onnx.ModelProto, about: dict[str, Any]) -> onnx.ModelProto:
     return model
 
 
-def sealed(model: onnx.ModelProto) -> bytes:
+def sealed_bytes(model: onnx.ModelProto) -> bytes:
     """The file of a model: its fingerprint, of all bytes before, is metadata at the end."""
     content: bytes = model.SerializeToString()
     return content + seal_of(content)
@@ -58,14 +58,14 @@ def write_sealed(model: onnx.ModelProto, file: Path, called: Path) -> None:
     """
     if model.ByteSize() <= weights.LARGEST:
         onnx.checker.check_model(model, full_check=True)
-        file.write_bytes(sealed(model))
+        file.write_bytes(sealed_bytes(model))
         return
     data = data_of(called)
     with replacing(data) as temporary:
         weights.put_beside(model, temporary, data.name)
         entry = model.metadata_props.add()
         entry.key, entry.value = WEIGHTS, fingerprint(temporary)
-    file.write_bytes(sealed(model))
+    file.write_bytes(sealed_bytes(model))
     onnx.checker.check_model(str(file), full_check=True)
 
 
