@@ -18,7 +18,7 @@ from offramp.core.graph import Costs, Graph, Stage, whole
 from offramp.core.trace import Trace, assemble
 from offramp.exits import ExitOptions, add_exits, candidates
 from offramp.exits.attach import FINAL
-from offramp.exits.cutting import Point
+from offramp.exits.cutting import ExitPoint
 from offramp.exits.heads import fit_head
 from offramp.exits.placement import WORTH, mean_cost, place, propose
 from offramp.exits.pooling import Pooling
@@ -382,7 +382,7 @@ def test_a_class_absent_from_the_data_is_refused(
 def test_a_class_that_only_held_out_examples_have_is_never_answered() -> None:
     random = np.random.default_rng(0)
     features, labels = random.normal(size=(300, 3)), random.integers(0, 3, 300)
-    place = Point("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint("p", 1, ("p",), 1, "p", (3,))
     for style in ("linear", "deep"):
         head = fit_head(Pooling(place, style), features, np.where(labels == 1, 3, labels), 4)
         scores = head(features)
@@ -392,7 +392,7 @@ def test_a_class_that_only_held_out_examples_have_is_never_answered() -> None:
 
 
 def test_labels_of_a_single_class_teach_nothing() -> None:
-    place = Point("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint("p", 1, ("p",), 1, "p", (3,))
     with pytest.raises(DataError, match="a single class"):
         fit_head(Pooling(place, "linear"), np.ones((5, 3)), np.zeros(5, np.int64), 2)
 
@@ -452,7 +452,7 @@ def test_heads_of_two_classes_have_two_scores() -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(1500, 3)) * [50, 1, 0.02] + [7, 0, 3]  # of any scale
     labels = (features[:, 0] > 50 * features[:, 1] + 7).astype(np.int64)
-    place = Point("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint("p", 1, ("p",), 1, "p", (3,))
     for style in ("linear", "deep"):
         head = fit_head(Pooling(place, style), features, labels, 2)
         assert (head(features).argmax(axis=1) == labels).mean() > 0.9
@@ -472,6 +472,6 @@ def two_inputs(path: Path) -> Path:
 def test_few_examples_of_a_class_are_enough() -> None:
     random = np.random.default_rng(0)
     features, labels = random.normal(size=(40, 3)), np.r_[np.arange(5), np.zeros(35, np.int64)]
-    place = Point("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint("p", 1, ("p",), 1, "p", (3,))
     head = fit_head(Pooling(place, "deep"), features, labels, 5)
     assert head(features).shape == (40, 5)

@@ -27,7 +27,7 @@ from offramp.recording.independence import (
     check_made_up,
     compare,
     difference,
-    made_up,
+    made_up_rows,
     runs,
 )
 from offramp.recording.record import RecordOptions, record
@@ -213,7 +213,7 @@ def test_networks_of_any_precision_whose_rows_stand_alone_pass(tmp_path: Path) -
     files = (linear, stepped(tmp_path / "s.onnx"), large, halved(large, tmp_path / "half.onnx"))
     for file in files:
         value = onnx.load(file).graph.input[0]
-        x = made_up(value, 40)
+        x = made_up_rows(value, 40)
         assert x is not None
         tolerance = Traits.of([file]).tolerance
         run = runs(OnnxRuntime({"s": file}), Graph.chain(["s"]))

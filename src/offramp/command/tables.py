@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from offramp.core.hulls import LEVELS
+from offramp.exits import ExitPoint as ExitPoint
 from offramp.exits import Exits
-from offramp.exits import Point as ExitPoint
 from offramp.exits.placement import WORTH
 from offramp.plan.evaluate import Evaluation
 from offramp.plan.needs import Needs

@@ -15,8 +15,8 @@ from offramp.base.errors import DataError, InputError, NetworkError
 from offramp.core.graph import Costs
 from offramp.core.tasks import log_probabilities
 from offramp.core.trace import assemble
-from offramp.exits.cutting import Point, point, points
-from offramp.exits.features import BATCH, Features, Progress, stream
+from offramp.exits.cutting import ExitPoint, point, points
+from offramp.exits.features import FEATURE_BATCH, HeadFeatures, Progress, stream
 from offramp.exits.heads import Head, fit_head
 from offramp.exits.network import Network, made_up
 from offramp.exits.placement import Placement, place, propose
@@ -51,14 +51,14 @@ class Exits:
 
     networks: Networks
     costs: Costs  # millions of multiply-adds of every body and head
-    points: Mapping[str, Point]  # of each exit that stays, by stage
+    points: Mapping[str, ExitPoint]  # of each exit that stays, by stage
     heads: Mapping[str, Head]  # likewise
     loss: Mapping[str, float]  # top-1 error of each stage on held-out examples
     dropped: Mapping[str, str] = field(default_factory=dict)  # point -> why it went
     saving: float | None = None  # of the reference's cost on held-out examples; None: not placed
 
 
-def candidates(path: Path, examples: Examples | None = None) -> list[Point]:
+def candidates(path: Path, examples: Examples | None = None) -> list[ExitPoint]:
     """The points of a network that exits may answer from, cheapest first.
 
     Args:
@@ -156,7 +156,7 @@ def _as_it_is(
     return Exits(networks, costs, {}, {}, {})
 
 
-def _places(network: Network, settings: ExitOptions) -> dict[str, Point]:
+def _places(network: Network, settings: ExitOptions) -> dict[str, ExitPoint]:
     if settings.at is None:
         fitting = [p for p in points(network) if 1 <= len(p.shape) <= 3]
         if not fitting:
@@ -183,8 +183,8 @@ def _padding(network: Network, settings: ExitOptions) -> tuple[str, int] | None:
 
 def _train(
     poolings: Mapping[str, Pooling],
-    training: Features,
-    held_out: Features,
+    training: HeadFeatures,
+    held_out: HeadFeatures,
     settings: ExitOptions,
     progress: Progress,
 ) -> dict[str, Head]:
@@ -219,9 +219,9 @@ class _Trained:
     """Exits with heads, to be placed and written."""
 
     network: Network
-    places: Mapping[str, Point]
+    places: Mapping[str, ExitPoint]
     heads: Mapping[str, Head]
-    held_out: Features
+    held_out: HeadFeatures
     preprocessing: Preprocessing | None
     taught: AnyArray  # (n,) hashes of all examples that had a part in it
 
@@ -236,7 +236,7 @@ class _Trained:
         with TemporaryDirectory() as temporary:
             networks, _ = self._cut(Path(temporary))
             runtime = OnnxRuntime(networks.files, networks.graph)
-            costs = stage_costs(runtime, networks.graph, self.held_out.some, BATCH)
+            costs = stage_costs(runtime, networks.graph, self.held_out.some, FEATURE_BATCH)
         scores, labels = self._scores(), self.held_out.labels
         return place(assemble(networks.graph, costs, scores, labels=labels))
 

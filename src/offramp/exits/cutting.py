@@ -23,7 +23,7 @@ _LATEST = 0.98  # of the work: later there is nothing left to save
 
 
 @dataclass(frozen=True)
-class Point:
+class ExitPoint:
     """A tensor from which an exit may answer."""
 
     name: str  # of the tensor
@@ -43,7 +43,7 @@ class Part:
     model: onnx.ModelProto  # its inputs: examples or tensors that earlier bodies made
 
 
-def points(network: Network) -> list[Point]:
+def points(network: Network) -> list[ExitPoint]:
     """The candidate points, cheapest first: one for each amount of work done.
 
     Where every path goes through a single tensor, only such points are given, since their carry is
@@ -59,14 +59,14 @@ def points(network: Network) -> list[Point]:
     return [chosen[cost] for cost in sorted(chosen)]
 
 
-def _narrow(network: Network, found: Point) -> bool:
+def _narrow(network: Network, found: ExitPoint) -> bool:
     """Whether nothing else crosses that took work to make: a mask made of the input may."""
     return found.name in found.carry and all(
         network.work(name) == 0 for name in found.carry if name != found.name
     )
 
 
-def point(network: Network, name: str) -> Point:
+def point(network: Network, name: str) -> ExitPoint:
     """The point at a tensor, or at the last tensor of a module, called `name`.
 
     Raises:
@@ -118,7 +118,7 @@ def _activations(network: Network, answer: frozenset[int]) -> list[str]:
     ]
 
 
-def _point(network: Network, answer: frozenset[int], name: str) -> Point | None:
+def _point(network: Network, answer: frozenset[int], name: str) -> ExitPoint | None:
     """None where a tensor of the carry folds the batch into another dimension."""
     before = network.ancestors(name) & answer
     carry = crossing(network, before, answer - before)
@@ -126,7 +126,7 @@ def _point(network: Network, answer: frozenset[int], name: str) -> Point | None:
     known = [network.tensors.get(t) for t in carry]
     if any(carried is None or carried.folded for carried in known):
         return None
-    return Point(
+    return ExitPoint(
         name,
         sum(network.multiply_adds[i] for i in before),
         carry,

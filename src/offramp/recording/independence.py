@@ -229,7 +229,7 @@ def check_made_up(networks: Networks, runtime: Runtime) -> None:
     judge({stage: change for stage, change in found.items() if change.scores > SMALL})
 
 
-def made_up(value: onnx.ValueInfoProto, rows: int) -> AnyArray | None:
+def made_up_rows(value: onnx.ValueInfoProto, rows: int) -> AnyArray | None:
     """Some examples for an input (batch, ...), (rows, ...); None where its shape is not known."""
     dims = value.type.tensor_type.shape.dim[1:]
     if not all(dim.HasField("dim_value") for dim in dims):
@@ -248,7 +248,7 @@ def _inputs_of(networks: Networks) -> AnyArray | None:
     for graph in graphs:
         constants = {tensor.name for tensor in graph.initializer}
         values = [value for value in graph.input if value.name not in constants]
-        return made_up(values[0], _MADE_UP) if len(values) == 1 else None
+        return made_up_rows(values[0], _MADE_UP) if len(values) == 1 else None
     return None
 
 
