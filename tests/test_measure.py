@@ -102,7 +102,6 @@ POSITIONAL_RECORDS = {
 }
 REPEATED_NAMES = {
     "BATCH",
-    "Batch",
     "EXPORTED",
     "FOLDS",
     "Features",

@@ -29,7 +29,7 @@ Source = bytes | Path | DataError  # of an image: what is in the file, the file,
 
 
 @dataclass(frozen=True)
-class Batch:
+class ExampleBatch:
     """Some consecutive examples, ready for the networks."""
 
     ids: AnyArray  # (n,) integers, or file names
@@ -37,7 +37,7 @@ class Batch:
     labels: IntArray | None  # (n,)
 
 
-NOTHING = Batch(np.empty(0, np.int64), np.empty((0,), np.float32), None)
+NOTHING = ExampleBatch(np.empty(0, np.int64), np.empty((0,), np.float32), None)
 
 
 class Examples(Protocol):
@@ -62,7 +62,7 @@ class Examples(Protocol):
     def remarks(self) -> Sequence[str]:
         """Sentences on what was read so far."""
 
-    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
         """Batches of `size` examples from number `start` on; the last may be smaller.
 
         A batch has fewer rows where broken images are skipped.
@@ -144,14 +144,14 @@ class Arrays:
     def examples(self) -> int:
         return len(self.x)
 
-    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
         for first in range(start, self.examples, size):
             rows = slice(first, first + size)
             x = self.x[rows]
             if self.preprocessing and x.dtype == np.uint8:
                 x = self.preprocessing(x)
             ids = np.arange(first, first + len(x))
-            yield Batch(ids, x, None if self.y is None else self.y[rows])
+            yield ExampleBatch(ids, x, None if self.y is None else self.y[rows])
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Encoded:
     def remarks(self) -> Sequence[str]:
         return self.skipped.remarks
 
-    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
         rows = iter(self.read(start))
         while group := list(islice(rows, size)):
             kept = [(name, self._decode(name, image), label) for name, image, label in group]
@@ -188,7 +188,7 @@ class Encoded:
             self.skipped.broken(str(name), problem)
             return None
 
-    def _batch(self, rows: list[tuple[Any, AnyArray | None, int | None]]) -> Batch:
+    def _batch(self, rows: list[tuple[Any, AnyArray | None, int | None]]) -> ExampleBatch:
         height, width = self.preprocessing.size
         images = np.zeros((len(rows), height, width, len(self.preprocessing.mean)), np.uint8)
         for position, (_, image, _) in enumerate(rows):
@@ -196,7 +196,9 @@ class Encoded:
                 images[position] = image.reshape(images.shape[1:])
         labels = [label for _, _, label in rows if label is not None]
         known = np.array(labels, dtype=np.int64) if len(labels) == len(rows) else None
-        return Batch(np.array([name for name, _, _ in rows]), self.preprocessing(images), known)
+        return ExampleBatch(
+            np.array([name for name, _, _ in rows]), self.preprocessing(images), known
+        )
 
 
 def open_examples(

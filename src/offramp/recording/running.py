@@ -20,7 +20,7 @@ from offramp.core.parts import parts
 from offramp.core.rows import RowFacts
 from offramp.core.tasks import Kind, no_scores
 from offramp.core.trace import assemble
-from offramp.networks.data import Batch, Examples
+from offramp.networks.data import ExampleBatch, Examples
 from offramp.networks.inputs import Range
 from offramp.networks.networks import Networks
 from offramp.recording.independence import Difference, Judge, Run, compare, differences, runs
@@ -70,7 +70,7 @@ class Recorder:
                 break
         return self.judge(total)
 
-    def part(self, group: list[Batch]) -> PartRows:
+    def part(self, group: list[ExampleBatch]) -> PartRows:
         """The rows of one part, from its batches.
 
         Raises:
@@ -100,7 +100,7 @@ class Recorder:
         order = self.networks.graph.order
         return Costs(dict.fromkeys(order, 1.0), dict.fromkeys(order, 0.0))
 
-    def _scores(self, batch: Batch) -> dict[str, FloatArray]:
+    def _scores(self, batch: ExampleBatch) -> dict[str, FloatArray]:
         """What every stage scores the rows of a batch, checked."""
         graph, running = self.networks.graph, self.runtime.begin(batch.x)
         scores: dict[str, FloatArray] = {}
@@ -112,7 +112,7 @@ class Recorder:
         assemble(graph, self._free, scores, labels=batch.labels, kind=self.kind)
         return scores
 
-    def _again(self, kept: list[Batch], scores: Mapping[str, FloatArray]) -> list[str]:
+    def _again(self, kept: list[ExampleBatch], scores: Mapping[str, FloatArray]) -> list[str]:
         """Compares the last rows of some batches with the same rows together, and alone.
 
         Returns sentences for stages whose scores hardly depend on other rows; raises as `Judge`.
@@ -125,7 +125,7 @@ class Recorder:
         return self.judge(differences(self.run, x, expected, groups, self.judge.tolerances))
 
 
-def _labels(kept: list[Batch]) -> AnyArray | None:
+def _labels(kept: list[ExampleBatch]) -> AnyArray | None:
     """The labels of all batches; None where one has none."""
     labels = [batch.labels for batch in kept if batch.labels is not None]
     return np.concatenate(labels) if len(labels) == len(kept) else None
@@ -138,7 +138,7 @@ def recorded_range(out: Path) -> Range | None:
     return Range.together(value and record_of(Range, value) for value in ranges)
 
 
-def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
+def _check_rows(stage: str, scores: FloatArray, batch: ExampleBatch) -> None:
     """Names the example whose scores are broken, which `assemble` cannot."""
     if scores.ndim != 2 or len(scores) != len(batch.x):
         raise ScoresError(
