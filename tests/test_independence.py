@@ -25,7 +25,7 @@ from offramp.recording.independence import (
     RowsDepend,
     Traits,
     check_made_up,
-    compare,
+    dependence,
     difference,
     made_up_rows,
     runs,
@@ -217,7 +217,7 @@ def test_networks_of_any_precision_whose_rows_stand_alone_pass(tmp_path: Path) -
         assert x is not None
         tolerance = Traits.of([file]).tolerance
         run = runs(OnnxRuntime({"s": file}), Graph.chain(["s"]))
-        found = compare(run, x, {"s": tolerance})["s"]
+        found = dependence(run, x, {"s": tolerance})["s"]
         assert found.scores < tolerance / 5
         assert found.answers == 0
 
@@ -247,8 +247,8 @@ def test_a_law_of_functions_of_rows(seed: int, rows: int, size: float) -> None:
     def with_the_first(x: AnyArray) -> dict[str, FloatArray]:
         return {"s": ((np.sin(x) + 0.1 * x[:1] * np.arange(3)) * size).astype(np.float32)}
 
-    assert compare(by_itself, x, {"s": 1e-6})["s"].scores == 0
-    assert compare(with_the_first, x, {"s": 1e-3})["s"].scores > 1e-3
+    assert dependence(by_itself, x, {"s": 1e-6})["s"].scores == 0
+    assert dependence(with_the_first, x, {"s": 1e-3})["s"].scores > 1e-3
 
 
 def test_a_network_that_cannot_read_what_is_made_up_is_left_to_the_recording(

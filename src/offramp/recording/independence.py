@@ -66,10 +66,10 @@ def difference(expected: FloatArray, found: FloatArray, tolerance: float) -> Dif
         return Difference(0.0, 0, 0)
     # scores far from zero that hardly differ carry the noise of their size
     size = max(float(np.ptp(expected)), _FLOOR * float(np.abs(expected).max())) or 1.0
-    apart = np.abs(found.astype(np.float64) - expected).max(axis=1) / size
-    apart = np.where(np.isnan(apart), np.inf, apart)
-    changed = (tasks.answers(found) != tasks.answers(expected)) & (apart > tolerance)
-    return Difference(float(apart.max()), int(changed.sum()), len(expected))
+    differences = np.abs(found.astype(np.float64) - expected).max(axis=1) / size
+    differences = np.where(np.isnan(differences), np.inf, differences)
+    changed = (tasks.answers(found) != tasks.answers(expected)) & (differences > tolerance)
+    return Difference(float(differences.max()), int(changed.sum()), len(expected))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Traits:
         return cls(_HALF if halves or "MatMulNBits" in operators else _EXACT)
 
 
-def compare(run: Run, x: AnyArray, tolerances: Mapping[str, float]) -> dict[str, Difference]:
+def dependence(run: Run, x: AnyArray, tolerances: Mapping[str, float]) -> dict[str, Difference]:
     """How far each stage answers rows otherwise with other rows, in another order, and alone.
 
     Args:
@@ -223,7 +223,7 @@ def check_made_up(networks: Networks, runtime: Runtime) -> None:
         return
     judge = Judge.of(networks)
     try:
-        found = compare(runs(runtime, networks.graph), x, judge.tolerances)
+        found = dependence(runs(runtime, networks.graph), x, judge.tolerances)
     except NetworkError:  # they read other values than these
         return
     judge({stage: change for stage, change in found.items() if change.scores > SMALL})

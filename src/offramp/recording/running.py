@@ -23,7 +23,7 @@ from offramp.core.trace import assemble
 from offramp.networks.data import ExampleBatch, Examples
 from offramp.networks.inputs import Range
 from offramp.networks.networks import Networks
-from offramp.recording.independence import Difference, Judge, Run, compare, differences, runs
+from offramp.recording.independence import Difference, Judge, Run, dependence, differences, runs
 from offramp.runtime.driver import Runtime
 
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
@@ -64,7 +64,7 @@ class Recorder:
         size = max(batch, _TOGETHER)
         total: dict[str, Difference] = {}
         for first in islice(examples.batches(size), max(1, _COUNTED // size)):
-            more = compare(self.run, first.x, self.judge.tolerances)
+            more = dependence(self.run, first.x, self.judge.tolerances)
             total = {stage: total.get(stage, _NONE) + change for stage, change in more.items()}
             if not self.judge.depends(total):
                 break
