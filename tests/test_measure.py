@@ -101,15 +101,12 @@ POSITIONAL_RECORDS = {
     "study.compare.Summary",
 }
 REPEATED_NAMES = {
-    "BATCH",
     "EXPORTED",
     "FOLDS",
-    "Features",
     "Kind",
     "LEARN_SHARE",
     "LEVELS",
     "Level",
-    "OUTPUTS",
     "Point",
     "Progress",
     "Recorded",
@@ -129,7 +126,6 @@ REPEATED_NAMES = {
     "run",
     "scales",
     "settle",
-    "stream",
     "sureness",
 }
 

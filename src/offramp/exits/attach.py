@@ -16,7 +16,7 @@ from offramp.core.graph import Costs
 from offramp.core.tasks import log_probabilities
 from offramp.core.trace import assemble
 from offramp.exits.cutting import ExitPoint, point, points
-from offramp.exits.features import FEATURE_BATCH, HeadFeatures, Progress, stream
+from offramp.exits.features import FEATURE_BATCH, HeadFeatures, Progress, head_features
 from offramp.exits.heads import Head, fit_head
 from offramp.exits.network import Network, made_up
 from offramp.exits.placement import Placement, place, propose
@@ -28,7 +28,7 @@ from offramp.networks.preprocessing import Preprocessing
 from offramp.recording.measure import stage_costs
 from offramp.runtime import OnnxRuntime
 
-OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
+OWN_OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
 FINAL = "final"  # the stage of the network's own answer
 MOST = 8  # exits that are proposed
 _HELD_OUT = 0.2  # of the examples: they choose styles and placement
@@ -98,7 +98,7 @@ def add_exits(
 
     Source: Bolukbasi et al. 2017, section 4, for frozen networks with linear heads.
     """
-    if settings.at is not None and list(settings.at) == [OUTPUTS]:
+    if settings.at is not None and list(settings.at) == [OWN_OUTPUTS]:
         return _as_it_is(path, examples, folder, preprocessing)
     first = None if examples is None else next(examples.batches(3), None)
     if examples is None or first is None or not len(first.x):
@@ -115,7 +115,7 @@ def add_exits(
     style = settings.style or "deep"  # whose features hold those of the other
     fixed, padding = _fixed(network), _padding(network, settings)
     poolings = {stage: Pooling(p, style, fixed, padding) for stage, p in places.items()}
-    seen = stream(network, poolings, examples, progress)
+    seen = head_features(network, poolings, examples, progress)
     shuffled = np.random.default_rng(settings.seed).permutation(len(seen.labels))
     share = round(_HELD_OUT * len(shuffled))
     training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])

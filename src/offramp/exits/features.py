@@ -46,7 +46,7 @@ class HeadFeatures:
         return replace(self, x={new: self.x[old] for old, new in names.items()})
 
 
-def stream(
+def head_features(
     network: Network, poolings: Mapping[str, Pooling], examples: Examples, progress: Progress
 ) -> HeadFeatures:
     """One pass of all examples through the network, which runs once on each."""
