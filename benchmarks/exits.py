@@ -26,7 +26,7 @@ from benchmarks.results import save
 from offramp.base.files import write_json
 from offramp.core.graph import Costs, whole
 from offramp.core.trace import Trace
-from offramp.exits import ExitOptions, Exits, add_exits, candidates
+from offramp.exits import ExitOptions, Exits, add_exits, candidate_points
 from offramp.exits.placement import propose
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
@@ -104,7 +104,7 @@ class Made:
         path = self.files[network]
 
         def make(folder: Path) -> Exits:
-            found = candidates(path)
+            found = candidate_points(path)
             total = found[-1].cost
             chosen = propose([p.cost for p in found], total, exits or 0)
             at = [found[i].name for i in chosen] if exits else None

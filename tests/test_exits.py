@@ -16,7 +16,7 @@ from offramp.base.errors import DataError, GraphError, InputError, NetworkError
 from offramp.cli import main
 from offramp.core.graph import Costs, Graph, Stage, whole
 from offramp.core.trace import Trace, assemble
-from offramp.exits import ExitOptions, add_exits, candidates
+from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.exits.attach import FINAL
 from offramp.exits.cutting import ExitPoint
 from offramp.exits.heads import fit_head
@@ -76,7 +76,11 @@ def test_the_points_of_a_network_are_listed(
 ) -> None:
     assert run("exits", str(folder / "deep.onnx"), "--list") == 0
     said = capsys.readouterr().out
-    assert [p.name for p in candidates(folder / "deep.onnx")] == ["hidden1", "hidden2", "hidden3"]
+    assert [p.name for p in candidate_points(folder / "deep.onnx")] == [
+        "hidden1",
+        "hidden2",
+        "hidden3",
+    ]
     for text in ("hidden1", "hidden2", "hidden3", "work so far", "carry"):
         assert text in said
 
@@ -410,13 +414,13 @@ def test_empty_names_of_points_are_refused() -> None:
 @pytest.mark.parametrize("name", ["bert", "lstm", "vit", "resnet", "vectors"])
 def test_pooling_in_onnx_is_pooling_of_every_layout(name: str, style: str, tmp_path: Path) -> None:
     """Against numpy, on what the network shows at the point."""
-    from offramp.exits.cutting import point
+    from offramp.exits.cutting import exit_point
     from offramp.exits.network import Network, open_session
     from offramp.exits.pooling import pooled
 
     module, x, at = architectures.ALL[name]()
     network = Network.read(architectures.export(module, x, tmp_path / "m.onnx"), x)
-    place = point(network, at[0])
+    place = exit_point(network, at[0])
     padding = (network.input, 0) if name in ("bert", "lstm") else None
     session = open_session(pooled(network, {"p": Pooling(place, style, True, padding)}))  # type: ignore[arg-type]
     found = session.run(None, {network.input: x})[0]
@@ -460,7 +464,7 @@ def test_heads_of_two_classes_have_two_scores() -> None:
 
 def test_several_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="reads one"):
-        candidates(two_inputs(tmp_path / "two.onnx"))
+        candidate_points(two_inputs(tmp_path / "two.onnx"))
 
 
 def two_inputs(path: Path) -> Path:

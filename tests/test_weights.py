@@ -12,7 +12,7 @@ import pytest
 
 from offramp.base.errors import NetworkError, PlanError
 from offramp.base.files import data_of
-from offramp.exits import candidates
+from offramp.exits import candidate_points
 from offramp.export import write_file, write_folder
 from offramp.networks import weights
 from offramp.networks.data import open_examples
@@ -127,7 +127,7 @@ def test_weights_in_several_files_and_in_folders(tmp_path: Path) -> None:
         assert [t.raw_data for t in found.graph.initializer] == [
             t.raw_data for t in expected.graph.initializer
         ]
-        assert candidates(file) == candidates(flat)
+        assert candidate_points(file) == candidate_points(flat)
 
 
 def test_networks_behind_links_and_relative_paths(
@@ -157,7 +157,7 @@ def test_weights_outside_the_folder_are_refused(
     tmp_path: Path, networks: dict[str, Path], location: str
 ) -> None:
     file = moved(networks["big"], tmp_path / "moved" / "big.onnx", location)
-    for look in (weights.beside, weights.load, candidates, lambda f: combine({"big": f})):
+    for look in (weights.beside, weights.load, candidate_points, lambda f: combine({"big": f})):
         with pytest.raises(NetworkError, match="outside its folder"):
             look(file)
 
@@ -169,7 +169,7 @@ def test_missing_and_short_weights_are_named(tmp_path: Path, networks: dict[str,
         with pytest.raises(NetworkError, match=r"big\.onnx\.data is too short"):
             look(networks["big"])
     data.unlink()
-    for looked in (weights.load, candidates, lambda file: combine({"big": file})):
+    for looked in (weights.load, candidate_points, lambda file: combine({"big": file})):
         with pytest.raises(NetworkError, match=r"in 'big\.onnx\.data', which is not beside it"):
             looked(networks["big"])
 

@@ -13,7 +13,7 @@ from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.options import Edges, Force, Out, Reference, SkipBroken
 from offramp.command.terminal import examples_of, given, messages, output, progress
-from offramp.exits import ExitOptions, add_exits, candidates
+from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.networks.networks import GRAPH, combine
 from offramp.recording.independence import check_made_up
 from offramp.runtime import OnnxRuntime
@@ -73,7 +73,7 @@ def exits(
     pixels = parsing.preprocessing(size, mean, std, layout)
     examples = examples_of(data, pixels, skip_broken) if data else None
     if list_:
-        output.print(tables.points(candidates(model, examples)))
+        output.print(tables.points(candidate_points(model, examples)))
         return
     if out is None:
         raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")

@@ -15,7 +15,7 @@ from offramp.base.errors import DataError, InputError, NetworkError
 from offramp.core.graph import Costs
 from offramp.core.tasks import log_probabilities
 from offramp.core.trace import assemble
-from offramp.exits.cutting import ExitPoint, point, points
+from offramp.exits.cutting import ExitPoint, exit_point, exit_points
 from offramp.exits.features import FEATURE_BATCH, HeadFeatures, Progress, head_features
 from offramp.exits.heads import Head, fit_head
 from offramp.exits.network import Network, made_up
@@ -51,14 +51,14 @@ class Exits:
 
     networks: Networks
     costs: Costs  # millions of multiply-adds of every body and head
-    points: Mapping[str, ExitPoint]  # of each exit that stays, by stage
+    exit_points: Mapping[str, ExitPoint]  # of each exit that stays, by stage
     heads: Mapping[str, Head]  # likewise
     loss: Mapping[str, float]  # top-1 error of each stage on held-out examples
     dropped: Mapping[str, str] = field(default_factory=dict)  # point -> why it went
     saving: float | None = None  # of the reference's cost on held-out examples; None: not placed
 
 
-def candidates(path: Path, examples: Examples | None = None) -> list[ExitPoint]:
+def candidate_points(path: Path, examples: Examples | None = None) -> list[ExitPoint]:
     """The points of a network that exits may answer from, cheapest first.
 
     Args:
@@ -69,7 +69,7 @@ def candidates(path: Path, examples: Examples | None = None) -> list[ExitPoint]:
         NetworkError: it does not load or run.
     """
     first = None if examples is None else next(examples.batches(3), None)
-    return points(Network.read(path, None if first is None else first.x))
+    return exit_points(Network.read(path, None if first is None else first.x))
 
 
 def add_exits(
@@ -158,13 +158,13 @@ def _as_it_is(
 
 def _places(network: Network, settings: ExitOptions) -> dict[str, ExitPoint]:
     if settings.at is None:
-        fitting = [p for p in points(network) if 1 <= len(p.shape) <= 3]
+        fitting = [p for p in exit_points(network) if 1 <= len(p.shape) <= 3]
         if not fitting:
             raise NetworkError("this network has no point to exit from; it is a single step.")
         total = network.work(network.outputs[0])
         found = [fitting[i] for i in propose([p.cost for p in fitting], total, MOST)]
     else:
-        found = sorted((point(network, name) for name in settings.at), key=lambda p: p.cost)
+        found = sorted((exit_point(network, name) for name in settings.at), key=lambda p: p.cost)
         names = [p.name for p in found]
         if len(set(names)) < len(names):
             raise InputError("a point is given twice; name each once.")

@@ -43,7 +43,7 @@ class Part:
     model: onnx.ModelProto  # its inputs: examples or tensors that earlier bodies made
 
 
-def points(network: Network) -> list[ExitPoint]:
+def exit_points(network: Network) -> list[ExitPoint]:
     """The candidate points, cheapest first: one for each amount of work done.
 
     Where every path goes through a single tensor, only such points are given, since their carry is
@@ -66,7 +66,7 @@ def _narrow(network: Network, found: ExitPoint) -> bool:
     )
 
 
-def point(network: Network, name: str) -> ExitPoint:
+def exit_point(network: Network, name: str) -> ExitPoint:
     """The point at a tensor, or at the last tensor of a module, called `name`.
 
     Raises:
