@@ -3,4 +3,4 @@
 from offramp.exits.attach import ExitOptions, Exits, add_exits, candidate_points
 from offramp.exits.cutting import Cut, ExitPoint
 
-__all__ = ["Cut", "ExitOptions", "Exits", "Point", "add_exits", "candidate_points"]
+__all__ = ["Cut", "ExitOptions", "ExitPoint", "Exits", "add_exits", "candidate_points"]

@@ -51,7 +51,7 @@ class Exits:
 
     networks: Networks
     costs: Costs  # millions of multiply-adds of every body and head
-    exit_points: Mapping[str, ExitPoint]  # of each exit that stays, by stage
+    points: Mapping[str, ExitPoint]  # of each exit that stays, by stage
     heads: Mapping[str, Head]  # likewise
     loss: Mapping[str, float]  # top-1 error of each stage on held-out examples
     dropped: Mapping[str, str] = field(default_factory=dict)  # point -> why it went
