@@ -101,15 +101,12 @@ POSITIONAL_RECORDS = {
     "study.compare.Summary",
 }
 REPEATED_NAMES = {
-    "EXPORTED",
     "FOLDS",
     "Kind",
     "LEARN_SHARE",
     "LEVELS",
-    "Level",
     "Progress",
     "Recorded",
-    "Run",
     "SAMPLE",
     "SMALLEST",
     "VERSION",

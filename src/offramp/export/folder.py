@@ -27,7 +27,7 @@ from offramp.networks.weights import fingerprint_of_copy
 from offramp.plan.plan import Plan
 from offramp.runtime.format import KIND, PATH, SCORES, TRADEOFF, VERSION
 
-EXPORTED = kind_of_folder(KIND)
+EXPORTED_FOLDER = kind_of_folder(KIND)
 
 
 def write_folder(
@@ -54,7 +54,7 @@ def write_folder(
     written = [_Written.of(stages, block, pixels, dial, known) for block in blocks]
     asked = {key for found in written for key in found.reads}
     axes = {key: tensor.axis for found in written for key, tensor in found.makes.items()}
-    with new_folder(path, EXPORTED, force=force) as folder:
+    with new_folder(path, EXPORTED_FOLDER, force=force) as folder:
         routes = []
         for found in written:
             makes = {key: found.makes[key] for key in found.makes if key in asked}

@@ -22,7 +22,7 @@ from offramp.networks import weights
 from offramp.networks.networks import Networks
 from offramp.runtime.driver import Runtime
 
-Run = Callable[[AnyArray], Mapping[str, FloatArray]]
+ScoreStages = Callable[[AnyArray], Mapping[str, FloatArray]]
 """Inputs (n, ...) to the scores (n, classes) of each stage."""
 
 SMALL = 0.05  # of the range of scores: what changes more is refused, whatever is answered
@@ -98,7 +98,9 @@ class Traits:
         return cls(_HALF if halves or "MatMulNBits" in operators else _EXACT)
 
 
-def dependence(run: Run, x: AnyArray, tolerances: Mapping[str, float]) -> dict[str, Difference]:
+def dependence(
+    run: ScoreStages, x: AnyArray, tolerances: Mapping[str, float]
+) -> dict[str, Difference]:
     """How far each stage answers rows otherwise with other rows, in another order, and alone.
 
     Args:
@@ -128,7 +130,7 @@ def _some(rows: int, most: int) -> list[AnyArray]:
 
 
 def differences(
-    run: Run,
+    run: ScoreStages,
     x: AnyArray,
     expected: Mapping[str, FloatArray],
     groups: Iterable[AnyArray],
@@ -149,7 +151,7 @@ def differences(
     }
 
 
-def runs(runtime: Runtime, graph: Graph) -> Run:
+def runs(runtime: Runtime, graph: Graph) -> ScoreStages:
     """All stages of a graph on an engine."""
 
     def run(x: AnyArray) -> dict[str, FloatArray]:

@@ -23,7 +23,14 @@ from offramp.core.trace import assemble
 from offramp.networks.data import ExampleBatch, Examples
 from offramp.networks.inputs import Range
 from offramp.networks.networks import Networks
-from offramp.recording.independence import Difference, Judge, Run, dependence, differences, runs
+from offramp.recording.independence import (
+    Difference,
+    Judge,
+    ScoreStages,
+    dependence,
+    differences,
+    runs,
+)
 from offramp.runtime.driver import Runtime
 
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
@@ -52,7 +59,7 @@ class Recorder:
     kind: Kind | None  # what all scores are; None: as they look once all are there
 
     @property
-    def run(self) -> Run:
+    def run(self) -> ScoreStages:
         return runs(self.runtime, self.networks.graph)
 
     def compared(self, examples: Examples, batch: int) -> list[str]:
