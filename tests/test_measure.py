@@ -102,7 +102,6 @@ POSITIONAL_RECORDS = {
 }
 REPEATED_NAMES = {
     "FOLDS",
-    "Kind",
     "LEARN_SHARE",
     "LEVELS",
     "Progress",

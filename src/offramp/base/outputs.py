@@ -29,14 +29,16 @@ Identity = tuple[int, int] | None  # device and number of a file; None: there is
 
 
 @dataclass(frozen=True)
-class Kind:
+class OutputKind:
     """What a command writes."""
 
     name: str
     own: Callable[[Path], bool]  # whether something is of this kind, and holds nothing else
 
 
-def check_output(path: Path, force: bool, kind: Kind, inputs: Iterable[Path] = ()) -> Identity:
+def check_output(
+    path: Path, force: bool, kind: OutputKind, inputs: Iterable[Path] = ()
+) -> Identity:
     """What is at `path` now, which may be replaced.
 
     Args:
@@ -70,7 +72,7 @@ def check_output(path: Path, force: bool, kind: Kind, inputs: Iterable[Path] = (
 
 
 @contextmanager
-def new_output(path: Path, kind: Kind, *, force: bool = False) -> Iterator[Path]:
+def new_output(path: Path, kind: OutputKind, *, force: bool = False) -> Iterator[Path]:
     """A name to write a file or a folder to, which becomes `path` once it is complete.
 
     Raises:
@@ -86,7 +88,7 @@ def new_output(path: Path, kind: Kind, *, force: bool = False) -> Iterator[Path]
 
 
 @contextmanager
-def new_folder(path: Path, kind: Kind, *, force: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, kind: OutputKind, *, force: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `path` once it is complete. Raises as `new_output`."""
     with new_output(path, kind, force=force) as folder:
         with storage(path):

@@ -12,7 +12,7 @@ from onnx import helper
 
 from offramp.base.errors import InputError, NetworkError
 from offramp.base.files import data_of, fingerprint, read_bytes, replacing
-from offramp.base.outputs import Kind
+from offramp.base.outputs import OutputKind
 from offramp.export.stages import Stages
 from offramp.networks import weights
 from offramp.networks.weights import fingerprint_of
@@ -77,4 +77,4 @@ def _is_exported(path: Path) -> bool:
     return True
 
 
-EXPORTED = Kind("an exported file", _is_exported)
+EXPORTED = OutputKind("an exported file", _is_exported)
