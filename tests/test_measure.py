@@ -102,7 +102,6 @@ POSITIONAL_RECORDS = {
 }
 REPEATED_NAMES = {
     "FOLDS",
-    "LEARN_SHARE",
     "LEVELS",
     "Progress",
     "Recorded",

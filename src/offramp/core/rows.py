@@ -10,8 +10,8 @@ from offramp.base.arrays import AnyArray, BoolArray, FloatArray
 from offramp.base.errors import BudgetError, ScoresError, TraceError
 from offramp.core import tasks
 
-LEARN_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
-LEARN_MOST = 2500  # examples, likewise
+UNSEALED_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
+UNSEALED_MOST = 2500  # examples, likewise
 HashOf = Literal["inputs", "scores"]
 
 
@@ -60,7 +60,7 @@ NO_FACTS = RowFacts()  # nothing is known
 
 def learning_share(examples: int) -> float:
     """The part to learn from: policies soon learn no more, and certificates always gain."""
-    return min(LEARN_SHARE, LEARN_MOST / max(1, examples))
+    return min(UNSEALED_SHARE, UNSEALED_MOST / max(1, examples))
 
 
 def checked_seal(seal: float | None) -> float | None:

@@ -18,7 +18,7 @@ from offramp.core.graph import Graph, GraphJson, Stage, head, whole
 from offramp.networks import weights
 from offramp.networks.preprocessing import Preprocessing
 
-VERSION = 1
+GRAPH_VERSION = 1
 TAUGHT = "taught.npy"  # beside graph.json: the hashes of the examples that trained heads
 GRAPH = kind_of_folder("graph")
 
@@ -59,7 +59,7 @@ class Networks:
         path = Path(path)
         with new_folder(path, GRAPH, force=force) as folder:
             prints = copy_networks(self.files, folder)
-            value = {"version": VERSION, **self.graph.to_json(), "networks": prints}
+            value = {"version": GRAPH_VERSION, **self.graph.to_json(), "networks": prints}
             value["preprocessing"] = self.preprocessing and self.preprocessing.to_json()
             if self.taught is not None:
                 with storage(folder / TAUGHT):
@@ -74,7 +74,7 @@ class Networks:
             GraphError: no graph, a damaged or newer one, or networks that do not match.
         """
         path = Path(path)
-        value = read_manifest(path, "graph", VERSION, GraphManifest, GraphError)
+        value = read_manifest(path, "graph", GRAPH_VERSION, GraphManifest, GraphError)
         graph = Graph.from_json(value)
         files = find_networks(path, graph, value, GraphError)
         missing = [stage.name for stage in graph.stages if stage.name not in files]
