@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.core.frontier import Point, Recorded, cost_at, excess_of, frontier, hull, replay
+from offramp.core.frontier import Point, TracePolicy, cost_at, excess_of, frontier, hull, replay
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
 from offramp.core.walk import drive, walk
@@ -98,7 +98,7 @@ def one_by_one(trace: Trace, policy: Policy, row: int) -> tuple[str, float]:
 @given(traces(), SEEDS)
 def test_evidence_distilled_once_serves_every_setting(trace: Trace, seed: int) -> None:
     policy = scramble(trace, seed)
-    recorded = Recorded(policy, trace)
+    recorded = TracePolicy(policy, trace)
     for setting in policy.settings:
         one, other = replay(trace, policy, setting), replay(trace, recorded, setting)
         assert (one.stage == other.stage).all()

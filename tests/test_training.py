@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from offramp.base.errors import InputError, NetworkError
 from offramp.exits.module import WithExits, deep_head, export, linear_head
-from offramp.exits.training import Training, loss_of, rate_of, shuffled, train
+from offramp.exits.training import Training, rate_of, shuffled, train, training_loss
 from offramp.runtime import OnnxRuntime
 from tests import architectures
 from tests.made import blobs
@@ -114,10 +114,10 @@ def test_the_teacher_is_not_taught_by_its_exits() -> None:
     scores = [torch.randn(5, 4, requires_grad=True) for _ in range(2)]
     plain = Training("joint")
     labels = torch.tensor([0, 1, 2, 3, 0])
-    loss_of(scores, labels, Training("distill")).backward()
+    training_loss(scores, labels, Training("distill")).backward()
     taught = scores[-1].grad
     scores[-1].grad = None
-    loss_of(scores, labels, plain).backward()
+    training_loss(scores, labels, plain).backward()
     assert taught is not None
     assert scores[-1].grad is not None
     torch.testing.assert_close(taught, scores[-1].grad)

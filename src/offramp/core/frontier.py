@@ -38,7 +38,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Recorded(Wrapped):
+class TracePolicy(Wrapped):
     """A policy on one trace, whose evidence is distilled once and kept for every setting."""
 
     trace: Trace
@@ -110,7 +110,7 @@ def frontier(
     trace: Trace, losses: Losses, policy: Policy, settings: Iterable[float] | None = None
 ) -> list[Point]:
     """One point for each setting of the policy's dial, safest first."""
-    recorded = Recorded(policy, trace)
+    recorded = TracePolicy(policy, trace)
     chosen = policy.settings if settings is None else settings
     return [point(trace, losses, replay(trace, recorded, s), s) for s in chosen]
 

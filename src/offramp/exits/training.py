@@ -115,7 +115,7 @@ def _epoch(
         optimizer.zero_grad(set_to_none=True)
         with _precision(device, settings):
             scores = model(x.to(device))
-            loss = loss_of(scores, labels.to(device), settings)
+            loss = training_loss(scores, labels.to(device), settings)
         loss.backward()
         optimizer.step()
         total += float(loss.detach())
@@ -137,7 +137,7 @@ def rate_of(schedule: Schedule, share: float) -> float:
     return rates[schedule]
 
 
-def loss_of(scores: Iterable[Tensor], labels: Tensor, settings: Training) -> Tensor:
+def training_loss(scores: Iterable[Tensor], labels: Tensor, settings: Training) -> Tensor:
     """The sum over exits of the cross-entropy, and of the divergence from the last one's answer."""
     every = [s.float() for s in scores]
     taught = every[:-1] if settings.mode == "heads" else every

@@ -15,7 +15,7 @@ import numpy as np
 from offramp.answering.committees import Committees, learn
 from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.core.frontier import LEVELS, Point, Recorded, cost_at, replay
+from offramp.core.frontier import LEVELS, Point, TracePolicy, cost_at, replay
 from offramp.core.policy import Family, Policy
 from offramp.core.tasks import Excess, Losses
 from offramp.core.trace import Trace
@@ -70,7 +70,7 @@ class Lesson:
 
 def _totals(policy: Policy, trace: Trace, excess: Mapping[str, FloatArray]) -> FloatArray:
     """Excess loss and cost of all examples, (2, settings), at as many steps along any dial."""
-    recorded = Recorded(policy, trace)
+    recorded = TracePolicy(policy, trace)
     order = policy.graph.order
     steps = np.linspace(0, len(policy.settings) - 1, _STEPS).round().astype(int)
     found: dict[int, tuple[float, float]] = {}

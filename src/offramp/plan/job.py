@@ -14,7 +14,7 @@ from offramp.answering.refit import Refits, Repair, refitted
 from offramp.answering.refit import learn as learn_refits
 from offramp.base.hashing import hash_rows
 from offramp.core import tasks
-from offramp.core.frontier import Recorded, excess_of, replay
+from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.graph import Graph
 from offramp.core.meaning import chance_loss, doubts
 from offramp.core.parts import versions
@@ -234,7 +234,7 @@ def _settled(learning: Trace, ways: Ways, policy: str, latency: Latency, every: 
 
 def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candidate]:
     """Each setting of the dial on these examples, safest first, computed when asked for."""
-    recorded = Recorded(policy, trace)
+    recorded = TracePolicy(policy, trace)
     for setting in policy.settings:
         yield _candidate(trace, losses, recorded, float(setting), float(setting))
 

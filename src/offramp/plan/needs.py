@@ -10,7 +10,7 @@ import numpy as np
 
 from offramp.base.errors import BudgetError, TraceError
 from offramp.core import tasks
-from offramp.core.frontier import Recorded, excess_of, replay
+from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.policy import Policy
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
@@ -125,7 +125,7 @@ class _Counted:
 
     def path(self, policy: Policy) -> Iterator[Need]:
         """Some settings of the dial, evenly along it."""
-        recorded = Recorded(policy, self.trace)
+        recorded = TracePolicy(policy, self.trace)
         shown = np.linspace(0, len(policy.settings) - 1, _SETTINGS).round().astype(int)
         needed = (self._need(recorded, float(s), None) for s in policy.settings[np.unique(shown)])
         yield from (need for need in needed if need.speedup > 1)  # others save nothing
