@@ -107,7 +107,6 @@ REPEATED_NAMES = {
     "SAMPLE",
     "SMALLEST",
     "VERSION",
-    "fingerprint_of",
     "learn",
     "points",
     "read",
@@ -115,7 +114,6 @@ REPEATED_NAMES = {
     "refitted",
     "run",
     "scales",
-    "settle",
     "sureness",
 }
 

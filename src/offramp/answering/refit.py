@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from offramp.answering.committees import FOLDS, SAMPLE, SMALLEST, better, few_threads, labels_of
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.base.schema import record
+from offramp.base.schema import record_of
 from offramp.core import tasks
 from offramp.core.graph import Graph
 from offramp.core.tasks import Excess, Kind
@@ -266,7 +266,7 @@ class Repair:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Repair:
         """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
-        return record(cls, value)
+        return record_of(cls, value)
 
 
 def _mean(values: AnyArray) -> float:

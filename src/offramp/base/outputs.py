@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offramp.base.errors import InputError
-from offramp.base.files import hidden, remove, settle, storage, sync, temporary
+from offramp.base.files import hidden, remove, storage, sync, sync_tree, temporary
 
 try:
     import fcntl
@@ -83,7 +83,7 @@ def new_output(path: Path, kind: OutputKind, *, force: bool = False) -> Iterator
     with temporary(path) as written:
         yield written
         with storage(path):
-            settle(written)
+            sync_tree(written)
             _put(written, path, before)
 
 

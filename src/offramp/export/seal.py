@@ -15,7 +15,7 @@ from offramp.base.files import data_of, fingerprint, read_bytes, replacing
 from offramp.base.outputs import OutputKind
 from offramp.export.stages import Stages
 from offramp.networks import weights
-from offramp.networks.weights import fingerprint_of
+from offramp.networks.weights import network_fingerprint
 from offramp.runtime.format import ABOUT, WEIGHTS, check_seal, seal_of
 
 
@@ -35,7 +35,7 @@ def facts(stages: Stages) -> dict[str, Any]:
         "tradeoffs": [float(policy.settings.min()), float(policy.settings.max())],
         "certificate": plan.certificate.to_json(),
         "input": plan.info.get("input"),
-        "networks": {part: fingerprint_of(file) for part, file in stages.files.items()},
+        "networks": {part: network_fingerprint(file) for part, file in stages.files.items()},
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import OfframpWarning
-from offramp.base.schema import record
+from offramp.base.schema import record_of
 
 FIRST, EVERY = 64, 256  # calls that are looked at: the first, then every so many
 _NUMBERS = "fiub"  # kinds of arrays that have a range
@@ -79,9 +79,9 @@ class Inputs:
         if not isinstance(value, dict):
             raise ValueError(f"the inputs are {value!r}")
         known = value.get("range")
-        found = record(cls, {key: item for key, item in value.items() if key != "range"})
+        found = record_of(cls, {key: item for key, item in value.items() if key != "range"})
         np.dtype(found.dtype)
-        return cls(found.shape, found.dtype, None if known is None else record(Range, known))
+        return cls(found.shape, found.dtype, None if known is None else record_of(Range, known))
 
 
 class Watch:

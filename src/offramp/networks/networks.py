@@ -47,7 +47,7 @@ class Networks:
     taught: AnyArray | None = None  # (n,) uint64, hashes of the examples that trained heads
 
     def fingerprints(self) -> dict[str, str]:
-        return {part: weights.fingerprint_of(file) for part, file in self.files.items()}
+        return {part: weights.network_fingerprint(file) for part, file in self.files.items()}
 
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the graph and copies of its networks, whole or not at all.

@@ -25,7 +25,7 @@ from offramp.base.manifests import (
     write_manifest,
 )
 from offramp.base.outputs import new_folder
-from offramp.base.schema import fits, record
+from offramp.base.schema import fits, record_of
 from offramp.core import tasks
 from offramp.core.costs import COST_KEYS, CostsJson
 from offramp.core.graph import Costs, Graph, GraphJson
@@ -109,7 +109,7 @@ class Profile:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Profile:
         """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
-        found = record(cls, value)
+        found = record_of(cls, value)
         if not found.edges or len(found.shares) != len(found.edges) + 1:
             raise ValueError(f"{len(found.shares)} shares between {len(found.edges)} edges")
         return found

@@ -18,7 +18,7 @@ import numpy as np
 
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import BudgetError
-from offramp.base.schema import record
+from offramp.base.schema import record_of
 from offramp.core.tasks import Excess
 from offramp.promise.pvalues import Method, examples_needed, method_for, p_value, upper_bound
 
@@ -120,7 +120,7 @@ class Certificate:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Certificate:
         """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
-        found = record(cls, value)
+        found = record_of(cls, value)
         if found.verdict == _DO_NOT_ROUTE:
             saves = found.cost < found.reference_cost
             found = replace(found, verdict=ONE_NETWORK if saves else KEEP)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import ScoresError
 from offramp.base.hashing import hash_rows
-from offramp.base.schema import record as record_of
+from offramp.base.schema import record_of as record_of
 from offramp.core.graph import Costs
 from offramp.core.parts import parts
 from offramp.core.rows import RowFacts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from offramp.answering.refit import refitted
 from offramp.base.errors import InputError
-from offramp.base.schema import record
+from offramp.base.schema import record_of
 from offramp.core import tasks
 from offramp.core.trace import Trace
 from offramp.plan.evaluate import evaluate, priced
@@ -66,7 +66,7 @@ def _clocks(path: Path, plan: Plan) -> list[Clock]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         kept = [{key: row[key] for key in Clock.__dataclass_fields__} for row in rows]
-        found = [record(Clock, row) for row in kept]
+        found = [record_of(Clock, row) for row in kept]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise InputError(
             f"{path} is not what `offramp bench --json` prints ({problem}); measure again, and "
