@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from scipy.special import logit
 from torch import nn
 
-from offramp.answering.refit import Refit, Refits, refitted
+from offramp.answering.refit import Refit, Refits, with_refits
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.frontier import replay
@@ -179,7 +179,7 @@ def routing(
     trace: Trace, networks: Networks, folder: Path, policy: str, refits: Refits | None = None
 ) -> Case:
     """A plan at the setting of its policy at which examples stop most evenly at its stages."""
-    plan = fit(refitted(trace, refits or {}), 0.1, policy=policy, networks=networks)
+    plan = fit(with_refits(trace, refits or {}), 0.1, policy=policy, networks=networks)
     plan = replace(plan, kinds=trace.kinds, refits=refits or {})
     spoken = plan.answering(trace)
 

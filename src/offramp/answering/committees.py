@@ -63,7 +63,7 @@ class Committee:
 Committees = Mapping[str, Committee]
 
 
-def read(value: Mapping[str, Any], graph: Graph, walked: Graph) -> Committees:
+def committees_from_json(value: Mapping[str, Any], graph: Graph, walked: Graph) -> Committees:
     """Committees by stage from JSON.
 
     Args:
@@ -83,7 +83,7 @@ def read(value: Mapping[str, Any], graph: Graph, walked: Graph) -> Committees:
     return found
 
 
-def learn(
+def learn_committees(
     trace: Trace, loss: str | None = None, *, unlabelled: bool = False, seed: int = 0
 ) -> tuple[Committees, Trace]:
     """The committees that lose less than their stages alone, and the trace to go on learning with.
@@ -171,7 +171,7 @@ def better(trace: Trace, stage: str, scores: FloatArray, plain: Losses) -> bool:
     return bool(gain.mean() > _SURE * noise)
 
 
-def answering(trace: Trace, committees: Committees) -> Trace:
+def with_committees(trace: Trace, committees: Committees) -> Trace:
     """The trace as committees answer it."""
     return trace.speaking(
         {

@@ -63,7 +63,7 @@ class Refit:
 Refits = Mapping[str, Refit]
 
 
-def read(value: Mapping[str, Any], graph: Graph, classes: int) -> Refits:
+def refits_from_json(value: Mapping[str, Any], graph: Graph, classes: int) -> Refits:
     """Refits by stage from JSON. Raises ValueError where they do not fit the graph."""
     if unknown := set(value) - set(graph.order):
         raise ValueError(f"a refit of an unknown stage {sorted(unknown)[0]!r}")
@@ -86,7 +86,7 @@ _SMALL = (_Family(0, 0.0), _Family(1, 1e-2))
 _WHOLE = (_Family(2, 1e-2), _Family(2, 1e-1), _Family(2, 1.0))
 
 
-def learn(
+def learn_refits(
     trace: Trace, loss: str | None = None, *, unlabelled: bool = False, seed: int = 0
 ) -> tuple[Refits, Trace]:
     """The refits after which stages lose less, and the trace to go on learning with.
@@ -125,7 +125,7 @@ def learn(
     return found, _replaced(trace, crossed)
 
 
-def refitted(trace: Trace, refits: Refits) -> Trace:
+def with_refits(trace: Trace, refits: Refits) -> Trace:
     """The trace with the scores of refitted stages in place of the recorded ones."""
     return _replaced(
         trace, {stage: refit(trace.log_probabilities(stage)) for stage, refit in refits.items()}

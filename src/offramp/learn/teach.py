@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from offramp.answering.committees import Committees, learn
+from offramp.answering.committees import Committees, learn_committees
 from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.frontier import LEVELS, Point, TracePolicy, cost_at, replay
@@ -96,7 +96,9 @@ class Ways:
         """The examples as stages answer them, together where that loses less."""
         found: Committees = {}
         if self.committees:
-            found, trace = learn(trace, self.loss, unlabelled=self.unlabelled, seed=self.seed)
+            found, trace = learn_committees(
+                trace, self.loss, unlabelled=self.unlabelled, seed=self.seed
+            )
         return Lesson(trace, trace.losses(self.loss, self.excess), found)
 
 

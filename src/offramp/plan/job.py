@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from offramp.answering.committees import answering
-from offramp.answering.refit import Refits, Repair, refitted
-from offramp.answering.refit import learn as learn_refits
+from offramp.answering.committees import with_committees
+from offramp.answering.refit import Refits, Repair, with_refits
+from offramp.answering.refit import learn_refits as learn_refits
 from offramp.base.hashing import hash_rows
 from offramp.core import tasks
 from offramp.core.frontier import TracePolicy, excess_of, replay
@@ -146,7 +146,7 @@ class Job:
     def _repair(self) -> Repair:
         """What refits do by themselves, on the examples that certify."""
         recorded = replace(self.rows.certifying, costs=self.certifying.costs)
-        after = refitted(recorded, self.refits)
+        after = with_refits(recorded, self.refits)
         return Repair.of(recorded, after, self.ways.loss, self.ways.excess, self.budget)
 
     def _info(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def prepare(
         refits, learning = learn_refits(
             learning, ways.loss, unlabelled=ways.unlabelled, seed=ways.seed
         )
-        certifying = refitted(certifying, refits)
+        certifying = with_refits(certifying, refits)
     if pool:
         learning = replace(learning, graph=search(learning, ways).graph)
     edges = edges_of(learning.graph) if pool else None
@@ -209,7 +209,7 @@ def prepare(
         certifying = replace(certifying, costs=settled.costs)
         dropped = settled.dropped
     taught = teach(learning, ways, policy)
-    certifying = answering(certifying, taught.lesson.committees)
+    certifying = with_committees(certifying, taught.lesson.committees)
     return Job(
         rows=rows,
         ways=ways,

@@ -12,7 +12,7 @@ from typing import Any, NotRequired
 import numpy as np
 
 from offramp.answering import committees, refit
-from offramp.answering.committees import Committees, answering
+from offramp.answering.committees import Committees, with_committees
 from offramp.answering.refit import Refits, Repair
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import InputError, PlanError
@@ -173,9 +173,9 @@ class Plan:
             return scores
         return self.refits[stage](tasks.log_probabilities(scores, self.kinds[stage]))
 
-    def answering(self, trace: Trace) -> Trace:
+    def with_committees(self, trace: Trace) -> Trace:
         """A trace of recorded scores as the plan answers it: refitted, then by committees."""
-        return answering(refit.refitted(trace, self.refits), self.speaking)
+        return with_committees(refit.with_refits(trace, self.refits), self.speaking)
 
     @property
     def setting(self) -> float:
@@ -368,11 +368,11 @@ class Plan:
             value["tradeoff"],
             Certificate.from_json(value["certificate"]),
             Profile.from_json(value["profile"]),
-            committees.read(value.get("committees", {}), graph, policy.graph),
+            committees.committees_from_json(value.get("committees", {}), graph, policy.graph),
             find_networks(path, graph, value, PlanError),
             read_preprocessing(value),
             {key: item for key, item in value.items() if key not in _KEYS},
-            refit.read(value.get("refits", {}), graph, value["classes"]),
+            refit.refits_from_json(value.get("refits", {}), graph, value["classes"]),
             Repair.from_json(value["repair"]) if value.get("repair") else None,
         )
         found._check()

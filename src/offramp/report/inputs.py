@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from offramp.answering.refit import refitted
+from offramp.answering.refit import with_refits
 from offramp.base.errors import InputError
 from offramp.base.schema import record_of
 from offramp.core import tasks
@@ -97,7 +97,7 @@ def _section(
     shown = [*(t for t in traces.values() if t.info.get("data") in fitted), *unseen][:1]
     return ReportInput(
         name,
-        compare(refitted(priced(plan, shown[0]), plan.refits), loss=_loss(shown[0], plan))
+        compare(with_refits(priced(plan, shown[0]), plan.refits), loss=_loss(shown[0], plan))
         if shown
         else None,
         plan,

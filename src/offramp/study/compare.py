@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from offramp.answering.committees import Committees, answering
+from offramp.answering.committees import Committees, with_committees
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import TraceError
 from offramp.core.frontier import Point, frontier, uniform_points
@@ -251,11 +251,11 @@ class _Bench:
     def measure(self, policy: Policy) -> Curve:
         return measure(self.test, self.losses, policy, self.resamples)
 
-    def answering(self, together: Committees) -> _Bench:
+    def with_committees(self, together: Committees) -> _Bench:
         """The same examples, as committees answer them."""
         if not together:
             return self
-        test = answering(self.test, together)
+        test = with_committees(self.test, together)
         return _Bench(test, test.losses(self.losses.name), self.resamples)
 
     def singles(self) -> dict[str, Curve]:
