@@ -101,17 +101,13 @@ POSITIONAL_RECORDS = {
     "study.compare.Summary",
 }
 REPEATED_NAMES = {
-    "FOLDS",
     "LEVELS",
     "Progress",
-    "SAMPLE",
-    "SMALLEST",
     "VERSION",
     "points",
     "record",
     "run",
     "scales",
-    "sureness",
 }
 
 

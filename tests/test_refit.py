@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from offramp.answering.committees import SMALLEST
+from offramp.answering.committees import SMALLEST_LOG
 from offramp.answering.refit import Refit, Repair, learn_refits, with_refits
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
@@ -166,7 +166,7 @@ def test_a_refit_is_an_affine_map_of_clipped_logarithms(form: int, classes: int,
         matrix = np.diag(np.broadcast_to(refit.weights, (classes,)))
     slow = [
         [
-            sum(max(row[i], SMALLEST) * matrix[i, j] for i in range(classes)) + refit.bias[j]
+            sum(max(row[i], SMALLEST_LOG) * matrix[i, j] for i in range(classes)) + refit.bias[j]
             for j in range(classes)
         ]
         for row in logs

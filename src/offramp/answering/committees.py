@@ -22,10 +22,10 @@ from offramp.core.graph import Graph
 from offramp.core.tasks import Kind, Losses
 from offramp.core.trace import Trace
 
-FOLDS = 5
-SAMPLE = 50_000  # examples that weights are learned from, at most
+ANSWER_FOLDS = 5
+ANSWER_SAMPLE = 50_000  # examples that weights are learned from, at most
 _SURE = 1.0  # standard errors that a committee must be better by
-SMALLEST = -12.0  # log-probabilities below say the same: one stage must not veto alone
+SMALLEST_LOG = -12.0  # log-probabilities below say the same: one stage must not veto alone
 _MANY_NUMBERS = 2_000_000  # from which on threads share the work
 _PENALTY = 1e-3  # pulls the weights towards the stage's own answer
 
@@ -40,7 +40,7 @@ class Committee:
     def __call__(self, log_probabilities: Sequence[FloatArray]) -> FloatArray:
         """Scores, logits, (n, classes), from those of `stages` in their order."""
         total = sum(
-            weight * np.maximum(logs, SMALLEST)
+            weight * np.maximum(logs, SMALLEST_LOG)
             for weight, logs in zip(self.weights, log_probabilities, strict=True)
         )
         return np.asarray(total, dtype=np.float32)
@@ -105,16 +105,16 @@ def learn_committees(
     plain = trace.losses(loss)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
-    folds = np.random.default_rng(seed).permutation(trace.examples) % FOLDS
+    folds = np.random.default_rng(seed).permutation(trace.examples) % ANSWER_FOLDS
     found: dict[str, Committee] = {}
     crossed: dict[str, FloatArray] = {}
     for stage in trace.graph.order:
         members = trace.graph.observed[stage]
         if len(members) < 2:
             continue
-        logs = np.stack([np.maximum(trace.log_probabilities(s), SMALLEST) for s in members])
+        logs = np.stack([np.maximum(trace.log_probabilities(s), SMALLEST_LOG) for s in members])
         scores = np.empty(logs.shape[1:], dtype=np.float32)
-        for fold in range(FOLDS):
+        for fold in range(ANSWER_FOLDS):
             held = folds == fold
             weights = pool_weights(logs[:, ~held], labels[~held], seed)
             scores[held] = Committee(members, weights)(list(logs[:, held]))
@@ -133,8 +133,8 @@ def labels_of(trace: Trace, unlabelled: bool) -> IntArray | None:
 
 def pool_weights(logs: FloatArray, labels: IntArray, seed: int) -> tuple[float, ...]:
     """The weights, at least 0, with the highest likelihood; logs: (stages, n, classes)."""
-    if len(labels) > SAMPLE:
-        rows = np.random.default_rng(seed).choice(len(labels), SAMPLE, replace=False)
+    if len(labels) > ANSWER_SAMPLE:
+        rows = np.random.default_rng(seed).choice(len(labels), ANSWER_SAMPLE, replace=False)
         logs, labels = logs[:, rows], labels[rows]
     logs = logs.astype(np.float64)
     own = logs[:, np.arange(len(labels)), labels]

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from offramp.answering.committees import FOLDS, SAMPLE, SMALLEST, better, few_threads, labels_of
+from offramp.answering.committees import (
+    ANSWER_FOLDS,
+    ANSWER_SAMPLE,
+    SMALLEST_LOG,
+    better,
+    few_threads,
+    labels_of,
+)
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.schema import record_of
 from offramp.core import tasks
@@ -38,7 +45,7 @@ class Refit:
 
     def __call__(self, log_probabilities: FloatArray) -> FloatArray:
         """Logits, float32 (n, classes), of a stage that says (n, classes)."""
-        logs = np.maximum(log_probabilities, SMALLEST).astype(np.float64)
+        logs = np.maximum(log_probabilities, SMALLEST_LOG).astype(np.float64)
         return np.asarray(_product(logs, self.weights) + self.bias, dtype=np.float32)
 
     def __str__(self) -> str:
@@ -112,7 +119,7 @@ def learn_refits(
     plain = trace.losses(loss)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
-    folds = np.random.default_rng(seed).permutation(trace.examples) % FOLDS
+    folds = np.random.default_rng(seed).permutation(trace.examples) % ANSWER_FOLDS
     found: dict[str, Refit] = {}
     crossed: dict[str, FloatArray] = {}
     for stage in trace.graph.order:
@@ -159,7 +166,7 @@ def _crossed(
 ) -> FloatArray:
     """Refitted scores (n, classes), each row's by a map learned from other folds."""
     scores = np.empty(logs.shape, dtype=np.float32)
-    for fold in range(FOLDS):
+    for fold in range(ANSWER_FOLDS):
         held = folds == fold
         scores[held] = _learned(logs[~held], labels[~held], family, seed)(logs[held])
     return scores
@@ -208,11 +215,11 @@ def _learned(logs: FloatArray, labels: IntArray, family: _Family, seed: int) -> 
 
 
 def _sample(logs: FloatArray, labels: IntArray, seed: int) -> tuple[FloatArray, IntArray]:
-    most = min(SAMPLE, _NUMBERS // logs.shape[1])
+    most = min(ANSWER_SAMPLE, _NUMBERS // logs.shape[1])
     if len(labels) > most:
         rows = np.random.default_rng(seed).choice(len(labels), most, replace=False)
         logs, labels = logs[rows], labels[rows]
-    return np.maximum(logs, SMALLEST).astype(np.float64), labels
+    return np.maximum(logs, SMALLEST_LOG).astype(np.float64), labels
 
 
 @dataclass(frozen=True)

@@ -180,16 +180,18 @@ def safest_first(
 
 def _place(path: Sequence[Candidate], static: Candidate, budget: float) -> int:
     """How many points of the path come before a single network."""
-    enough = sureness(static.excess, budget) - 1 / math.sqrt(max(1, len(static.excess)))
+    enough = standard_errors_below(static.excess, budget) - 1 / math.sqrt(
+        max(1, len(static.excess))
+    )
     for place, point in enumerate(path):
         if point.cost <= static.cost:
             break
-        if sureness(point.excess, budget) < enough:
+        if standard_errors_below(point.excess, budget) < enough:
             return place
     return len(path)
 
 
-def sureness(excess: FloatArray, budget: float) -> float:
+def standard_errors_below(excess: FloatArray, budget: float) -> float:
     """How many standard deviations of one example the mean lies below `budget`.
 
     Times the root of a number of examples, it is about how many standard errors a test finds.
