@@ -64,9 +64,9 @@ POSITIONAL_RECORDS = {
     "exits.attach.Exits",
     "exits.attach.ExitOptions",
     "exits.attach._Trained",
-    "exits.cutting.Point",
-    "exits.features.Features",
-    "exits.network.Tensor",
+    "exits.cutting.ExitPoint",
+    "exits.features.HeadFeatures",
+    "exits.network.KnownTensor",
     "exits.training.Training",
     "export.itinerary.Block",
     "learn.latency.Latency",
@@ -103,9 +103,8 @@ POSITIONAL_RECORDS = {
 REPEATED_NAMES = {
     "LEVELS",
     "Progress",
-    "VERSION",
+    "Run",
     "points",
-    "record",
     "run",
     "scales",
 }

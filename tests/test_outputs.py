@@ -160,7 +160,7 @@ def test_old_or_new_is_there_whenever_it_ends(
     def gone(*_: object) -> None:
         """A process that was killed removes nothing, and rolls nothing back."""
 
-    dying("offramp.base.outputs.settle", files.sync_tree)
+    dying("offramp.base.outputs.sync_tree", files.sync_tree)
     dying("offramp.base.outputs.os.rename", os.rename)
     dying("offramp.base.outputs.sync", files.sync)
     monkeypatch.setattr("offramp.base.files.remove", gone)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from offramp.answering.committees import SMALLEST_LOG
+from offramp.answering.committees import SMALLEST
 from offramp.answering.refit import Refit, Repair, learn_refits, with_refits
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
@@ -130,7 +130,7 @@ def test_many_classes_get_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_large_sets_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = biased(fair(2000), "n0")
-    monkeypatch.setattr("offramp.answering.refit.SAMPLE", 500)
+    monkeypatch.setattr("offramp.answering.refit.ANSWER_SAMPLE", 500)
     found, crossed = learn_refits(trace)
     assert crossed.examples == trace.examples
     monkeypatch.undo()
@@ -166,7 +166,7 @@ def test_a_refit_is_an_affine_map_of_clipped_logarithms(form: int, classes: int,
         matrix = np.diag(np.broadcast_to(refit.weights, (classes,)))
     slow = [
         [
-            sum(max(row[i], SMALLEST_LOG) * matrix[i, j] for i in range(classes)) + refit.bias[j]
+            sum(max(row[i], SMALLEST) * matrix[i, j] for i in range(classes)) + refit.bias[j]
             for j in range(classes)
         ]
         for row in logs

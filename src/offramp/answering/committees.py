@@ -25,7 +25,7 @@ from offramp.core.trace import Trace
 ANSWER_FOLDS = 5
 ANSWER_SAMPLE = 50_000  # examples that weights are learned from, at most
 _SURE = 1.0  # standard errors that a committee must be better by
-SMALLEST_LOG = -12.0  # log-probabilities below say the same: one stage must not veto alone
+SMALLEST = -12.0  # log-probabilities below say the same: one stage must not veto alone
 _MANY_NUMBERS = 2_000_000  # from which on threads share the work
 _PENALTY = 1e-3  # pulls the weights towards the stage's own answer
 
@@ -40,7 +40,7 @@ class Committee:
     def __call__(self, log_probabilities: Sequence[FloatArray]) -> FloatArray:
         """Scores, logits, (n, classes), from those of `stages` in their order."""
         total = sum(
-            weight * np.maximum(logs, SMALLEST_LOG)
+            weight * np.maximum(logs, SMALLEST)
             for weight, logs in zip(self.weights, log_probabilities, strict=True)
         )
         return np.asarray(total, dtype=np.float32)
@@ -112,7 +112,7 @@ def learn_committees(
         members = trace.graph.observed[stage]
         if len(members) < 2:
             continue
-        logs = np.stack([np.maximum(trace.log_probabilities(s), SMALLEST_LOG) for s in members])
+        logs = np.stack([np.maximum(trace.log_probabilities(s), SMALLEST) for s in members])
         scores = np.empty(logs.shape[1:], dtype=np.float32)
         for fold in range(ANSWER_FOLDS):
             held = folds == fold

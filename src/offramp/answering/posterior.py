@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from offramp.answering.committees import SMALLEST_LOG, pool_weights
+from offramp.answering.committees import SMALLEST, pool_weights
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.core import tasks
 from offramp.core.tasks import Losses, answers
@@ -92,9 +92,7 @@ def _posterior(trace: Trace, labels: IntArray, folds: IntArray) -> FloatArray:
     The likelier of two: the pool of what all stages say, and a logistic model beside it, which
     needs more examples and finds what networks that meet other inputs confuse.
     """
-    logs = np.stack(
-        [np.maximum(trace.own_log_probabilities(s), SMALLEST_LOG) for s in trace.scores]
-    )
+    logs = np.stack([np.maximum(trace.own_log_probabilities(s), SMALLEST) for s in trace.scores])
     said = None
     if trace.classes <= tasks.FEW_CLASSES:
         said = StandardScaler().fit_transform(np.hstack(list(np.maximum(logs, _SMALLEST))))

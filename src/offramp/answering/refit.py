@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from offramp.answering.committees import (
     ANSWER_FOLDS,
     ANSWER_SAMPLE,
-    SMALLEST_LOG,
+    SMALLEST,
     better,
     few_threads,
     labels_of,
@@ -45,7 +45,7 @@ class Refit:
 
     def __call__(self, log_probabilities: FloatArray) -> FloatArray:
         """Logits, float32 (n, classes), of a stage that says (n, classes)."""
-        logs = np.maximum(log_probabilities, SMALLEST_LOG).astype(np.float64)
+        logs = np.maximum(log_probabilities, SMALLEST).astype(np.float64)
         return np.asarray(_product(logs, self.weights) + self.bias, dtype=np.float32)
 
     def __str__(self) -> str:
@@ -219,7 +219,7 @@ def _sample(logs: FloatArray, labels: IntArray, seed: int) -> tuple[FloatArray, 
     if len(labels) > most:
         rows = np.random.default_rng(seed).choice(len(labels), most, replace=False)
         logs, labels = logs[rows], labels[rows]
-    return np.maximum(logs, SMALLEST_LOG).astype(np.float64), labels
+    return np.maximum(logs, SMALLEST).astype(np.float64), labels
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from offramp.command.answers import ANSWERS, AnswerFile, stream
 from offramp.command.options import Data, Force, Json, Out, SkipBroken, Threads
 from offramp.command.terminal import examples_of, given, messages, output, progress, show
 from offramp.export import write_file, write_folder
-from offramp.export.folder import EXPORTED_FOLDER as EXPORTED_FOLDER
+from offramp.export.folder import EXPORTED_FOLDER
 from offramp.export.seal import EXPORTED
 from offramp.networks.data import NOTHING
 from offramp.plan.plan import Plan

@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from offramp.core.hulls import LEVELS
-from offramp.exits import ExitPoint as ExitPoint
-from offramp.exits import Exits
+from offramp.exits import ExitPoint, Exits
 from offramp.exits.placement import WORTH
 from offramp.plan.evaluate import Evaluation
 from offramp.plan.needs import Needs

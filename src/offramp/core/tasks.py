@@ -23,7 +23,9 @@ DISAGREEMENT = "disagreement"  # the loss without labels: another answer than th
 RECORDED = "recorded"  # the loss that the trace's own columns hold
 LABELS = ("labels", "label", "y", "target", "targets")  # what arrays of labels are called
 FEW_CLASSES = 64  # with more, each has too few examples to learn something of it
-SMALLEST = 1e-12  # probabilities below are treated as this; float32 scores carry no more
+SMALLEST_PROBABILITY = (
+    1e-12  # probabilities below are treated as this; float32 scores carry no more
+)
 NEAREST = 2.0**-24  # how near to 1 a float32 comes: what a sigmoid leaves to the others
 _TOP_K = re.compile(r"top([1-9][0-9]*)")
 _SUMS = (0.988, 1.012)  # what half precision and rounded digits leave of a sum of 1
@@ -236,14 +238,14 @@ def logits(scores: FloatArray, kind: Kind) -> FloatArray:
     """
     if kind == "sigmoid":
         left = np.log(np.maximum(1 - scores, NEAREST))
-        return np.asarray(np.log(np.maximum(scores, SMALLEST)) - left)
+        return np.asarray(np.log(np.maximum(scores, SMALLEST_PROBABILITY)) - left)
     return possible(scores)
 
 
 def log_probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
     """The logarithms of the probabilities that the scores stand for, (n, classes)."""
     if kind == "probabilities":
-        likely = np.maximum(scores, SMALLEST)
+        likely = np.maximum(scores, SMALLEST_PROBABILITY)
         return np.asarray(np.log(likely / likely.sum(axis=1, keepdims=True)))
     scores = logits(scores, kind)
     shifted = scores - scores.max(axis=1, keepdims=True)
@@ -253,7 +255,7 @@ def log_probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
 def probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
     """The probabilities that the scores stand for, float64 (n, classes), a new array."""
     if kind == "probabilities":
-        values = np.maximum(scores.astype(np.float64), SMALLEST)
+        values = np.maximum(scores.astype(np.float64), SMALLEST_PROBABILITY)
     else:
         values = logits(scores, kind).astype(np.float64)
         values -= values.max(axis=1, keepdims=True)

@@ -9,10 +9,9 @@ from functools import cached_property, partial
 import numpy as np
 from onnx import TensorProto
 
-from offramp.answering.committees import SMALLEST_LOG
+from offramp.answering.committees import SMALLEST
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.core.tasks import FEW_CLASSES, NEAREST, Kind
-from offramp.core.tasks import SMALLEST_LOG as SMALLEST_PROBABILITY
+from offramp.core.tasks import FEW_CLASSES, NEAREST, SMALLEST_PROBABILITY, Kind
 from offramp.export.scope import Scope
 from offramp.plan.plan import Plan
 from offramp.policies.features import SURE, Linear
@@ -179,7 +178,7 @@ def refitted_scores(scope: Scope, plan: Plan, stage: str, scores: str) -> str:
         return scores
     refit, kind = plan.refits[stage], plan.kinds[stage]
     logs = Evidence(scope, scores, kind, plan.classes, stage, lambda key: key).logs
-    clipped = scope.add("Max", logs, scope.constant(SMALLEST_LOG))
+    clipped = scope.add("Max", logs, scope.constant(SMALLEST))
     weights, bias = scope.constant(refit.weights), scope.constant(refit.bias)
     if refit.weights.ndim == 2:
         return scope.add("Gemm", clipped, weights, bias)
@@ -265,7 +264,7 @@ class Decider:
         plan = self.plan
         own, kind = refitted_scores(scope, plan, stage, get(key)), plan.refitted[stage]
         said = Evidence(scope, own, kind, plan.classes, stage, get)
-        logs = scope.add("Max", said.logs, scope.constant(SMALLEST_LOG))
+        logs = scope.add("Max", said.logs, scope.constant(SMALLEST))
         rows = scope.add("Unsqueeze", logs, scope.integers(1))
         observed = plan.running.graph.observed[stage]
         if len(observed) == 1:

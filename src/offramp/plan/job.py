@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from offramp.answering.committees import with_committees
-from offramp.answering.refit import Refits, Repair, with_refits
-from offramp.answering.refit import learn_refits as learn_refits
+from offramp.answering.refit import Refits, Repair, learn_refits, with_refits
 from offramp.base.hashing import hash_rows
 from offramp.core import tasks
 from offramp.core.frontier import TracePolicy, excess_of, replay

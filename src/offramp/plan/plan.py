@@ -173,7 +173,7 @@ class Plan:
             return scores
         return self.refits[stage](tasks.log_probabilities(scores, self.kinds[stage]))
 
-    def with_committees(self, trace: Trace) -> Trace:
+    def answering(self, trace: Trace) -> Trace:
         """A trace of recorded scores as the plan answers it: refitted, then by committees."""
         return with_committees(refit.with_refits(trace, self.refits), self.speaking)
 

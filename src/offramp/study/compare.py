@@ -251,7 +251,7 @@ class _Bench:
     def measure(self, policy: Policy) -> Curve:
         return measure(self.test, self.losses, policy, self.resamples)
 
-    def with_committees(self, together: Committees) -> _Bench:
+    def answering(self, together: Committees) -> _Bench:
         """The same examples, as committees answer them."""
         if not together:
             return self
