@@ -27,7 +27,15 @@ from offramp.networks.networks import Networks
 from offramp.plan.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family, policy_to_json
 from offramp.policies.learned import SAMPLE, Learned
-from offramp.promise.certify import Candidate, Certificate, Order, Saving, certify, safest_first
+from offramp.promise.certify import (
+    Candidate,
+    Certificate,
+    Order,
+    Saving,
+    Trial,
+    certify,
+    safest_first,
+)
 
 
 @dataclass(frozen=True)
@@ -101,12 +109,14 @@ class Job:
             reference=losses.reference,
             reference_cost=self.certifying.reference_cost,
             confidence=self.confidence,
-            excess=self.ways.excess,
-            loss=losses.name,
-            binary=tasks.is_binary(losses.name) or learned.binary,
             order=self.order,
-            level=level,
-            seed=self.ways.seed,
+            trial=Trial(
+                excess=self.ways.excess,
+                loss=losses.name,
+                binary=tasks.is_binary(losses.name) or learned.binary,
+                level=level,
+                seed=self.ways.seed,
+            ),
         )
         labels = self.certifying.labels
         if self.ways.loss == tasks.DISAGREEMENT or labels is None:
