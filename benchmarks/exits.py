@@ -109,7 +109,7 @@ class Made:
             chosen = propose([p.cost for p in found], total, exits or 0)
             at = [found[i].name for i in chosen] if exits else None
             examples = open_examples(self.data / "train.parquet", PIXELS)
-            return add_exits(path, examples, ExitOptions(at), folder, preprocessing=PIXELS)
+            return add_exits(path, examples, ExitOptions(at=at), folder, preprocessing=PIXELS)
 
         return self.kept(f"{network}-{exits or 'placed'}", make)
 
@@ -120,7 +120,7 @@ class Made:
             path = folder.parent / "whole.onnx"
             weights = load_file(self.data / "resnet56_exits.safetensors")
             onnx.save(cifar.build_model(weights, 9, exits=True), path)
-            return add_exits(path, None, ExitOptions(["outputs"]), folder, preprocessing=PIXELS)
+            return add_exits(path, None, ExitOptions(at=["outputs"]), folder, preprocessing=PIXELS)
 
         return self.kept("resnet56_tuned-joint", make)
 
@@ -145,7 +145,7 @@ class Made:
         body |= {renamed[s]: cost for s, cost in inside.body.items()}
         uncut = {renamed[s]: cost for s, cost in inside.whole.items()}
         head = {"small": 0.0, **{renamed[s]: cost for s, cost in inside.head.items()}}
-        return networks, Costs(body, head, inside.unit, inside.source, uncut)
+        return networks, Costs(body, head, inside.unit, inside.source, whole=uncut)
 
     def recorded(self, name: str, networks: Networks) -> Trace:
         folder = self.cache / "exits" / "traces" / name.replace(" ", "-").replace(">", "to")

@@ -84,7 +84,7 @@ def run(folder: Path, examples: int = 6000, epochs: int = 8) -> Evaluation:
     x, y = sequences(examples, 0)
     at = {f"exit{number + 1}": f"layers.{number}" for number in range(LAYERS - 1)}
     model = WithExits(Transformer(), at, torch.from_numpy(x[:4]), head=linear_head)
-    train(model, shuffled(x, y, 128), Training("distill", epochs, 2e-3))
+    train(model, shuffled(x, y, 128), Training(mode="distill", epochs=epochs, learning_rate=2e-3))
     networks = export(model, torch.from_numpy(x[:5]), folder / "parts").networks
     runtime = OnnxRuntime(networks.files, networks.graph)
 

@@ -138,7 +138,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     np.savez(folder / "test.npz", x=x, y=y)
     big, small = deep_network(folder / "big.onnx", 4), deep_network(folder / "small.onnx", 1)
     examples = open_examples(folder / "train.npz")
-    exits = add_exits(big, examples, ExitOptions(["hidden1", "hidden2"]), folder / "e")
+    exits = add_exits(big, examples, ExitOptions(at=["hidden1", "hidden2"]), folder / "e")
     exits.networks.write(folder / "exits")
     graphs = {
         "chain": combine({"small": small, "big": big}),

@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.savez(folder / f"{name}.npz", x=x, y=y)
     big, small = deep_network(folder / "big.onnx", 3), deep_network(folder / "small.onnx", 1)
     examples_ = open_examples(folder / "train.npz")
-    add_exits(big, examples_, ExitOptions(["hidden1"]), folder / "e").networks.write(
+    add_exits(big, examples_, ExitOptions(at=["hidden1"]), folder / "e").networks.write(
         folder / "exits"
     )
     networks = combine({"small": small, "big": folder / "exits"})

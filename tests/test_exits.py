@@ -194,7 +194,7 @@ def test_a_network_that_gives_no_scores_is_refused(folder: Path, tmp_path: Path)
     onnx.save(model, tmp_path / "wide.onnx")
     examples = open_examples(folder / "train.npz")
     with pytest.raises(NetworkError, match="must be scores"):
-        add_exits(tmp_path / "wide.onnx", examples, ExitOptions(["hidden1"]), tmp_path / "parts")
+        add_exits(tmp_path / "wide.onnx", examples, ExitOptions(at=["hidden1"]), tmp_path / "parts")
 
 
 def test_heads_may_hear_earlier_ones(folder: Path, tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_a_class_absent_from_the_data_is_refused(
 def test_a_class_that_only_held_out_examples_have_is_never_answered() -> None:
     random = np.random.default_rng(0)
     features, labels = random.normal(size=(300, 3)), random.integers(0, 3, 300)
-    place = ExitPoint("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint(name="p", cost=1, carry=("p",), carry_bytes=1, path="p", shape=(3,))
     for style in ("linear", "deep"):
         head = fit_head(Pooling(place, style), features, np.where(labels == 1, 3, labels), 4)
         scores = head(features)
@@ -396,7 +396,7 @@ def test_a_class_that_only_held_out_examples_have_is_never_answered() -> None:
 
 
 def test_labels_of_a_single_class_teach_nothing() -> None:
-    place = ExitPoint("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint(name="p", cost=1, carry=("p",), carry_bytes=1, path="p", shape=(3,))
     with pytest.raises(DataError, match="a single class"):
         fit_head(Pooling(place, "linear"), np.ones((5, 3)), np.zeros(5, np.int64), 2)
 
@@ -456,7 +456,7 @@ def test_heads_of_two_classes_have_two_scores() -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(1500, 3)) * [50, 1, 0.02] + [7, 0, 3]  # of any scale
     labels = (features[:, 0] > 50 * features[:, 1] + 7).astype(np.int64)
-    place = ExitPoint("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint(name="p", cost=1, carry=("p",), carry_bytes=1, path="p", shape=(3,))
     for style in ("linear", "deep"):
         head = fit_head(Pooling(place, style), features, labels, 2)
         assert (head(features).argmax(axis=1) == labels).mean() > 0.9
@@ -476,6 +476,6 @@ def two_inputs(path: Path) -> Path:
 def test_few_examples_of_a_class_are_enough() -> None:
     random = np.random.default_rng(0)
     features, labels = random.normal(size=(40, 3)), np.r_[np.arange(5), np.zeros(35, np.int64)]
-    place = ExitPoint("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint(name="p", cost=1, carry=("p",), carry_bytes=1, path="p", shape=(3,))
     head = fit_head(Pooling(place, "deep"), features, labels, 5)
     assert head(features).shape == (40, 5)

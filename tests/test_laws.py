@@ -193,7 +193,17 @@ points_of = st.lists(st.tuples(st.integers(-5, 20), st.integers(1, 20)), min_siz
 
 @given(points_of)
 def test_the_hull_lies_below_every_point_and_is_convex(pairs: list[tuple[int, int]]) -> None:
-    points = [Point(None, x / 10, 0.0, float(y), 1.0, {}) for x, y in pairs]
+    points = [
+        Point(
+            tradeoff=None,
+            excess_loss=x / 10,
+            induced_loss=0.0,
+            cost=float(y),
+            speedup=1.0,
+            exits={},
+        )
+        for x, y in pairs
+    ]
     corners = hull(points)
     assert all(corner in points for corner in corners)
     for point in points:

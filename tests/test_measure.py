@@ -36,7 +36,6 @@ LONG_FUNCTIONS = {
     "plan.fit.fit_each",
     "plan.job.prepare",
     "plan.needs.needs",
-    "promise.certify.certify",
     "promise.pvalues.examples_expected",
     "recording.measure.latency",
     "recording.measure.stage_costs",
@@ -46,7 +45,6 @@ LONG_FUNCTIONS = {
     "study.compare.compare",
 }
 MANY_ARGUMENTS = {
-    "promise.certify.certify",
     "study.bench.bench",
 }
 LONG_MODULES = {
@@ -55,25 +53,9 @@ LONG_MODULES = {
     "study.bench",
 }
 POSITIONAL_RECORDS = {
-    "answering.refit.Repair",
     "command.demo.Demo",
-    "core.costs.Costs",
-    "core.frontier.Point",
-    "core.meaning.Finding",
-    "core.tasks.Losses",
-    "exits.attach.Exits",
-    "exits.attach.ExitOptions",
-    "exits.attach._Trained",
-    "exits.cutting.ExitPoint",
-    "exits.features.HeadFeatures",
-    "exits.network.KnownTensor",
-    "exits.training.Training",
-    "export.itinerary.Block",
     "learn.latency.Latency",
     "learn.teach.Ways",
-    "networks.data.Arrays",
-    "networks.data.Encoded",
-    "networks.inputs.Range",
     "plan.evaluate.Evaluation",
     "plan.evaluate._Found",
     "plan.job.Job",
@@ -86,8 +68,6 @@ POSITIONAL_RECORDS = {
     "policies.features.Parts",
     "policies.gates.Gates",
     "policies.routing.Routing",
-    "promise.certify.Certificate",
-    "promise.certify.Tested",
     "report.figures.FrontierFigure",
     "report.figures.Ribbon",
     "report.figures.Share",

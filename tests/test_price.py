@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     train = open_examples(folder / "train.npz")
     for name, layers in (("small", 2), ("big", 3)):
         network = deep_network(folder / f"{name}.onnx", layers)
-        exits = add_exits(network, train, ExitOptions(["hidden1"]), folder / f"{name}-parts")
+        exits = add_exits(network, train, ExitOptions(at=["hidden1"]), folder / f"{name}-parts")
         exits.networks.write(folder / name)
     networks = combine({"small": folder / "small", "big": folder / "big"})
     runtime = OnnxRuntime(networks.files, networks.graph)

@@ -24,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -198,8 +199,14 @@ def _positional(node: ast.ClassDef) -> int:
         if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "dataclass":
             given = {word.arg: getattr(word.value, "value", None) for word in decorator.keywords}
             if given.get("frozen") and not given.get("kw_only"):
-                return sum(_is_field(item) for item in node.body)
+                items = takewhile(lambda item: not _is_mark(item), node.body)
+                return sum(_is_field(item) for item in items)
     return 0
+
+
+def _is_mark(item: ast.stmt) -> bool:
+    """Whether all fields that follow are given by name."""
+    return isinstance(item, ast.AnnAssign) and "KW_ONLY" in ast.unparse(item.annotation)
 
 
 def _is_field(item: ast.stmt) -> bool:

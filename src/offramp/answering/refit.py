@@ -222,7 +222,7 @@ def _sample(logs: FloatArray, labels: IntArray, seed: int) -> tuple[FloatArray, 
     return np.maximum(logs, SMALLEST).astype(np.float64), labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Repair:
     """What refitting by itself did, on examples that no refit was learned on.
 
@@ -260,11 +260,11 @@ class Repair:
 
         choice, plain = cheapest(mended.values), cheapest(losses.values)
         return cls(
-            {stage: _mean(values) for stage, values in losses.values.items()},
-            {stage: _mean(values) for stage, values in mended.values.items()},
-            choice,
-            after.reference_cost / costs[choice],
-            after.reference_cost / costs[plain],
+            before={stage: _mean(values) for stage, values in losses.values.items()},
+            after={stage: _mean(values) for stage, values in mended.values.items()},
+            choice=choice,
+            speedup=after.reference_cost / costs[choice],
+            without=after.reference_cost / costs[plain],
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -79,7 +79,11 @@ def exits(
         raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
     check_output(out, force, GRAPH, given(model, data))
     settings = ExitOptions(
-        parsing.points(at), None if head == "auto" else head, hears, padding, seed
+        at=parsing.points(at),
+        style=None if head == "auto" else head,
+        hears=hears,
+        padding=padding,
+        seed=seed,
     )
     with TemporaryDirectory() as folder, progress() as step:
         found = add_exits(

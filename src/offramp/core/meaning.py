@@ -25,7 +25,7 @@ class DoubtfulLabels(OfframpWarning):
     """Labels do not seem to mean the classes that scores are of."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """What is wrong with the labels of some scores."""
 
@@ -70,14 +70,20 @@ def finding_of(scores: FloatArray, labels: IntArray) -> Finding | None:
     shift = min(_SHIFTS, key=lambda by: float((labels + by != answers).mean()))
     mended = labels + shift != answers
     if _is_right(wrong, mended, plain):
-        return Finding("shifted", loss, chance, float(mended.mean()), shift)
+        return Finding(
+            reason="shifted", loss=loss, chance=chance, mended=float(mended.mean()), shift=shift
+        )
     if scores.shape[1] <= _CLASSES:
         half = np.arange(len(labels)) % 2 == 0
         order = _assigned(answers[half], labels[half], scores.shape[1])
         mended = order[answers[~half]] != labels[~half]
         if _is_right(wrong[~half], mended, plain[~half]):
-            return Finding("permuted", loss, chance, float(mended.mean()))
-    return None if _surer(plain, wrong) >= _CLEARLY else Finding("chance", loss, chance)
+            return Finding(reason="permuted", loss=loss, chance=chance, mended=float(mended.mean()))
+    return (
+        None
+        if _surer(plain, wrong) >= _CLEARLY
+        else Finding(reason="chance", loss=loss, chance=chance)
+    )
 
 
 def _commonest(labels: IntArray) -> int:

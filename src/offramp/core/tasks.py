@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -44,6 +44,7 @@ class Losses:
     values: Mapping[str, FloatArray]  # stage -> (examples,) in [0, 1], at the end of a walk
     reference: str
     kind: Excess
+    _: KW_ONLY
     alone: Mapping[str, FloatArray] = field(default_factory=dict)  # likewise, of stages run alone
 
     @property
@@ -62,7 +63,7 @@ class Losses:
     def take(self, rows: AnyArray) -> Losses:
         values = {stage: loss[rows] for stage, loss in self.values.items()}
         alone = {stage: loss[rows] for stage, loss in self.alone.items()}
-        return Losses(self.name, values, self.reference, self.kind, alone)
+        return Losses(self.name, values, self.reference, self.kind, alone=alone)
 
     @property
     def binary(self) -> bool:

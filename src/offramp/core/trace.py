@@ -191,7 +191,7 @@ class Trace:
         name = name or (tasks.RECORDED if self.loss else "top1")
         values = self._loss_values(name, self.scores)
         own = self._loss_values(name, self.alone) if self.alone else {}
-        return Losses(name, values, self.graph.reference, kind, {**values, **own})
+        return Losses(name, values, self.graph.reference, kind, alone={**values, **own})
 
     def _loss_values(self, name: str, scores: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
         if name == tasks.RECORDED:

@@ -34,7 +34,7 @@ MOST = 8  # exits that are proposed
 _HELD_OUT = 0.2  # of the examples: they choose styles and placement
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExitOptions:
     """How exits are put into a network."""
 
@@ -45,7 +45,7 @@ class ExitOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exits:
     """A network with exits, cut into stages."""
 
@@ -120,7 +120,14 @@ def add_exits(
     share = round(_HELD_OUT * len(shuffled))
     training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
     heads = _train(poolings, training, held_out, settings, progress)
-    found = _Trained(network, places, heads, held_out, preprocessing, seen.hashes)
+    found = _Trained(
+        network=network,
+        places=places,
+        heads=heads,
+        held_out=held_out,
+        preprocessing=preprocessing,
+        taught=seen.hashes,
+    )
     if settings.at is not None:
         return found.exits(folder)
     placement = found.placement()
@@ -153,7 +160,7 @@ def _as_it_is(
     outputs = {f"exit{number}": name for number, name in enumerate(ordered[:-1], start=1)}
     wide = {**outputs, FINAL: ordered[-1]}
     networks, costs = cut_into_stages(network, wide, folder, x, preprocessing)
-    return Exits(networks, costs, {}, {}, {})
+    return Exits(networks=networks, costs=costs, points={}, heads={}, loss={})
 
 
 def _places(network: Network, settings: ExitOptions) -> dict[str, ExitPoint]:
@@ -214,7 +221,7 @@ def _train(
     return heads
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Trained:
     """Exits with heads, to be placed and written."""
 
@@ -245,7 +252,9 @@ class _Trained:
         loss = {s: float((x.argmax(axis=1) != labels).mean()) for s, x in self._scores().items()}
         networks, costs = self._cut(folder)
         networks = replace(networks, taught=np.unique(self.taught))
-        return Exits(networks, costs, self.places, self.heads, loss)
+        return Exits(
+            networks=networks, costs=costs, points=self.places, heads=self.heads, loss=loss
+        )
 
     def _scores(self) -> dict[str, FloatArray]:
         found: dict[str, FloatArray] = {}

@@ -22,7 +22,7 @@ _WIDEST = 8  # tensors in the carry of a point that is proposed
 _LATEST = 0.98  # of the work: later there is nothing left to save
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExitPoint:
     """A tensor from which an exit may answer."""
 
@@ -127,13 +127,13 @@ def _point(network: Network, answer: frozenset[int], name: str) -> ExitPoint | N
     if any(carried is None or carried.folded for carried in known):
         return None
     return ExitPoint(
-        name,
-        sum(network.multiply_adds[i] for i in before),
-        carry,
-        sum(carried.bytes for carried in known if carried is not None),
-        network.scope(name),
-        tuple(size for i, size in enumerate(tensor.shape) if i != tensor.axis),
-        tensor.axis or 0,
+        name=name,
+        cost=sum(network.multiply_adds[i] for i in before),
+        carry=carry,
+        carry_bytes=sum(carried.bytes for carried in known if carried is not None),
+        path=network.scope(name),
+        shape=tuple(size for i, size in enumerate(tensor.shape) if i != tensor.axis),
+        axis=tensor.axis or 0,
     )
 
 
@@ -230,7 +230,7 @@ class Cut:
             {stage: work(nodes) for stage, nodes in self.heads.items()},
             "MMAC",
             "counted: convolutions, matrix products and recurrences",
-            {self.stages[-1][0]: self.network.work(self.stages[-1][1]) / 1e6},
+            whole={self.stages[-1][0]: self.network.work(self.stages[-1][1]) / 1e6},
         )
 
     def parts(self) -> list[Part]:

@@ -21,7 +21,7 @@ MOST_EXAMPLES = 50_000  # that heads are trained on
 FEATURE_BATCH = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadFeatures:
     """What the network shows at each point, pooled, of every example."""
 
@@ -39,7 +39,9 @@ class HeadFeatures:
     def take(self, rows: AnyArray) -> HeadFeatures:
         x = {stage: values[rows] for stage, values in self.x.items()}
         hashes = self.hashes[rows]
-        return HeadFeatures(x, self.scores[rows], self.labels[rows], self.some, hashes)
+        return HeadFeatures(
+            x=x, scores=self.scores[rows], labels=self.labels[rows], some=self.some, hashes=hashes
+        )
 
     def renamed(self, names: Mapping[str, str]) -> HeadFeatures:
         """With some of the stages, under new names."""
@@ -81,7 +83,9 @@ def head_features(
             f"{scores.shape[1]} classes. Give examples of every class."
         )
     x = dict(zip(poolings, features, strict=True))
-    return HeadFeatures(x, scores, checked, some, np.concatenate(hashes))
+    return HeadFeatures(
+        x=x, scores=scores, labels=checked, some=some, hashes=np.concatenate(hashes)
+    )
 
 
 def _run(

@@ -164,8 +164,12 @@ def export(
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.onnx"
         to_onnx(model, x, path)
-        some = Arrays(x.cpu().numpy(), None, "inputs of the export", None)
-        found = add_exits(path, some, ExitOptions(["outputs"]), folder, preprocessing=preprocessing)
+        some = Arrays(
+            x=x.cpu().numpy(), y=None, fingerprint="inputs of the export", preprocessing=None
+        )
+        found = add_exits(
+            path, some, ExitOptions(at=["outputs"]), folder, preprocessing=preprocessing
+        )
         return replace(found, networks=replace(found.networks, taught=taught))
 
 

@@ -23,7 +23,7 @@ _ROWS = (2, 3)  # batch sizes that tell which axis of a tensor is the batch
 _SCOPES = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KnownTensor:
     """What is known of a tensor after running the network on two batch sizes."""
 
@@ -264,13 +264,13 @@ def _tensor(name: str, few: AnyArray, more: AnyArray) -> KnownTensor | None:
     if not isinstance(few, np.ndarray):  # a sequence or an optional
         return None
     if few.shape == more.shape:
-        return KnownTensor(name, few.dtype, few.shape, None)
+        return KnownTensor(name=name, dtype=few.dtype, shape=few.shape, axis=None)
     changed = [i for i, (a, b) in enumerate(zip(few.shape, more.shape, strict=False)) if a != b]
     whole = few.ndim == more.ndim and len(changed) == 1
     if not whole or (few.shape[changed[0]], more.shape[changed[0]]) != _ROWS:
-        return KnownTensor(name, few.dtype, few.shape, None, folded=True)
+        return KnownTensor(name=name, dtype=few.dtype, shape=few.shape, axis=None, folded=True)
     shape = tuple(1 if i == changed[0] else size for i, size in enumerate(few.shape))
-    return KnownTensor(name, few.dtype, shape, changed[0])
+    return KnownTensor(name=name, dtype=few.dtype, shape=shape, axis=changed[0])
 
 
 def _read_by(node: onnx.NodeProto) -> Iterator[str]:

@@ -33,7 +33,7 @@ Progress = Callable[[int, int, float], None]
 _WARMUP = 0.05  # of all steps: the learning rate rises from 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """How exits are trained."""
 

@@ -61,10 +61,10 @@ class Latency:
             heads,
             "s",
             f"{self.source}, for requests of {self.batch}",
-            alone,
-            self.batch,
-            self._expected(self.stop, 1.0),
-            {other.batch: other.costs(graph, shares, stops=stops) for other in smaller},
+            whole=alone,
+            batch=self.batch,
+            overhead=self._expected(self.stop, 1.0),
+            at={other.batch: other.costs(graph, shares, stops=stops) for other in smaller},
         )
 
     def _alone(self, graph: Graph, stage: str) -> float:

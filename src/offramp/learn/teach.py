@@ -63,8 +63,15 @@ class Lesson:
             totals += _totals(policy, self.trace.take(held), excess)
         unit = self.trace.reference_cost
         lost, cost = totals / self.trace.examples
-        points = [Point(None, a, a, c, unit / c, {}) for a, c in zip(lost, cost, strict=True)]
-        points.append(Point(None, 0.0, 0.0, unit, 1.0, {}))  # the reference alone
+        points = [
+            Point(tradeoff=None, excess_loss=a, induced_loss=a, cost=c, speedup=unit / c, exits={})
+            for a, c in zip(lost, cost, strict=True)
+        ]
+        points.append(
+            Point(
+                tradeoff=None, excess_loss=0.0, induced_loss=0.0, cost=unit, speedup=1.0, exits={}
+            )
+        )  # the reference alone
         return float(np.mean([cost_at(points, level) for level in levels])) / unit
 
 

@@ -22,7 +22,7 @@ class UnlikeInputs(OfframpWarning):
     """Inputs are of another type or range than those that a plan was certified on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Range:
     """The finite numbers of some inputs."""
 
@@ -42,7 +42,15 @@ class Range:
             return None
         low, high, mean = float(values.min()), float(values.max()), values.mean(dtype=np.float64)
         whole = float((values == np.floor(values)).mean()) if x.dtype.kind == "f" else 1.0
-        return cls(low, high, float(mean), whole, values.size, len(x), high - low)
+        return cls(
+            low=low,
+            high=high,
+            mean=float(mean),
+            whole=whole,
+            numbers=values.size,
+            rows=len(x),
+            narrowest=high - low,
+        )
 
     @classmethod
     def together(cls, found: Iterable[Range | None]) -> Range | None:
@@ -52,13 +60,13 @@ class Range:
             return None
         numbers, rows = [one.numbers for one in ranges], max(one.rows for one in ranges)
         return cls(
-            min(one.low for one in ranges),
-            max(one.high for one in ranges),
-            float(np.average([one.mean for one in ranges], weights=numbers)),
-            float(np.average([one.whole for one in ranges], weights=numbers)),
-            sum(numbers),
-            rows,
-            min(one.narrowest for one in ranges if one.rows == rows),
+            low=min(one.low for one in ranges),
+            high=max(one.high for one in ranges),
+            mean=float(np.average([one.mean for one in ranges], weights=numbers)),
+            whole=float(np.average([one.whole for one in ranges], weights=numbers)),
+            numbers=sum(numbers),
+            rows=rows,
+            narrowest=min(one.narrowest for one in ranges if one.rows == rows),
         )
 
 
