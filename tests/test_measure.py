@@ -25,11 +25,7 @@ SAME_IDEA = {"bench", "compare", "evaluate", "exits", "export", "fit", "needs", 
 
 LONG_FUNCTIONS = {
     "core.imports.import_scores",
-    "core.walk.walk",
     "exits.attach.add_exits",
-    "exits.stages.cut_into_stages",
-    "exits.training.train",
-    "export.folder.write_folder",
     "learn.latency.settle",
     "networks.networks.combine",
     "plan.evaluate.evaluate",

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, ScoresError
 from offramp.base.files import fingerprint
 from offramp.core import tasks
@@ -53,26 +54,13 @@ def import_scores(
     path = Path(path)
     arrays = read_npz(path)
     label = next((n for n in tasks.LABELS if n in arrays and n not in costs.body), None)
-    scored = [n for n, a in arrays.items() if a.ndim >= 2 and n != label]
-    for stage in costs.body:
-        if stage not in arrays:  # before other complaints: its name may be misspelt
-            raise ScoresError(
-                f"stage '{stage}' has no array in {path.name}; its stages are {', '.join(scored)}. "
-                "Mend the name in --cost, or leave the stage out."
-            )
-    graph = Graph.build(stages or costs.body, edges, reference)
-    missing = sorted(set(scored) - set(costs.body))
-    if missing:
-        raise InputError(
-            f"stage '{missing[0]}' in {path.name} has no cost. Add it to --cost, for example "
-            f"--cost {','.join(f'{name}=1' for name in [*costs.body, *missing])}."
-        )
+    _check_stages(arrays, label, costs, path.name)
     losses = {f"{stage}.loss": stage for stage in costs.body}
     loss = {losses[n]: a for n, a in arrays.items() if n in losses}
     used = [label, *costs.body, *losses]
     left = [*unread(arrays, used, path.name), *_meant(set(arrays) - {*used}, losses)]
     trace = assemble(
-        graph,
+        Graph.build(stages or costs.body, edges, reference),
         costs,
         arrays,
         labels=None if label is None else tasks.whole_labels(arrays[label], path.name),
@@ -81,10 +69,34 @@ def import_scores(
         info={"data": fingerprint(path), "versions": versions(), "left_aside": left},
         seal=seal,
     )
-    shown = trace.take(trace.opening[: trace.unsealed])
-    for sentence in [] if loss else doubts(shown.scores, shown.labels, trace.graph.reference):
-        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
+    if not loss:
+        _warn_of_labels(trace)
     return trace
+
+
+def _check_stages(
+    arrays: Mapping[str, AnyArray], label: str | None, costs: Costs, name: str
+) -> None:
+    """Raises where what has a cost and what has scores are not the same stages."""
+    scored = [key for key, array in arrays.items() if array.ndim >= 2 and key != label]
+    for stage in costs.body:
+        if stage not in arrays:  # before other complaints: its name may be misspelt
+            raise ScoresError(
+                f"stage '{stage}' has no array in {name}; its stages are {', '.join(scored)}. "
+                "Mend the name in --cost, or leave the stage out."
+            )
+    if missing := sorted(set(scored) - set(costs.body)):
+        raise InputError(
+            f"stage '{missing[0]}' in {name} has no cost. Add it to --cost, for example "
+            f"--cost {','.join(f'{stage}=1' for stage in [*costs.body, *missing])}."
+        )
+
+
+def _warn_of_labels(trace: Trace) -> None:
+    """On the rows that are not sealed."""
+    shown = trace.take(trace.opening[: trace.unsealed])
+    for sentence in doubts(shown.scores, shown.labels, trace.graph.reference):
+        warnings.warn(sentence, DoubtfulLabels, stacklevel=3)
 
 
 def _meant(left: Iterable[str], losses: Mapping[str, str]) -> list[str]:

@@ -76,17 +76,8 @@ def train(
         last exit as in Phuong and Lampert 2019.
     """
     settings = training or Training()
-    model.train()
-    for parameter in model.parameters():
-        parameter.requires_grad_(settings.mode != "heads")
-    if settings.mode == "heads":
-        if not isinstance(model, WithExits):
-            raise InputError("heads alone are trained in a WithExits; wrap the module in it.")
-        model.module.eval()  # its running statistics stay as they are
-        model.heads.requires_grad_(True)
-    learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        learned, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        _learned(model, settings), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     begin = _resume(model, optimizer, settings, checkpoint)
     for epoch in range(begin, settings.epochs):
@@ -95,6 +86,19 @@ def train(
             _save(model, optimizer, settings, checkpoint, epoch + 1)
         progress(epoch + 1, settings.epochs, loss)
     return model.eval()
+
+
+def _learned(model: nn.Module, settings: Training) -> list[nn.Parameter]:
+    """The parameters that are trained, in a module that is made ready for it."""
+    model.train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(settings.mode != "heads")
+    if settings.mode == "heads":
+        if not isinstance(model, WithExits):
+            raise InputError("heads alone are trained in a WithExits; wrap the module in it.")
+        model.module.eval()  # its running statistics stay as they are
+        model.heads.requires_grad_(True)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _epoch(
