@@ -87,7 +87,7 @@ def synthetic(
 class RuntimeLaws:
     """What every runtime must do. Fixtures: `runtime`, its `plan`, and `x` (n, ...), n >= 8."""
 
-    tolerance = 1e-4  # of scores, between batches of different sizes
+    tolerance: float = 1e-4  # of scores, between batches of different sizes
 
     def test_scores_have_one_finite_row_per_input(
         self, runtime: Runtime, plan: Plan, x: AnyArray
@@ -147,7 +147,7 @@ class DriverLaws:
     and floating-point inputs `x` (n, ...), n >= 8.
     """
 
-    tolerance = 1e-4  # of scores, between engines and batches of different sizes
+    tolerance: float = 1e-4  # of scores, between engines and batches of different sizes
 
     def test_live_is_replay(
         self, driver: Driver, runtime: Runtime, plan: Plan, x: AnyArray

@@ -185,7 +185,8 @@ class Speaker:
     """Turns what stages say into what they answer, while a batch walks."""
 
     def __init__(self, committees: Committees, kinds: Mapping[str, Kind]) -> None:
-        self.committees, self.kinds = committees, kinds
+        self.committees: Committees = committees
+        self.kinds: Mapping[str, Kind] = kinds
         self.said: dict[str, tuple[IntArray, FloatArray]] = {}
 
     def __call__(self, stage: str, rows: IntArray, scores: FloatArray) -> FloatArray:

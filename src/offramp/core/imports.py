@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, ScoresError
@@ -33,9 +34,8 @@ def import_scores(
     """The trace of scores that were recorded elsewhere.
 
     Args:
-        path: an .npz with `labels` (n,) and one array (n, classes) per stage, and optionally
-            `<stage>.loss` (n,). The stages are those of `costs`, in its order. What else it holds
-            is named in `info`, under `left_aside`.
+        path: an .npz with `labels` (n,), an array (n, classes) per stage of `costs`, and perhaps
+            `<stage>.loss` (n,); what else it holds is named in `info`, under `left_aside`.
         costs: what each stage costs by itself, never cumulative.
         stages: which body continues which; None: every stage is a network of its own.
         edges: "a>b,b>c"; None makes a chain.
@@ -48,8 +48,7 @@ def import_scores(
         ScoresError, DataError, CostError, GraphError: what it holds does not fit.
 
     Warns:
-        DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
-            better than chance.
+        DoubtfulLabels: labels seem to mean other classes; the reference is no better than chance.
     """
     path = Path(path)
     arrays = read_npz(path)
@@ -57,8 +56,6 @@ def import_scores(
     _check_stages(arrays, label, costs, path.name)
     losses = {f"{stage}.loss": stage for stage in costs.body}
     loss = {losses[n]: a for n, a in arrays.items() if n in losses}
-    used = [label, *costs.body, *losses]
-    left = [*unread(arrays, used, path.name), *_meant(set(arrays) - {*used}, losses)]
     trace = assemble(
         Graph.build(stages or costs.body, edges, reference),
         costs,
@@ -66,12 +63,24 @@ def import_scores(
         labels=None if label is None else tasks.whole_labels(arrays[label], path.name),
         kind=kind,
         facts=RowFacts(loss=loss),
-        info={"data": fingerprint(path), "versions": versions(), "left_aside": left},
+        info=_about(path, arrays, [label, *costs.body], losses),
         seal=seal,
     )
     if not loss:
         _warn_of_labels(trace)
     return trace
+
+
+def _about(
+    path: Path,
+    arrays: Mapping[str, AnyArray],
+    read: Sequence[str | None],
+    losses: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the trace says of the archive, and of what nothing in it reads."""
+    used = [*read, *losses]
+    left = [*unread(arrays, used, path.name), *_meant(set(arrays) - {*used}, losses)]
+    return {"data": fingerprint(path), "versions": versions(), "left_aside": left}
 
 
 def _check_stages(

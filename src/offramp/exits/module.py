@@ -52,7 +52,8 @@ class WithExits(nn.Module):
         head: Callable[[tuple[int, ...], int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.module, self.at = module, dict(at)
+        self.module: nn.Module = module
+        self.at: dict[str, str] = dict(at)
         self._seen: dict[str, Tensor] = {}
         inside = dict(module.named_modules())
         for exit_, name in at.items():
@@ -71,7 +72,7 @@ class WithExits(nn.Module):
             raise NetworkError(f"'{at[missing[0]]}' does not run, or gives no tensor.")
         make = deep_head if head is None else head
         classes = scores.shape[-1]
-        self.heads = nn.ModuleDict(
+        self.heads: nn.ModuleDict = nn.ModuleDict(
             {exit_: make(tuple(self._seen[exit_].shape[1:]), classes) for exit_ in at}
         ).to(x.device)
         self._seen.clear()

@@ -25,7 +25,8 @@ from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_o
 from offramp.plan.plan import Plan
 from offramp.runtime.format import OUTPUTS, TRADEOFF
 
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+FLOAT: int = TensorProto.FLOAT
+INT64: int = TensorProto.INT64
 
 
 @dataclass

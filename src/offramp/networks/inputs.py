@@ -100,11 +100,13 @@ class Watch:
     """
 
     def __init__(self, recorded: Inputs | None) -> None:
-        self.recorded = recorded
-        self.done = recorded is None
-        self.dtype = np.dtype(recorded.dtype) if recorded else None
-        self.calls = self.rows = 0
-        self.low, self.high = math.inf, -math.inf
+        self.recorded: Inputs | None = recorded
+        self.done: bool = recorded is None
+        self.dtype: np.dtype[Any] | None = np.dtype(recorded.dtype) if recorded else None
+        self.calls: int = 0
+        self.rows: int = 0
+        self.low: float = math.inf
+        self.high: float = -math.inf
 
     @classmethod
     def of(cls, value: Any) -> Watch:

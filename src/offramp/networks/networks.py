@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -105,33 +105,47 @@ def combine(
         GraphError: a folder that is no graph, names or edges that do not fit, or other
             preprocessing than that of a folder.
     """
-    files: dict[str, Path] = {}
-    stages: list[Stage] = []
-    skips: list[tuple[str, str]] = []
-    taught: list[AnyArray] = []
+    combined = _Combined(preprocessing)
     for name, path in given.items():
-        before = stages[-1].name if stages else None
         if path.is_dir():
-            found = Networks.read(path)
-            preprocessing = _agreed(preprocessing, found.preprocessing, path)
-            taught += [] if found.taught is None else [found.taught]
-            names = {s.name: _within(name, s.name, found.graph) for s in found.graph.stages}
-            stages += [_renamed(stage, names) for stage in found.graph.stages]
-            for part, file in found.files.items():
-                stage, dot, kind = part.partition(".")
-                files[f"{names[stage]}{dot}{kind}"] = file
-            if before is not None and len(names) > 1:
-                skips.append((before, name))
+            combined.add_graph(name, path)
         else:
             weights.beside(path)  # finds out here whether all of it is there
-            stages.append(Stage(name))
-            files[name] = path
-    graph = Graph.build(stages, edges, reference)
+            combined.add_network(name, path)
+    graph = Graph.build(combined.stages, edges, reference)
     if edges is None:
-        graph = Graph(graph.stages, (*graph.edges, *skips), graph.reference)
-    return Networks(
-        graph, files, preprocessing, np.unique(np.concatenate(taught)) if taught else None
-    )
+        graph = Graph(graph.stages, (*graph.edges, *combined.skips), graph.reference)
+    taught = np.unique(np.concatenate(combined.taught)) if combined.taught else None
+    return Networks(graph, combined.files, combined.preprocessing, taught)
+
+
+@dataclass
+class _Combined:
+    """Networks and graphs, one after the other."""
+
+    preprocessing: Preprocessing | None
+    files: dict[str, Path] = field(default_factory=dict)
+    stages: list[Stage] = field(default_factory=list)
+    skips: list[tuple[str, str]] = field(default_factory=list)  # past the exits of a graph
+    taught: list[AnyArray] = field(default_factory=list)  # hashes of what trained heads
+
+    def add_network(self, name: str, path: Path) -> None:
+        self.stages.append(Stage(name))
+        self.files[name] = path
+
+    def add_graph(self, name: str, path: Path) -> None:
+        """The stages of a folder, under names that say of which network they are."""
+        before = self.stages[-1].name if self.stages else None
+        added = Networks.read(path)
+        self.preprocessing = _agreed(self.preprocessing, added.preprocessing, path)
+        self.taught += [] if added.taught is None else [added.taught]
+        names = {s.name: _within(name, s.name, added.graph) for s in added.graph.stages}
+        self.stages += [_renamed(stage, names) for stage in added.graph.stages]
+        for part, file in added.files.items():
+            stage, dot, kind = part.partition(".")
+            self.files[f"{names[stage]}{dot}{kind}"] = file
+        if before is not None and len(names) > 1:
+            self.skips.append((before, name))
 
 
 def _read_taught(path: Path, manifest: Mapping[str, Any]) -> AnyArray | None:
