@@ -52,8 +52,7 @@ def import_scores(
     """
     path = Path(path)
     arrays = read_npz(path)
-    label = next((n for n in tasks.LABELS if n in arrays and n not in costs.body), None)
-    _check_stages(arrays, label, costs, path.name)
+    label = _check_stages(arrays, costs, path.name)
     losses = {f"{stage}.loss": stage for stage in costs.body}
     loss = {losses[n]: a for n, a in arrays.items() if n in losses}
     trace = assemble(
@@ -83,10 +82,9 @@ def _about(
     return {"data": fingerprint(path), "versions": versions(), "left_aside": left}
 
 
-def _check_stages(
-    arrays: Mapping[str, AnyArray], label: str | None, costs: Costs, name: str
-) -> None:
-    """Raises where what has a cost and what has scores are not the same stages."""
+def _check_stages(arrays: Mapping[str, AnyArray], costs: Costs, name: str) -> str | None:
+    """The array of labels. Raises where what has a cost and what has scores are not the same."""
+    label = next((n for n in tasks.LABELS if n in arrays and n not in costs.body), None)
     scored = [key for key, array in arrays.items() if array.ndim >= 2 and key != label]
     for stage in costs.body:
         if stage not in arrays:  # before other complaints: its name may be misspelt
@@ -99,6 +97,7 @@ def _check_stages(
             f"stage '{missing[0]}' in {name} has no cost. Add it to --cost, for example "
             f"--cost {','.join(f'{stage}=1' for stage in [*costs.body, *missing])}."
         )
+    return label
 
 
 def _warn_of_labels(trace: Trace) -> None:

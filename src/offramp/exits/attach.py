@@ -100,6 +100,33 @@ def add_exits(
     """
     if settings.at is not None and list(settings.at) == [OWN_OUTPUTS]:
         return _as_it_is(path, examples, folder, preprocessing)
+    network, given = _labelled(path, examples)
+    places = _places(network, settings)
+    style = settings.style or "deep"  # whose features hold those of the other
+    fixed, padding = _fixed(network), _padding(network, settings)
+    poolings = {stage: Pooling(p, style, fixed, padding) for stage, p in places.items()}
+    seen = head_features(network, poolings, given, progress)
+    lesson = _Lesson.of(seen, settings, progress)
+    trained = _Trained(
+        network=network,
+        places=places,
+        heads=lesson.heads(poolings),
+        held_out=lesson.held_out,
+        preprocessing=preprocessing,
+        taught=seen.hashes,
+    )
+    if settings.at is not None:
+        return trained.exits(folder)
+    return _placed(trained, poolings, lesson, folder)
+
+
+def _labelled(path: Path, examples: Examples | None) -> tuple[Network, Examples]:
+    """A network that gives scores, and examples for it.
+
+    Raises:
+        DataError: there are no examples.
+        NetworkError: it gives no scores.
+    """
     first = None if examples is None else next(examples.batches(3), None)
     if examples is None or first is None or not len(first.x):
         raise DataError(
@@ -111,35 +138,47 @@ def add_exits(
         raise NetworkError(
             f"the first output of {path}, {network.outputs[0]}, must be scores (batch, classes)."
         )
-    places = _places(network, settings)
-    style = settings.style or "deep"  # whose features hold those of the other
-    fixed, padding = _fixed(network), _padding(network, settings)
-    poolings = {stage: Pooling(p, style, fixed, padding) for stage, p in places.items()}
-    seen = head_features(network, poolings, examples, progress)
-    shuffled = np.random.default_rng(settings.seed).permutation(len(seen.labels))
-    share = round(_HELD_OUT * len(shuffled))
-    training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
-    heads = _train(poolings, training, held_out, settings, progress)
-    found = _Trained(
-        network=network,
-        places=places,
-        heads=heads,
-        held_out=held_out,
-        preprocessing=preprocessing,
-        taught=seen.hashes,
-    )
-    if settings.at is not None:
-        return found.exits(folder)
-    placement = found.placement()
+    return network, examples
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What heads learn from, and what chooses among them."""
+
+    training: HeadFeatures
+    held_out: HeadFeatures
+    settings: ExitOptions
+    progress: Progress
+
+    @classmethod
+    def of(cls, seen: HeadFeatures, settings: ExitOptions, progress: Progress) -> _Lesson:
+        shuffled = np.random.default_rng(settings.seed).permutation(len(seen.labels))
+        share = round(_HELD_OUT * len(shuffled))
+        training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
+        return cls(training, held_out, settings, progress)
+
+    def heads(self, poolings: Mapping[str, Pooling]) -> dict[str, Head]:
+        return _train(poolings, self.training, self.held_out, self.settings, self.progress)
+
+    def renamed(self, names: Mapping[str, str]) -> _Lesson:
+        training, held_out = self.training.renamed(names), self.held_out.renamed(names)
+        return replace(self, training=training, held_out=held_out)
+
+
+def _placed(
+    trained: _Trained, poolings: Mapping[str, Pooling], lesson: _Lesson, folder: Path
+) -> Exits:
+    """The exits that pay on the held-out examples."""
+    placement = trained.placement()
     stay = placement.kept[:-1] or (list(placement.dropped)[-1],)  # the best one, if none pays
     names = {stage: f"exit{number}" for number, stage in enumerate(stay, start=1)}
-    found = found.renamed(names)
-    if settings.hears:  # what a head has heard may have gone
-        kept = {new: poolings[old] for old, new in names.items()}
-        again = _train(kept, training.renamed(names), found.held_out, settings, progress)
-        found = replace(found, heads=again)
+    kept = trained.renamed(names)
+    if lesson.settings.hears:  # what a head has heard may have gone
+        again = lesson.renamed(names).heads({new: poolings[old] for old, new in names.items()})
+        kept = replace(kept, heads=again)
+    places = trained.places
     dropped = {places[s].path: why for s, why in placement.dropped.items() if s not in stay}
-    return replace(found.exits(folder), dropped=dropped, saving=placement.saving)
+    return replace(kept.exits(folder), dropped=dropped, saving=placement.saving)
 
 
 def _as_it_is(
