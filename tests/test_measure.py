@@ -24,7 +24,6 @@ OPTIONS = (
 SAME_IDEA = {"bench", "compare", "evaluate", "exits", "export", "fit", "needs", "record", "reprice"}
 
 LONG_FUNCTIONS = {
-    "core.imports.import_scores",
     "exits.attach.add_exits",
     "learn.latency.settle",
     "plan.evaluate.evaluate",

@@ -6,6 +6,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from offramp.core import tasks
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.meaning import DoubtfulLabels, doubts
 from offramp.core.parts import read_npz, unread, versions
-from offramp.core.rows import RowFacts
+from offramp.core.rows import RowFacts, checked_seal
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
 
@@ -53,21 +54,31 @@ def import_scores(
     path = Path(path)
     arrays = read_npz(path)
     label = _check_stages(arrays, costs, path.name)
+    graph = Graph.build(stages or costs.body, edges, reference)
+    trace = replace(_assembled(path, arrays, label, costs, graph, kind), seal=checked_seal(seal))
+    for sentence in [] if trace.loss else _doubts(trace):
+        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
+    return trace
+
+
+def _assembled(
+    path: Path,
+    arrays: Mapping[str, AnyArray],
+    label: str | None,
+    costs: Costs,
+    graph: Graph,
+    kind: Kind | None,
+) -> Trace:
     losses = {f"{stage}.loss": stage for stage in costs.body}
-    loss = {losses[n]: a for n, a in arrays.items() if n in losses}
-    trace = assemble(
-        Graph.build(stages or costs.body, edges, reference),
+    return assemble(
+        graph,
         costs,
         arrays,
         labels=None if label is None else tasks.whole_labels(arrays[label], path.name),
         kind=kind,
-        facts=RowFacts(loss=loss),
+        facts=RowFacts(loss={losses[n]: a for n, a in arrays.items() if n in losses}),
         info=_about(path, arrays, [label, *costs.body], losses),
-        seal=seal,
     )
-    if not loss:
-        _warn_of_labels(trace)
-    return trace
 
 
 def _about(
@@ -100,11 +111,10 @@ def _check_stages(arrays: Mapping[str, AnyArray], costs: Costs, name: str) -> st
     return label
 
 
-def _warn_of_labels(trace: Trace) -> None:
-    """On the rows that are not sealed."""
+def _doubts(trace: Trace) -> list[str]:
+    """Why labels seem to mean other classes than scores, on rows that are not sealed."""
     shown = trace.take(trace.opening[: trace.unsealed])
-    for sentence in doubts(shown.scores, shown.labels, trace.graph.reference):
-        warnings.warn(sentence, DoubtfulLabels, stacklevel=3)
+    return doubts(shown.scores, shown.labels, trace.graph.reference)
 
 
 def _meant(left: Iterable[str], losses: Mapping[str, str]) -> list[str]:

@@ -85,8 +85,7 @@ def add_exits(
 
     Args:
         path: an ONNX file with one input (batch, ...) and scores (batch, classes).
-        examples: labelled; more than 50,000 are not read. The graph remembers them, and no plan is
-            certified on them.
+        examples: labelled, 50,000 at most; the graph remembers them, and they certify nothing.
         settings: where and which exits.
         folder: where the parts are written.
         preprocessing: what the graph says of how examples are read.
@@ -102,9 +101,7 @@ def add_exits(
         return _as_it_is(path, examples, folder, preprocessing)
     network, given = _labelled(path, examples)
     places = _places(network, settings)
-    style = settings.style or "deep"  # whose features hold those of the other
-    fixed, padding = _fixed(network), _padding(network, settings)
-    poolings = {stage: Pooling(p, style, fixed, padding) for stage, p in places.items()}
+    poolings = _poolings(network, places, settings)
     seen = head_features(network, poolings, given, progress)
     lesson = _Lesson.of(seen, settings, progress)
     trained = _Trained(
@@ -115,9 +112,15 @@ def add_exits(
         preprocessing=preprocessing,
         taught=seen.hashes,
     )
-    if settings.at is not None:
-        return trained.exits(folder)
     return _placed(trained, poolings, lesson, folder)
+
+
+def _poolings(
+    network: Network, places: Mapping[str, ExitPoint], settings: ExitOptions
+) -> dict[str, Pooling]:
+    style = settings.style or "deep"  # whose features hold those of the other
+    fixed, padding = _fixed(network), _padding(network, settings)
+    return {stage: Pooling(place, style, fixed, padding) for stage, place in places.items()}
 
 
 def _labelled(path: Path, examples: Examples | None) -> tuple[Network, Examples]:
@@ -168,7 +171,9 @@ class _Lesson:
 def _placed(
     trained: _Trained, poolings: Mapping[str, Pooling], lesson: _Lesson, folder: Path
 ) -> Exits:
-    """The exits that pay on the held-out examples."""
+    """The exits that were asked for, or else those that pay on the held-out examples."""
+    if lesson.settings.at is not None:
+        return trained.exits(folder)
     placement = trained.placement()
     stay = placement.kept[:-1] or (list(placement.dropped)[-1],)  # the best one, if none pays
     names = {stage: f"exit{number}" for number, stage in enumerate(stay, start=1)}
