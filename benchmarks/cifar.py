@@ -24,7 +24,7 @@ from offramp.core.trace import Trace, assemble
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
 
 Floats = NDArray[np.float32]
@@ -253,7 +253,7 @@ def record_all(data: Path, cache: Path) -> Trace:
         networks = described(data, cache)
         examples = open_examples(data / "test.parquet", networks.preprocessing)
         runtime = OnnxRuntime(networks.files, threads=2)
-        record(networks, runtime, examples, folder, Settings(batch=100, threads=2))
+        record(networks, runtime, examples, folder, RecordOptions(batch=100, threads=2))
     return Trace.read(folder)
 
 

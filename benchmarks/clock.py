@@ -24,7 +24,7 @@ from benchmarks import cifar
 from benchmarks.exits import PIXELS, Made
 from benchmarks.modules import resnet
 from benchmarks.results import CACHE, Data, command
-from offramp.answering.committees import answering
+from offramp.answering.committees import with_committees
 from offramp.base.arrays import AnyArray, IntArray
 from offramp.core.frontier import frontier, replay
 from offramp.core.graph import Graph
@@ -153,7 +153,7 @@ class System:
 
     def at_level(self, plan: Plan) -> Plan:
         """The plan at its cheapest setting that loses at most LEVEL on the second half."""
-        trace = replace(answering(self.half(1), plan.committees), costs=plan.costs)
+        trace = replace(with_committees(self.half(1), plan.committees), costs=plan.costs)
         points = frontier(trace, trace.losses("top1"), plan.policy)
         best = min((p for p in points if p.excess_loss <= LEVEL), key=lambda p: p.cost)
         return replace(plan, tradeoff=best.tradeoff)
@@ -178,7 +178,7 @@ class System:
                 for what, task in loading.items()
             }
             single, routed = SingleFile(file, threads=2), Routed(folder / "stages", threads=2)
-            trace = answering(self.trace, plan.speaking)
+            trace = with_committees(self.trace, plan.speaking)
             outcome = replay(trace, plan.running, plan.setting)
             stages = np.array(outcome.order)[outcome.stage]
             answers = {

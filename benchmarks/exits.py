@@ -24,15 +24,14 @@ from benchmarks.results import CACHE, Data, command
 from offramp.base.files import write_json
 from offramp.core.graph import Costs, whole
 from offramp.core.trace import Trace
-from offramp.exits import Exits, Settings, add_exits, candidates
+from offramp.exits import ExitOptions, Exits, add_exits, candidate_points
 from offramp.exits.placement import propose
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
 from offramp.networks.preprocessing import Preprocessing
 from offramp.plan.fit import fit
 from offramp.recording.measure import stage_costs
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
 
 BUDGET, BATCHES = 0.01, (1, 64)  # of the plans whose parts are timed
@@ -96,12 +95,12 @@ class Made:
         path = self.files[network]
 
         def make(folder: Path) -> Exits:
-            found = candidates(path)
+            found = candidate_points(path)
             total = found[-1].cost
             chosen = propose([p.cost for p in found], total, exits or 0)
             at = [found[i].name for i in chosen] if exits else None
             examples = open_examples(self.data / "train.parquet", PIXELS)
-            return add_exits(path, examples, Settings(at), folder, preprocessing=PIXELS)
+            return add_exits(path, examples, ExitOptions(at=at), folder, preprocessing=PIXELS)
 
         return self.kept(f"{network}-{exits or 'placed'}", make)
 
@@ -112,7 +111,7 @@ class Made:
             path = folder.parent / "whole.onnx"
             weights = load_file(self.data / "resnet56_exits.safetensors")
             onnx.save(cifar.build_model(weights, 9, exits=True), path)
-            return add_exits(path, None, Settings(["outputs"]), folder, preprocessing=PIXELS)
+            return add_exits(path, None, ExitOptions(at=["outputs"]), folder, preprocessing=PIXELS)
 
         return self.kept("resnet56_tuned-joint", make)
 
@@ -137,14 +136,14 @@ class Made:
         body |= {renamed[s]: cost for s, cost in inside.body.items()}
         uncut = {renamed[s]: cost for s, cost in inside.whole.items()}
         head = {"small": 0.0, **{renamed[s]: cost for s, cost in inside.head.items()}}
-        return networks, Costs(body, head, inside.unit, inside.source, uncut)
+        return networks, Costs(body, head, inside.unit, inside.source, whole=uncut)
 
     def recorded(self, name: str, networks: Networks) -> Trace:
         folder = self.cache / "exits" / "traces" / name.replace(" ", "-").replace(">", "to")
         if not (folder / "trace.json").exists():
             examples = open_examples(self.data / "test.parquet", PIXELS)
             runtime = OnnxRuntime(networks.files, networks.graph, threads=2)
-            record(networks, runtime, examples, folder, Recording(100, 2))
+            record(networks, runtime, examples, folder, RecordOptions(batch=100, threads=2))
         return Trace.read(folder)
 
     def unchanged(self, networks: Networks, runtime: OnnxRuntime) -> float:

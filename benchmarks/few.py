@@ -25,7 +25,8 @@ from scipy import special, stats
 from benchmarks.results import command
 from offramp.base.arrays import BoolArray, FloatArray, IntArray
 from offramp.core.graph import Costs, Graph
-from offramp.core.trace import Trace, assemble, learning_share
+from offramp.core.rows import learning_share
+from offramp.core.trace import Trace, assemble
 from offramp.plan.job import candidates, statics
 from offramp.policies.learned import Learned
 from offramp.promise import pvalues

@@ -23,7 +23,7 @@ from joblib import Parallel, delayed
 from benchmarks import cifar, exits
 from benchmarks.known import WORLDS, World
 from benchmarks.results import CACHE, Data, command, standard_error
-from offramp.answering.committees import answering
+from offramp.answering.committees import with_committees
 from offramp.command.demo import STAGES, digits
 from offramp.core.frontier import (
     LEVELS,
@@ -176,7 +176,7 @@ def one(draw: Draw, size: int, seed: int) -> Split | None:
     start = time.perf_counter()
     taught = teach(learning, Ways(loss="top1"))
     seconds = time.perf_counter() - start
-    together = answering(test, taught.lesson.committees)
+    together = with_committees(test, taught.lesson.committees)
     points = frontier(together, together.losses("top1"), taught.policy)
     found[DEFAULT] = measured.numbers(points) | {"seconds": seconds, "policy": taught.name}
     for name, learn in FAMILIES.items():

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import cifar, exits
 from benchmarks.peers import FIRST, Halving
 from benchmarks.results import CACHE, Data, command, standard_error
-from offramp.answering.committees import answering
+from offramp.answering.committees import with_committees
 from offramp.core.frontier import LEVELS, cost_at, frontier, static_points
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
@@ -87,7 +87,7 @@ def pair_of(trace: Trace, name: str) -> Graph:
 def speedups(learning: Trace, test: Trace, graph: Graph) -> list[float]:
     """At equal quality, of the default policy on a graph."""
     taught = teach(replace(learning, graph=graph))
-    together = answering(replace(test, graph=graph), taught.lesson.committees)
+    together = with_committees(replace(test, graph=graph), taught.lesson.committees)
     alone = static_points(test, test.losses("top1"))[test.graph.reference]
     points = [*frontier(together, together.losses("top1"), taught.policy), alone]
     return [alone.cost / cost_at(points, level) for level in LEVELS]

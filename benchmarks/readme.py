@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from offramp.report.figures import FrontierFigure, Role, Series
 from offramp.study.bench import ONE_FILE
 
 DOCS = ROOT.parent / "docs"
-PAGES = (*sorted((DOCS / "results").glob("*.md")), ROOT.parent / "README.md")
+PAGES = (*sorted((DOCS / "results").glob("*.md")), DOCS / "house.md", ROOT.parent / "README.md")
 SHOWN = "ResNet-20, 32, 56 with skips"  # in the figure
 SHORT = {  # in the figure of the clock
     "ResNet-20 > ResNet-56": "two networks",
@@ -481,6 +482,53 @@ def _rows_of_clock() -> list[dict[str, Any]]:
     return [row for row in rows if row["threads"] == row["batch"] == 1]
 
 
+def house() -> str:
+    """What the source was at its first measure, and is now."""
+    kept = load("house")
+    sides = [kept["before"], kept["now"]]
+    rows = [[name, *(f"{of(side)}" for side in sides)] for name, of in HOUSE.items()]
+    return table(["", *(f"`{side['commit'][:7]}`" for side in sides)], rows)
+
+
+def _loaded(entry: str, side: dict[str, Any]) -> str:
+    counts = side["loaded"][entry]
+    return "fails" if counts is None else f"{counts['offramp']} of {counts['all']}"
+
+
+def _adding(kind: str, side: dict[str, Any]) -> str:
+    files = side["files_to_add"][kind]
+    return "no example does" if files is None else str(files)
+
+
+def _count(key: str) -> Callable[[dict[str, Any]], int]:
+    return lambda side: len(side[key])
+
+
+HOUSE: dict[str, Callable[[dict[str, Any]], object]] = {  # row -> its cell, of one measure
+    "rooms: folders, and files that lie in none": itemgetter("rooms"),
+    "arrows: pairs of rooms of which one uses the other": itemgetter("arrows"),
+    "modules": itemgetter("modules"),
+    "imports between modules": itemgetter("imports"),
+    "levels of modules": itemgetter("levels"),
+    "lines": itemgetter("lines"),
+    "functions": itemgetter("functions"),
+    "lines of a function, its docstring counted: median": lambda s: s["function_lines"]["median"],
+    "likewise: 90th percentile": lambda side: side["function_lines"]["90th percentile"],
+    "likewise: longest": lambda side: side["function_lines"]["longest"],
+    "functions over 40 lines": _count("long_functions"),
+    "functions with more than 8 arguments": _count("many_arguments"),
+    "modules over 400 lines": _count("long_modules"),
+    "public names that two or more modules define": _count("repeated_names"),
+    "records of more than 4 fields that take them by place": _count("positional_records"),
+    "modules loaded by `import offramp`, of offramp and in all": partial(_loaded, "import offramp"),
+    "likewise by `from offramp.runtime import SingleFile`": partial(
+        _loaded, "from offramp.runtime import SingleFile"
+    ),
+    "files touched to add a policy": partial(_adding, "policy"),
+    "files touched to add an engine": partial(_adding, "engine"),
+}
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "numbers": numbers,
     "gap_cost": partial(peers, "gap_cost"),
@@ -502,6 +550,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "routing": routing,
     "scale": scale,
     "machine": machine,
+    "house": house,
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import cifar
 from benchmarks.results import CACHE, Data, command, standard_error
-from offramp.answering.committees import answering
+from offramp.answering.committees import with_committees
 from offramp.base.arrays import FloatArray
 from offramp.core.frontier import Point, cost_at, frontier, hull, static_points, uniform_points
 from offramp.core.trace import Trace
@@ -78,7 +78,7 @@ class Halves:
     def default(self) -> list[Point]:
         """What `fit` does by default, whoever answers together."""
         taught = teach(self.first)
-        together = answering(self.second, taught.lesson.committees)
+        together = with_committees(self.second, taught.lesson.committees)
         return frontier(together, together.losses("top1"), taught.policy)
 
     def measure(self) -> dict[str, tuple[list[Point], list[tuple[float, float]]]]:

@@ -12,9 +12,8 @@ import numpy as np
 
 from benchmarks import cifar
 from benchmarks.results import CACHE, Data, command, standard_error
-from offramp.answering.committees import answering
-from offramp.answering.committees import learn as learn_committees
-from offramp.answering.refit import Repair, learn, refitted
+from offramp.answering.committees import learn_committees, with_committees
+from offramp.answering.refit import Repair, learn_refits, with_refits
 from offramp.base.arrays import FloatArray
 from offramp.core.frontier import LEVELS, cost_at, frontier, static_points
 from offramp.core.trace import Trace
@@ -46,8 +45,8 @@ def _split(trace: Trace, size: int, seed: int) -> dict[str, Any]:
     first, second = trace.split(0.5, seed)
     learning = trace.take(np.random.default_rng(seed).permutation(first)[:size])
     measuring = trace.take(second)
-    refits, crossed = learn(learning, LOSS, seed=seed)
-    mended = refitted(measuring, refits)
+    refits, crossed = learn_refits(learning, LOSS, seed=seed)
+    mended = with_refits(measuring, refits)
     before, after = measuring.losses(LOSS).values, mended.losses(LOSS).values
     return {
         "error": {
@@ -70,7 +69,7 @@ def _split(trace: Trace, size: int, seed: int) -> dict[str, Any]:
 def _routed(learning: Trace, measuring: Trace, seed: int) -> list[float]:
     """The learned policy with committees at each level, against the reference of these scores."""
     together, crossed = learn_committees(learning, LOSS, seed=seed)
-    spoken = answering(measuring, together)
+    spoken = with_committees(measuring, together)
     losses = spoken.losses(LOSS)
     points = frontier(spoken, losses, family("learned")(crossed, crossed.losses(LOSS)))
     alone = static_points(spoken, losses)[measuring.graph.reference]

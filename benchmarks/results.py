@@ -26,6 +26,7 @@ MADE = (
     "benchmarks/results",
     "README.md",
     "docs/results",
+    "docs/house.md",
     "docs/frontier.svg",
     "docs/clock.svg",
 )  # what benchmarks write

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.results import command
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.exits.attach import FINAL
-from offramp.exits.cutting import point
+from offramp.exits.cutting import exit_point
 from offramp.exits.network import Network
 from offramp.exits.stages import cut_into_stages
 from offramp.runtime import OnnxRuntime
@@ -44,7 +44,7 @@ def structure(name: str, folder: Path) -> dict[str, Any]:
         "network": name,
         "at": at,
         "nodes": len(network.nodes),
-        "carried": max(len(point(network, where).carry) for where in at),
+        "carried": max(len(exit_point(network, where).carry) for where in at),
         "difference": max(found),
     }
 

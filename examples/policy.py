@@ -39,7 +39,7 @@ from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.policy import STOP, backbone, seen_by_all
 from offramp.export import write_file
 from offramp.policies import Decision, Dial, Family, Memory, Saved, Seen, SeenTensors, register
-from offramp.recording.record import Settings as Recording
+from offramp.recording.record import RecordOptions
 from offramp.runtime import SingleFile
 
 # ------------------------------------------------------------------------------- the policy
@@ -147,7 +147,7 @@ def run(folder: Path, examples: int = 1500) -> Shown:
     runtime = OnnxRuntime(networks.files, networks.graph)
     given = open_examples(folder / "plan.npz")
     costs = Costs({"small": 0.7, "big": 22.1}, {"small": 0.0, "big": 0.0}, "thousand MAC")
-    trace = record(networks, runtime, given, folder / "trace", Recording(), costs=costs)
+    trace = record(networks, runtime, given, folder / "trace", RecordOptions(), costs=costs)
 
     fit(trace, 0.05, policy=AGREEING, networks=networks).write(folder / "plan")
     plan = Plan.read(folder / "plan")

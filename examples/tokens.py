@@ -20,8 +20,7 @@ from offramp.base.arrays import IntArray
 from offramp.exits.module import WithExits, export, linear_head
 from offramp.exits.training import Training, shuffled, train
 from offramp.networks.data import open_examples
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 
 WORDS, LENGTH, CLASSES, WIDTH, LAYERS = 40, 16, 4, 64, 4
 PADDING, TURN = 0, 1
@@ -85,7 +84,7 @@ def run(folder: Path, examples: int = 6000, epochs: int = 8) -> Evaluation:
     x, y = sequences(examples, 0)
     at = {f"exit{number + 1}": f"layers.{number}" for number in range(LAYERS - 1)}
     model = WithExits(Transformer(), at, torch.from_numpy(x[:4]), head=linear_head)
-    train(model, shuffled(x, y, 128), Training("distill", epochs, 2e-3))
+    train(model, shuffled(x, y, 128), Training(mode="distill", epochs=epochs, learning_rate=2e-3))
     networks = export(model, torch.from_numpy(x[:5]), folder / "parts").networks
     runtime = OnnxRuntime(networks.files, networks.graph)
 
@@ -93,7 +92,7 @@ def run(folder: Path, examples: int = 6000, epochs: int = 8) -> Evaluation:
         x, y = sequences(3000, seed)
         np.savez(folder / f"{seed}.npz", x=x, y=y)
         given = open_examples(folder / f"{seed}.npz")
-        return record(networks, runtime, given, folder / f"trace{seed}", Recording())
+        return record(networks, runtime, given, folder / f"trace{seed}", RecordOptions())
 
     return evaluate(fit(recorded(1), 0.02, networks=networks), recorded(2))
 

@@ -19,10 +19,9 @@ from sklearn.datasets import make_classification
 from sklearn.neural_network import MLPClassifier
 
 from offramp import Evaluation, OnnxRuntime, Trace, evaluate, fit
-from offramp.exits import Settings, add_exits
+from offramp.exits import ExitOptions, add_exits
 from offramp.networks.data import open_examples
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 
 FEATURES, CLASSES, LAYERS = 40, 5, (512, 512, 512)
 
@@ -43,13 +42,13 @@ def run(folder: Path, examples: int = 3000) -> Evaluation:
         np.savez(folder / f"{name}.npz", x=x[rows].astype(np.float32), y=y[rows])
     network(folder / "network.npz", folder / "network.onnx")
     heads = open_examples(folder / "heads.npz")
-    found = add_exits(folder / "network.onnx", heads, Settings(), folder / "parts")
+    found = add_exits(folder / "network.onnx", heads, ExitOptions(), folder / "parts")
     networks = found.networks
     runtime = OnnxRuntime(networks.files, networks.graph)
 
     def recorded(name: str) -> Trace:
         given = open_examples(folder / f"{name}.npz")
-        return record(networks, runtime, given, folder / f"{name}-trace", Recording())
+        return record(networks, runtime, given, folder / f"{name}-trace", RecordOptions())
 
     return evaluate(fit(recorded("plan"), 0.02, networks=networks), recorded("other"))
 

@@ -18,7 +18,7 @@ from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
 from offramp.study.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench, peak_mb
 from tests.made import blob_networks, blobs, linear_network
@@ -31,7 +31,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     np.savez(folder / "d.npz", x=x, y=y)
     networks = combine(blob_networks(folder))
     runtime = OnnxRuntime(networks.files)
-    trace = record(networks, runtime, open_examples(folder / "d.npz"), folder / "t", Settings(50))
+    trace = record(
+        networks, runtime, open_examples(folder / "d.npz"), folder / "t", RecordOptions(batch=50)
+    )
     found = fit(trace, 0.05, policy="margin", networks=networks)
     return replace(found, tradeoff=float(found.policy.settings[50]))
 

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from offramp.answering.committees import Committee, Speaker, answering, learn, pool_weights
+from offramp.answering.committees import (
+    Committee,
+    Speaker,
+    learn_committees,
+    pool_weights,
+    with_committees,
+)
 from offramp.base.arrays import FloatArray
 from offramp.command import tables
 from offramp.core.frontier import replay, static_points
@@ -28,10 +34,10 @@ from tests.made import different
 def test_stages_that_err_apart_answer_together() -> None:
     first, second = different().split(0.5, 0)
     learning, other = different().take(first), different().take(second)
-    found, crossed = learn(learning)
+    found, crossed = learn_committees(learning)
     assert set(found) == {"b", "c"}
     assert found["c"].stages == ("a", "b", "c")
-    plain, together = other.losses(), answering(other, found).losses()
+    plain, together = other.losses(), with_committees(other, found).losses()
     assert together.values["c"].mean() < plain.values["c"].mean() - 0.05
     assert (together.values["a"] == plain.values["a"]).all()
     assert crossed.losses().values["c"].mean() < learning.losses().values["c"].mean() - 0.05
@@ -41,20 +47,20 @@ def test_a_stage_that_knows_all_the_others_know_answers_alone() -> None:
     trace = synthetic(2000, ("a", "b"), seed=1)
     noise = np.random.default_rng(0).normal(size=trace.scores["a"].shape) * 9
     hopeless = replace(trace, scores={**trace.scores, "a": noise.astype(np.float32)})
-    assert learn(hopeless)[0] == {}
+    assert learn_committees(hopeless)[0] == {}
     again = replace(trace, scores={**trace.scores, "a": trace.scores["b"]})
-    assert learn(again)[0] == {}
+    assert learn_committees(again)[0] == {}
 
 
 def test_only_stages_on_every_path_take_part() -> None:
-    found, _ = learn(different(edges="a>b>c,a>c"))
+    found, _ = learn_committees(different(edges="a>b>c,a>c"))
     assert found["c"].stages == ("a", "c")
 
 
 def test_the_reference_alone_is_no_committee() -> None:
     trace = different()
-    found, _ = learn(trace)
-    together = answering(trace, found)
+    found, _ = learn_committees(trace)
+    together = with_committees(trace, found)
     plain, losses = trace.losses(), together.losses()
     assert (losses.of_reference == plain.values["c"]).all()
     assert (losses.single().values["c"] == plain.values["c"]).all()
@@ -68,29 +74,29 @@ def test_the_reference_alone_is_no_committee() -> None:
 
 def test_out_of_fold_weights_are_not_those_of_all() -> None:
     trace = different(60)
-    found, crossed = learn(trace)
-    assert not np.array_equal(crossed.scores["c"], answering(trace, found).scores["c"])
+    found, crossed = learn_committees(trace)
+    assert not np.array_equal(crossed.scores["c"], with_committees(trace, found).scores["c"])
 
 
 def test_without_labels_the_reference_is_the_teacher() -> None:
     trace = replace(different(), labels=None)
-    found, _ = learn(trace, "disagreement", unlabelled=True)
+    found, _ = learn_committees(trace, "disagreement", unlabelled=True)
     assert "c" not in found  # nobody agrees with the reference better than itself
-    assert learn(trace, "disagreement") == ({}, trace)
+    assert learn_committees(trace, "disagreement") == ({}, trace)
 
 
 def test_a_loss_that_only_the_trace_knows_leaves_stages_alone() -> None:
     trace = different()
     own = {stage: np.zeros(trace.examples, np.float32) for stage in trace.graph.order}
     given = replace(trace, loss=own)
-    assert learn(given) == ({}, given)
+    assert learn_committees(given) == ({}, given)
 
 
 def test_a_speaker_says_of_some_rows_what_it_says_of_all() -> None:
     trace = different(200)
     committee = Committee(("a", "b", "c"), (0.2, 0.3, 0.6))
     speaker = Speaker({"c": committee}, trace.kinds)
-    everything = answering(trace, {"c": committee}).scores["c"]
+    everything = with_committees(trace, {"c": committee}).scores["c"]
     rows = np.arange(200)
     for stage, keep in (("a", 1), ("b", 2), ("c", 4)):
         some = rows[::keep]
@@ -125,7 +131,7 @@ def test_evaluation_hears_committees() -> None:
     assert plan.routes
     trace = different().take(second)
     found = evaluate(plan, trace)
-    outcome = replay(answering(trace, plan.committees), plan.policy, plan.setting)
+    outcome = replay(with_committees(trace, plan.committees), plan.policy, plan.setting)
     assert found.cost == pytest.approx(outcome.cost.mean())
     assert found.reference_loss == pytest.approx(trace.losses().values["c"].mean())
     live = infer(plan, MemoryRuntime.of(trace), np.arange(trace.examples)[:, None])
@@ -157,7 +163,7 @@ class TestCommitteesInMemory(RuntimeLaws):
 
 def test_a_network_alone_is_certified_by_its_own_loss() -> None:
     trace = different(800)
-    together = answering(trace, learn(trace)[0])
+    together = with_committees(trace, learn_committees(trace)[0])
     alone = _static(trace, trace.losses(), "b")
     certified = _static(together, together.losses(), "b")
     assert np.array_equal(alone.excess, certified.excess)

@@ -14,7 +14,7 @@ from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
 from offramp.core.graph import whole
 from offramp.exits.attach import FINAL
-from offramp.exits.cutting import Cut, point, points
+from offramp.exits.cutting import Cut, exit_point, exit_points
 from offramp.exits.heads import Head
 from offramp.exits.network import Network
 from offramp.exits.pooling import Pooling
@@ -49,7 +49,7 @@ def with_heads(
     model.CopyFrom(network.model)
     outputs: dict[str, str] = {}
     for number, name in enumerate(at, start=1):
-        pooling = Pooling(point(network, name), "deep")
+        pooling = Pooling(exit_point(network, name), "deep")
         earlier = tuple(outputs) if hears else ()
         inputs = width(network, pooling) + len(earlier) * architectures.CLASSES
         weights = random.normal(size=(inputs, architectures.CLASSES))
@@ -144,12 +144,12 @@ def test_parts_share_no_node_but_shapes(exported: Exported) -> None:
 
 def test_points_are_listed_by_work(exported: Exported) -> None:
     network = Network.read(exported.path, exported.x)
-    found = points(network)
+    found = exit_points(network)
     assert found
     assert [p.cost for p in found] == sorted({p.cost for p in found})
     assert all(0 < p.cost < network.work(network.outputs[0]) for p in found)
     for p in found:
-        assert point(network, p.name) == p
+        assert exit_point(network, p.name) == p
 
 
 def test_multiply_adds_are_those_of_the_layers(tmp_path: Path) -> None:
@@ -189,12 +189,12 @@ STEPS = [
 def test_points_that_are_none_are_refused() -> None:
     network = simple(STEPS[:4], ["n", 4])
     with pytest.raises(NetworkError, match="there is no point 'three'"):
-        point(network, "three")
+        exit_point(network, "three")
     with pytest.raises(NetworkError, match="the network's own answer"):
-        point(network, "scores")
+        exit_point(network, "scores")
     with pytest.raises(NetworkError, match="comes after the answer"):
-        point(network, "late")
-    assert point(network, "two").cost == 16
+        exit_point(network, "late")
+    assert exit_point(network, "two").cost == 16
 
 
 def test_a_batch_folded_into_another_dimension_is_refused() -> None:
@@ -210,8 +210,8 @@ def test_a_batch_folded_into_another_dimension_is_refused() -> None:
     network = simple(fold, ["n", 4])
     assert network.tensors["folded"].folded
     with pytest.raises(NetworkError, match="does not hold one row"):
-        point(network, "folded")
-    assert [p.name for p in points(network)] == ["two"]
+        exit_point(network, "folded")
+    assert [p.name for p in exit_points(network)] == ["two"]
     twice = [
         *fold[:4],
         helper.make_node("Reshape", ["folded", "rows"], ["two"]),
@@ -221,7 +221,7 @@ def test_a_batch_folded_into_another_dimension_is_refused() -> None:
         helper.make_node("MatMul", ["sum", "w"], ["scores"]),
     ]
     with pytest.raises(NetworkError, match="cutting at 'two' would carry 'folded'"):
-        point(simple(twice, ["n", 4]), "two")
+        exit_point(simple(twice, ["n", 4]), "two")
 
 
 def test_a_network_whose_rows_depend_on_each_other_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from offramp.base.errors import DataError, GraphError, MissingExtra
-from offramp.networks.data import Batch, open_examples
+from offramp.networks.data import ExampleBatch, open_examples
 from offramp.networks.preprocessing import Preprocessing
 from tests.made import picture
 
@@ -21,10 +21,10 @@ RGB = Preprocessing((8, 8), (0.5, 0.4, 0.3), (0.25, 0.25, 0.5))
 COLOURS = [(10 * i, 255 - 10 * i, i) for i in range(20)]
 
 
-def everything(source: Path, **options: Any) -> Batch:
+def everything(source: Path, **options: Any) -> ExampleBatch:
     batches = list(open_examples(source, RGB, **options).batches(7))
     labels = [batch.labels for batch in batches if batch.labels is not None]
-    return Batch(
+    return ExampleBatch(
         np.concatenate([batch.ids for batch in batches]),
         np.concatenate([batch.x for batch in batches]),
         np.concatenate(labels) if labels else None,

@@ -17,17 +17,17 @@ from onnx import numpy_helper
 from scipy.special import logit
 from torch import nn
 
-from offramp.answering.refit import Refit, Refits, refitted
+from offramp.answering.refit import Refit, Refits, with_refits
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
-from offramp.exits import Settings, add_exits
+from offramp.exits import ExitOptions, add_exits
 from offramp.export import one_file as one_file_model
 from offramp.export import write_file, write_folder
-from offramp.export.seal import sealed
+from offramp.export.seal import sealed_bytes
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
 from offramp.networks.preprocessing import Layout, Preprocessing
@@ -35,8 +35,7 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.policies.gates import Gates
 from offramp.policies.routing import Routing
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime
@@ -139,7 +138,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     np.savez(folder / "test.npz", x=x, y=y)
     big, small = deep_network(folder / "big.onnx", 4), deep_network(folder / "small.onnx", 1)
     examples = open_examples(folder / "train.npz")
-    exits = add_exits(big, examples, Settings(["hidden1", "hidden2"]), folder / "e")
+    exits = add_exits(big, examples, ExitOptions(at=["hidden1", "hidden2"]), folder / "e")
     exits.networks.write(folder / "exits")
     graphs = {
         "chain": combine({"small": small, "big": big}),
@@ -167,7 +166,9 @@ def planned(networks: Networks, folder: Path, refits: Refits | None = None) -> C
     names = [stage.name for stage in networks.graph.stages]
     # given, not measured: networks as small as these take no longer than a decision
     costs = Costs({n: 4.0**i for i, n in enumerate(names)}, dict.fromkeys(names, 0.25), "unit")
-    trace = record(networks, runtime, examples, folder / "trace", Recording(50), costs=costs)
+    trace = record(
+        networks, runtime, examples, folder / "trace", RecordOptions(batch=50), costs=costs
+    )
     # the small network of the chain errs less than the big one: what learns never leaves it
     plain = "margin" if len(networks.graph.order) == 2 else "learned"
     policy = "network" if refits else plain
@@ -178,7 +179,7 @@ def routing(
     trace: Trace, networks: Networks, folder: Path, policy: str, refits: Refits | None = None
 ) -> Case:
     """A plan at the setting of its policy at which examples stop most evenly at its stages."""
-    plan = fit(refitted(trace, refits or {}), 0.1, policy=policy, networks=networks)
+    plan = fit(with_refits(trace, refits or {}), 0.1, policy=policy, networks=networks)
     plan = replace(plan, kinds=trace.kinds, refits=refits or {})
     spoken = plan.answering(trace)
 
@@ -290,7 +291,7 @@ def test_a_network_that_runs_alone_is_exported_as_well(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=points, y=labels)
     runtime = OnnxRuntime(networks.files)
     examples = open_examples(tmp_path / "d.npz")
-    trace = record(networks, runtime, examples, tmp_path / "trace", Recording(20))
+    trace = record(networks, runtime, examples, tmp_path / "trace", RecordOptions(batch=20))
     plan = fit(trace, 0.0001, networks=networks)
     assert not plan.routes
     for driver in (one_file(Case(plan, tmp_path)), a_file_per_stage(Case(plan, tmp_path))):
@@ -382,7 +383,7 @@ def test_a_file_that_needs_a_newer_engine_is_refused(
 ) -> None:
     model = one_file_model(cases["chain"].plan)
     model.opset_import[0].version = 99
-    (tmp_path / "new.onnx").write_bytes(sealed(model))
+    (tmp_path / "new.onnx").write_bytes(sealed_bytes(model))
     with pytest.raises(NetworkError, match="does not load"):
         SingleFile(tmp_path / "new.onnx")
 

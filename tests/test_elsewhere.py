@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from offramp.base.arrays import FloatArray
-from offramp.exits import Settings, add_exits
+from offramp.exits import ExitOptions, add_exits
 from offramp.export import write_file
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
@@ -60,7 +60,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.savez(folder / f"{name}.npz", x=x, y=y)
     big, small = deep_network(folder / "big.onnx", 3), deep_network(folder / "small.onnx", 1)
     examples_ = open_examples(folder / "train.npz")
-    add_exits(big, examples_, Settings(["hidden1"]), folder / "e").networks.write(folder / "exits")
+    add_exits(big, examples_, ExitOptions(at=["hidden1"]), folder / "e").networks.write(
+        folder / "exits"
+    )
     networks = combine({"small": small, "big": folder / "exits"})
     plan: Plan = planned(networks, folder / "case").plan
     write_file(plan, folder / "plan.onnx", dial=True)

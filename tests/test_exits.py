@@ -16,9 +16,9 @@ from offramp.base.errors import DataError, GraphError, InputError, NetworkError
 from offramp.cli import main
 from offramp.core.graph import Costs, Graph, Stage, whole
 from offramp.core.trace import Trace, assemble
-from offramp.exits import Settings, add_exits, candidates
+from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.exits.attach import FINAL
-from offramp.exits.cutting import Point
+from offramp.exits.cutting import ExitPoint
 from offramp.exits.heads import fit_head
 from offramp.exits.placement import WORTH, mean_cost, place, propose
 from offramp.exits.pooling import Pooling
@@ -28,8 +28,7 @@ from offramp.networks.preprocessing import Preprocessing
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.recording.measure import stage_costs
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.testing import RuntimeLaws, synthetic
 from tests import architectures
@@ -67,7 +66,9 @@ def run(*arguments: str) -> int:
 
 def traced(networks: Networks, folder: Path, out: Path) -> Trace:
     runtime = OnnxRuntime(networks.files, networks.graph)
-    return record(networks, runtime, open_examples(folder / "test.npz"), out, Recording(50))
+    return record(
+        networks, runtime, open_examples(folder / "test.npz"), out, RecordOptions(batch=50)
+    )
 
 
 def test_the_points_of_a_network_are_listed(
@@ -75,7 +76,11 @@ def test_the_points_of_a_network_are_listed(
 ) -> None:
     assert run("exits", str(folder / "deep.onnx"), "--list") == 0
     said = capsys.readouterr().out
-    assert [p.name for p in candidates(folder / "deep.onnx")] == ["hidden1", "hidden2", "hidden3"]
+    assert [p.name for p in candidate_points(folder / "deep.onnx")] == [
+        "hidden1",
+        "hidden2",
+        "hidden3",
+    ]
     for text in ("hidden1", "hidden2", "hidden3", "work so far", "carry"):
         assert text in said
     assert run("exits", str(folder / "deep.onnx"), "--list", "--json") == 0
@@ -194,7 +199,7 @@ def test_a_network_that_gives_no_scores_is_refused(folder: Path, tmp_path: Path)
     onnx.save(model, tmp_path / "wide.onnx")
     examples = open_examples(folder / "train.npz")
     with pytest.raises(NetworkError, match="must be scores"):
-        add_exits(tmp_path / "wide.onnx", examples, Settings(["hidden1"]), tmp_path / "parts")
+        add_exits(tmp_path / "wide.onnx", examples, ExitOptions(at=["hidden1"]), tmp_path / "parts")
 
 
 def test_heads_may_hear_earlier_ones(folder: Path, tmp_path: Path) -> None:
@@ -386,7 +391,7 @@ def test_a_class_absent_from_the_data_is_refused(
 def test_a_class_that_only_held_out_examples_have_is_never_answered() -> None:
     random = np.random.default_rng(0)
     features, labels = random.normal(size=(300, 3)), random.integers(0, 3, 300)
-    place = Point("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint(name="p", cost=1, carry=("p",), carry_bytes=1, path="p", shape=(3,))
     for style in ("linear", "deep"):
         head = fit_head(Pooling(place, style), features, np.where(labels == 1, 3, labels), 4)
         scores = head(features)
@@ -396,7 +401,7 @@ def test_a_class_that_only_held_out_examples_have_is_never_answered() -> None:
 
 
 def test_labels_of_a_single_class_teach_nothing() -> None:
-    place = Point("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint(name="p", cost=1, carry=("p",), carry_bytes=1, path="p", shape=(3,))
     with pytest.raises(DataError, match="a single class"):
         fit_head(Pooling(place, "linear"), np.ones((5, 3)), np.zeros(5, np.int64), 2)
 
@@ -414,13 +419,13 @@ def test_empty_names_of_points_are_refused() -> None:
 @pytest.mark.parametrize("name", ["bert", "lstm", "vit", "resnet", "vectors"])
 def test_pooling_in_onnx_is_pooling_of_every_layout(name: str, style: str, tmp_path: Path) -> None:
     """Against numpy, on what the network shows at the point."""
-    from offramp.exits.cutting import point
+    from offramp.exits.cutting import exit_point
     from offramp.exits.network import Network, open_session
     from offramp.exits.pooling import pooled
 
     module, x, at = architectures.ALL[name]()
     network = Network.read(architectures.export(module, x, tmp_path / "m.onnx"), x)
-    place = point(network, at[0])
+    place = exit_point(network, at[0])
     padding = (network.input, 0) if name in ("bert", "lstm") else None
     session = open_session(pooled(network, {"p": Pooling(place, style, True, padding)}))  # type: ignore[arg-type]
     found = session.run(None, {network.input: x})[0]
@@ -456,7 +461,7 @@ def test_heads_of_two_classes_have_two_scores() -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(1500, 3)) * [50, 1, 0.02] + [7, 0, 3]  # of any scale
     labels = (features[:, 0] > 50 * features[:, 1] + 7).astype(np.int64)
-    place = Point("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint(name="p", cost=1, carry=("p",), carry_bytes=1, path="p", shape=(3,))
     for style in ("linear", "deep"):
         head = fit_head(Pooling(place, style), features, labels, 2)
         assert (head(features).argmax(axis=1) == labels).mean() > 0.9
@@ -464,7 +469,7 @@ def test_heads_of_two_classes_have_two_scores() -> None:
 
 def test_several_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="reads one"):
-        candidates(two_inputs(tmp_path / "two.onnx"))
+        candidate_points(two_inputs(tmp_path / "two.onnx"))
 
 
 def two_inputs(path: Path) -> Path:
@@ -476,6 +481,6 @@ def two_inputs(path: Path) -> Path:
 def test_few_examples_of_a_class_are_enough() -> None:
     random = np.random.default_rng(0)
     features, labels = random.normal(size=(40, 3)), np.r_[np.arange(5), np.zeros(35, np.int64)]
-    place = Point("p", 1, ("p",), 1, "p", (3,))
+    place = ExitPoint(name="p", cost=1, carry=("p",), carry_bytes=1, path="p", shape=(3,))
     head = fit_head(Pooling(place, "deep"), features, labels, 5)
     assert head(features).shape == (40, 5)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import expit, softmax
 
-from offramp.answering.committees import answering
+from offramp.answering.committees import with_committees
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
 from offramp.core import tasks
@@ -99,7 +99,7 @@ def check(plan: Plan, trace: Trace, driver: Driver, tradeoff: float | None = Non
     x = np.arange(trace.examples, dtype=np.float32)[:, None]
     found = driver(x, tradeoff)
     turned = plan.turned(tradeoff)
-    spoken = answering(trace, turned.speaking)
+    spoken = with_committees(trace, turned.speaking)
     outcome = replay(spoken, turned.running, turned.setting)
     stage = np.array([outcome.order.index(name) for name in found.stage])
     same = stage == outcome.stage

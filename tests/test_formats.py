@@ -30,7 +30,7 @@ from offramp.plan.asked import Asked
 from offramp.plan.fit import fit_each
 from offramp.plan.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json
-from offramp.recording.record import Settings
+from offramp.recording.record import RecordOptions
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs
 
@@ -119,8 +119,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads.write(made / "heads")
     given = (heads, OnnxRuntime(networks.files, networks.graph), named)
     with pytest.raises(InterruptedError):
-        record(*given, made / "stopped", Settings(), progress=_stop)
-    trace = record(*given, made / "trace", Settings(sizes=(1, 64)), graph_folder=made / "heads")
+        record(*given, made / "stopped", RecordOptions(), progress=_stop)
+    trace = record(
+        *given, made / "trace", RecordOptions(sizes=(1, 64), graph_folder=made / "heads")
+    )
     priced = replace(trace, costs=_priced(trace.costs))
     times = {1: 1e-3, 64: 2e-2}
     latency = Latency(

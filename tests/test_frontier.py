@@ -33,7 +33,14 @@ REFERENCE = 10.0
 
 
 def spot(excess: float, cost: float) -> Point:
-    return Point(None, excess, max(excess, 0.0), cost, REFERENCE / cost, {})
+    return Point(
+        tradeoff=None,
+        excess_loss=excess,
+        induced_loss=max(excess, 0.0),
+        cost=cost,
+        speedup=REFERENCE / cost,
+        exits={},
+    )
 
 
 # multiples of half a point, so that levels are met exactly; costs up to above the reference's

@@ -25,12 +25,12 @@ from offramp.recording.independence import (
     RowsDepend,
     Traits,
     check_made_up,
-    compare,
+    dependence,
     difference,
-    made_up,
+    made_up_rows,
     runs,
 )
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
 from tests.made import blobs, linear_network
 
@@ -122,7 +122,11 @@ def recorded(folder: Path, file: Path, x: AnyArray, batch: int = 64) -> Trace:
     networks = Networks(Graph.chain(["big"]), {"big": file})
     examples = open_examples(folder / "data.npz")
     return record(
-        networks, OnnxRuntime(networks.files), examples, folder / "trace", Settings(batch)
+        networks,
+        OnnxRuntime(networks.files),
+        examples,
+        folder / "trace",
+        RecordOptions(batch=batch),
     )
 
 
@@ -209,11 +213,11 @@ def test_networks_of_any_precision_whose_rows_stand_alone_pass(tmp_path: Path) -
     files = (linear, stepped(tmp_path / "s.onnx"), large, halved(large, tmp_path / "half.onnx"))
     for file in files:
         value = onnx.load(file).graph.input[0]
-        x = made_up(value, 40)
+        x = made_up_rows(value, 40)
         assert x is not None
         tolerance = Traits.of([file]).tolerance
         run = runs(OnnxRuntime({"s": file}), Graph.chain(["s"]))
-        found = compare(run, x, {"s": tolerance})["s"]
+        found = dependence(run, x, {"s": tolerance})["s"]
         assert found.scores < tolerance / 5
         assert found.answers == 0
 
@@ -243,8 +247,8 @@ def test_a_law_of_functions_of_rows(seed: int, rows: int, size: float) -> None:
     def with_the_first(x: AnyArray) -> dict[str, FloatArray]:
         return {"s": ((np.sin(x) + 0.1 * x[:1] * np.arange(3)) * size).astype(np.float32)}
 
-    assert compare(by_itself, x, {"s": 1e-6})["s"].scores == 0
-    assert compare(with_the_first, x, {"s": 1e-3})["s"].scores > 1e-3
+    assert dependence(by_itself, x, {"s": 1e-6})["s"].scores == 0
+    assert dependence(with_the_first, x, {"s": 1e-3})["s"].scores > 1e-3
 
 
 def test_a_network_that_cannot_read_what_is_made_up_is_left_to_the_recording(

@@ -20,7 +20,7 @@ from offramp.networks.inputs import EVERY, FIRST, Inputs, Range, UnlikeInputs, W
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.runtime.routed import Routed
 from offramp.runtime.single import SingleFile
@@ -115,7 +115,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     x, y = blobs(3000)
     np.savez(folder / "data.npz", x=x, y=y)
     examples = open_examples(folder / "data.npz")
-    trace = record(networks, OnnxRuntime(files), examples, folder / "trace", Settings(16))
+    trace = record(
+        networks, OnnxRuntime(files), examples, folder / "trace", RecordOptions(batch=16)
+    )
     known = Inputs.from_json(trace.info["input"])
     assert known.range is not None
     assert (known.shape, known.dtype) == ((6,), "float32")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.core.frontier import Point, Recorded, cost_at, excess_of, frontier, hull, replay
+from offramp.core.frontier import Point, TracePolicy, cost_at, excess_of, frontier, hull, replay
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
 from offramp.core.walk import drive, walk
@@ -98,7 +98,7 @@ def one_by_one(trace: Trace, policy: Policy, row: int) -> tuple[str, float]:
 @given(traces(), SEEDS)
 def test_evidence_distilled_once_serves_every_setting(trace: Trace, seed: int) -> None:
     policy = scramble(trace, seed)
-    recorded = Recorded(policy, trace)
+    recorded = TracePolicy(policy, trace)
     for setting in policy.settings:
         one, other = replay(trace, policy, setting), replay(trace, recorded, setting)
         assert (one.stage == other.stage).all()
@@ -193,7 +193,17 @@ points_of = st.lists(st.tuples(st.integers(-5, 20), st.integers(1, 20)), min_siz
 
 @given(points_of)
 def test_the_hull_lies_below_every_point_and_is_convex(pairs: list[tuple[int, int]]) -> None:
-    points = [Point(None, x / 10, 0.0, float(y), 1.0, {}) for x, y in pairs]
+    points = [
+        Point(
+            tradeoff=None,
+            excess_loss=x / 10,
+            induced_loss=0.0,
+            cost=float(y),
+            speedup=1.0,
+            exits={},
+        )
+        for x, y in pairs
+    ]
     corners = hull(points)
     assert all(corner in points for corner in corners)
     for point in points:

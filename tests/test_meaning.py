@@ -15,15 +15,14 @@ from offramp.base.arrays import FloatArray, IntArray
 from offramp.command import tables
 from offramp.core.graph import Costs, Graph
 from offramp.core.imports import import_scores
-from offramp.core.meaning import DoubtfulLabels, chance_loss, doubts, judge
+from offramp.core.meaning import DoubtfulLabels, chance_loss, doubts, finding_of
 from offramp.core.trace import Trace, assemble
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
 from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
 from tests.made import blobs
 
@@ -45,7 +44,7 @@ def scored(
 @given(SEEDS, CLASSES, st.sampled_from([0.0, 0.2, 0.4]))
 @settings(deadline=None)
 def test_good_networks_give_nothing(seed: int, classes: int, error: float) -> None:
-    assert judge(*scored(seed, classes, 1000, error)) is None
+    assert finding_of(*scored(seed, classes, 1000, error)) is None
 
 
 @given(SEEDS, st.integers(5, 60))
@@ -53,7 +52,7 @@ def test_good_networks_give_nothing(seed: int, classes: int, error: float) -> No
 def test_permuted_labels_are_found(seed: int, classes: int) -> None:
     scores, labels = scored(seed, classes, 2000, 0.1)
     turned = (7 * np.arange(classes) + 3) % classes if classes % 7 else np.arange(classes)[::-1]
-    found = judge(scores, turned[labels])
+    found = finding_of(scores, turned[labels])
     assert found is not None
     assert found.reason in ("permuted", "shifted")
     assert found.mended is not None
@@ -66,7 +65,7 @@ def test_shifted_labels_are_found(seed: int, classes: int, shift: int) -> None:
     scores, labels = scored(seed, classes, 500)
     wide = np.zeros((500, classes + 6), np.float32)
     wide[:, 3 : classes + 3] = scores
-    found = judge(wide, labels + 3 - shift)
+    found = finding_of(wide, labels + 3 - shift)
     assert found is not None
     assert (found.reason, found.shift) == ("shifted", shift)
 
@@ -75,19 +74,19 @@ def test_shifted_labels_are_found(seed: int, classes: int, shift: int) -> None:
 @settings(deadline=None, max_examples=40)
 def test_noise_is_no_permutation(seed: int, classes: int, examples: int) -> None:
     scores, labels = scored(seed, classes, examples, 1.0)
-    found = judge(scores, labels)
+    found = finding_of(scores, labels)
     assert found is None or found.reason == "chance"
 
 
 def test_noise_is_chance_most_of_the_time() -> None:
-    found = [judge(*scored(seed, 10, 500, 1.0)) for seed in range(50)]
+    found = [finding_of(*scored(seed, 10, 500, 1.0)) for seed in range(50)]
     assert sum(one is not None and one.reason == "chance" for one in found) >= 45
 
 
 def test_two_classes_that_are_exchanged_are_found_far_from_chance() -> None:
     scores, labels = scored(0, 10, 3000, 0.05)
     exchanged = np.array([0, 1, 2, 3, 4, 5, 6, 7, 9, 8])[labels]
-    found = judge(scores, exchanged)
+    found = finding_of(scores, exchanged)
     assert found is not None
     assert found.reason == "permuted"
     assert found.loss < 0.3
@@ -95,13 +94,13 @@ def test_two_classes_that_are_exchanged_are_found_far_from_chance() -> None:
 
 def test_a_network_that_always_says_the_same_is_not_permuted() -> None:
     labels = (np.random.default_rng(0).random(2000) < 0.1).astype(np.int64)
-    found = judge(np.eye(4, dtype=np.float32)[np.full(2000, 3)], labels)
+    found = finding_of(np.eye(4, dtype=np.float32)[np.full(2000, 3)], labels)
     assert found is not None
     assert found.reason == "chance"
 
 
 def test_a_few_examples_say_nothing() -> None:
-    assert judge(*scored(0, 5, 10, 1.0)) is None
+    assert finding_of(*scored(0, 5, 10, 1.0)) is None
 
 
 def test_cheap_stages_may_know_little() -> None:
@@ -179,6 +178,6 @@ def test_a_recording_names_the_output_that_fits(tmp_path: Path) -> None:
             OnnxRuntime(networks.files),
             open_examples(tmp_path / "data.npz"),
             tmp_path / "trace",
-            Recording(1),
+            RecordOptions(batch=1),
         )
     assert any("another output of 'big', 'logits'" in str(one.message) for one in said)

@@ -24,6 +24,7 @@ from offramp.base.manifests import kind_of_folder, write_manifest
 from offramp.base.outputs import check_output, new_folder, only_one
 from offramp.command.answers import harmless
 from offramp.core.graph import Graph
+from offramp.core.rows import RowFacts
 from offramp.core.trace import Trace, assemble
 from offramp.networks.networks import Networks
 from offramp.testing import synthetic
@@ -169,7 +170,7 @@ def test_old_or_new_is_there_whenever_it_ends(
     def gone(*_: object) -> None:
         """A process that was killed removes nothing, and rolls nothing back."""
 
-    dying("offramp.base.outputs.settle", files.settle)
+    dying("offramp.base.outputs.sync_tree", files.sync_tree)
     dying("offramp.base.outputs.os.rename", os.rename)
     dying("offramp.base.outputs.sync", files.sync)
     monkeypatch.setattr("offramp.base.files.remove", gone)
@@ -282,7 +283,7 @@ def test_ids_are_unique() -> None:
     ids = np.arange(50)
     ids[7] = 3
     with pytest.raises(TraceError, match="the id 3 is there twice"):
-        assemble(trace.graph, trace.costs, trace.scores, ids=ids)
+        assemble(trace.graph, trace.costs, trace.scores, facts=RowFacts(ids=ids))
 
 
 def test_a_part_that_the_manifest_does_not_list_is_no_part(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from offramp.base.errors import PlanError
 from offramp.core.frontier import area, excess_of, frontier, replay, static_points
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.policy import TRADEOFFS, backbone
+from offramp.core.rows import RowFacts
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace, assemble
 from offramp.policies import FAMILIES, Deployable, policy_from_json, policy_to_json
@@ -400,7 +401,7 @@ def odd(kind: str) -> Trace:
         return assemble(graph, costs, few.scores, labels=labels, kind="logits")
     if kind == "own loss":
         loss = {stage: np.linspace(0, 1 - 0.3 * i, 40) for i, stage in enumerate("abc")}
-        return assemble(chain, costs, few.scores, loss=loss, kind="logits")
+        return assemble(chain, costs, few.scores, facts=RowFacts(loss=loss), kind="logits")
     return {
         "one stage": lambda: synthetic(40, "a", classes=4),
         "one example": lambda: synthetic(1, "abc", classes=4),

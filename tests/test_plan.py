@@ -14,7 +14,8 @@ import pytest
 from offramp.base.errors import BudgetError, InputError, LossError, PlanError, TraceError
 from offramp.core.frontier import cost_at, frontier, hull, static_points
 from offramp.core.graph import Graph
-from offramp.core.trace import Trace, learning_share
+from offramp.core.rows import learning_share
+from offramp.core.trace import Trace
 from offramp.learn.teach import Taught, Ways
 from offramp.networks.networks import Networks
 from offramp.plan.evaluate import evaluate

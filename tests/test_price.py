@@ -16,7 +16,7 @@ from offramp.command.answers import stream
 from offramp.core.frontier import replay, static_points
 from offramp.core.graph import Costs, Graph, head, whole
 from offramp.core.trace import Trace
-from offramp.exits import Settings, add_exits
+from offramp.exits import ExitOptions, add_exits
 from offramp.export import write_file, write_folder
 from offramp.export.itinerary import Itinerary
 from offramp.learn.latency import Latency
@@ -27,8 +27,7 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.policies import Static
 from offramp.recording.measure import stage_costs
-from offramp.recording.record import Settings as Recording
-from offramp.recording.record import record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
 from offramp.study.bench import bench
 from offramp.study.compare import compare
@@ -64,12 +63,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     train = open_examples(folder / "train.npz")
     for name, layers in (("small", 2), ("big", 3)):
         network = deep_network(folder / f"{name}.onnx", layers)
-        exits = add_exits(network, train, Settings(["hidden1"]), folder / f"{name}-parts")
+        exits = add_exits(network, train, ExitOptions(at=["hidden1"]), folder / f"{name}-parts")
         exits.networks.write(folder / name)
     networks = combine({"small": folder / "small", "big": folder / "big"})
     runtime = OnnxRuntime(networks.files, networks.graph)
     learning, certifying = (
-        record(networks, runtime, open_examples(folder / f"{p}.npz"), folder / p, Recording(100))
+        record(
+            networks,
+            runtime,
+            open_examples(folder / f"{p}.npz"),
+            folder / p,
+            RecordOptions(batch=100),
+        )
         for p in ("learn", "certify")
     )
     return Made(networks, learning, certifying, folder / "certify.npz")

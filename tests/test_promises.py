@@ -21,6 +21,7 @@ from offramp.promise.certify import (
     Candidate,
     Certificate,
     Order,
+    Trial,
     certify,
     check_promise,
     safest_first,
@@ -240,7 +241,7 @@ def test_a_promise_is_broken_at_most_as_often_as_it_says(excess: Excess) -> None
             reference="big",
             reference_cost=20,
             confidence=confidence,
-            excess=excess,
+            trial=Trial(excess=excess),
         )
         risk = dict(zip([p.tradeoff for p in points], risks, strict=True))
         certified += found.tradeoff is not None
@@ -276,7 +277,7 @@ def test_fit_keeps_its_promise_on_a_population_of_known_truth(excess: Excess) ->
             reference="large",
             reference_cost=population.reference_cost,
             confidence=confidence,
-            excess=excess,
+            trial=Trial(excess=excess),
         )
         if found.tradeoff is not None:
             broken += truth[found.tradeoff] > budget

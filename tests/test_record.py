@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from offramp.core.trace import Trace
 from offramp.networks.data import Examples, open_examples
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.driver import Alone
 from tests.made import blob_networks, blobs, linear_network, picture
 
-BATCH = Settings(batch=16)
+BATCH = RecordOptions(batch=16)
 # calls that compare rows alone with the same rows together, of both stages: at first, of each part
 COMPARED, AGAIN = 2 * (1 + 2 + 1 + 16), 2 * 3
 
@@ -58,7 +58,7 @@ class Setup:
 
     def record(self, name: str, **options: Any) -> Trace:
         given: dict[str, Any] = {"runtime": self.runtime, "examples": self.examples}
-        given |= {"settings": BATCH, **options}
+        given |= {"options": BATCH, **options}
         return record(self.networks, out=self.folder / name, **given)
 
 
@@ -170,7 +170,8 @@ def test_killed_at_random_moments_and_resumed_it_is_the_same_trace(setup: Setup)
         if manifest.exists() and json.loads(manifest.read_text())["complete"]:
             break  # perhaps killed as well, but too late
     assert kills >= 2
-    setup.record("whole", graph_folder=setup.folder / "graph")
+    folder = setup.folder / "graph"
+    setup.record("whole", options=replace(BATCH, graph_folder=folder))
     same(out, setup.folder / "whole")
     assert not list(out.glob(".*"))
 
@@ -182,11 +183,11 @@ def test_another_recording_is_not_continued(setup: Setup) -> None:
     np.savez(setup.folder / "other.npz", x=x, y=y)
     for options in (
         {"examples": open_examples(setup.folder / "other.npz")},
-        {"settings": Settings(batch=32)},
+        {"options": RecordOptions(batch=32)},
     ):
         with pytest.raises(InputError, match=r"another (data|batch)"):
             setup.record("t", **options)
-    assert setup.record("t", force=True, settings=Settings(batch=32)).examples == 10_000
+    assert setup.record("t", force=True, options=RecordOptions(batch=32)).examples == 10_000
 
 
 def test_a_finished_recording_is_not_replaced_unasked(setup: Setup) -> None:
@@ -310,9 +311,9 @@ def test_what_does_not_fit_is_refused_after_the_first_batch(setup: Setup) -> Non
     with pytest.raises(ScoresError, match="3 classes"):
         setup.record("a", runtime=(runtime := Counted(setup.runtime, 3)))
     assert runtime.calls < few
-    kind = Settings(batch=16, kind="probabilities")
+    kind = RecordOptions(batch=16, kind="probabilities")
     with pytest.raises(ScoresError, match="no probabilities in row 0"):
-        setup.record("b", runtime=(runtime := Counted(setup.runtime, 4)), settings=kind)
+        setup.record("b", runtime=(runtime := Counted(setup.runtime, 4)), options=kind)
     assert runtime.calls < few
     x, y = blobs(10_000)
     np.savez(setup.folder / "other.npz", x=x, y=y + 2)
@@ -325,7 +326,7 @@ def test_what_does_not_fit_is_refused_after_the_first_batch(setup: Setup) -> Non
 def test_what_the_scores_are_can_be_said(setup: Setup) -> None:
     files = {"only": ending_in(setup.folder / "n.onnx", "Sigmoid")}
     networks = Networks(Graph.chain(files), files)
-    said = Settings(batch=16, kind="logits")
+    said = RecordOptions(batch=16, kind="logits")
     trace = record(networks, OnnxRuntime(files), setup.examples, setup.folder / "t", said)
     assert trace.kinds == {"only": "logits"}
 

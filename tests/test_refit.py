@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from offramp.answering.committees import SMALLEST
-from offramp.answering.refit import Refit, Repair, learn, refitted
+from offramp.answering.refit import Refit, Repair, learn_refits, with_refits
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
 from offramp.cli import app
@@ -66,8 +66,8 @@ def test_a_network_with_biased_classes_recovers_its_accuracy() -> None:
     first, second = fair(6000).split(0.5, 0)
     honest = fair(6000).take(second)
     learning, other = (biased(fair(6000), "n0", "n1").take(rows) for rows in (first, second))
-    found, crossed = learn(learning)
-    mended = refitted(other, found)
+    found, crossed = learn_refits(learning)
+    mended = with_refits(other, found)
     assert set(found) == {"n0", "n1"}
     for stage in found:
         assert loss_of(other, stage) > loss_of(honest, stage) + 0.02
@@ -78,36 +78,36 @@ def test_a_network_with_biased_classes_recovers_its_accuracy() -> None:
 def test_mixed_up_classes_need_a_matrix_and_get_it() -> None:
     trace = fair(4000)
     swapped = trace.scores["n0"][:, [1, 0, 2, 3, 4]]
-    found, _ = learn(replace(trace, scores={**trace.scores, "n0": swapped}))
+    found, _ = learn_refits(replace(trace, scores={**trace.scores, "n0": swapped}))
     assert found["n0"].weights.shape == (5, 5)
-    assert loss_of(refitted(trace, {}), "n0") == pytest.approx(
-        loss_of(refitted(replace(trace, scores={**trace.scores, "n0": swapped}), found), "n0"),
+    assert loss_of(with_refits(trace, {}), "n0") == pytest.approx(
+        loss_of(with_refits(replace(trace, scores={**trace.scores, "n0": swapped}), found), "n0"),
         abs=0.02,
     )
 
 
 def test_where_nothing_helps_nothing_changes() -> None:
     trace = fair()
-    found, crossed = learn(trace)
+    found, crossed = learn_refits(trace)
     assert found == {}
     assert crossed.scores == trace.scores
-    assert refitted(trace, found) == trace
+    assert with_refits(trace, found) == trace
 
 
 def test_a_network_that_is_always_right_is_left_alone() -> None:
     trace = fair()
     agreeing = replace(trace, labels=tasks.answers(trace.scores["n0"]))
-    assert "n0" not in learn(agreeing)[0]
+    assert "n0" not in learn_refits(agreeing)[0]
 
 
 def test_only_the_stage_that_gains_is_refitted() -> None:
-    assert set(learn(biased(fair(), "n1"))[0]) == {"n1"}
+    assert set(learn_refits(biased(fair(), "n1"))[0]) == {"n1"}
 
 
 def test_crossed_scores_are_not_those_of_the_refit_of_all() -> None:
     trace = biased(fair(400), "n0")
-    found, crossed = learn(trace)
-    assert not np.allclose(crossed.scores["n0"], refitted(trace, found).scores["n0"])
+    found, crossed = learn_refits(trace)
+    assert not np.allclose(crossed.scores["n0"], with_refits(trace, found).scores["n0"])
 
 
 def test_labels_that_say_nothing_are_not_learned() -> None:
@@ -116,7 +116,7 @@ def test_labels_that_say_nothing_are_not_learned() -> None:
     for seed in range(10):
         trace = fair(300, seed)
         noise = np.random.default_rng(seed).integers(0, 5, trace.examples)
-        chosen += len(learn(replace(trace, labels=noise))[0])
+        chosen += len(learn_refits(replace(trace, labels=noise))[0])
     assert chosen <= 7  # of 20: a standard error is passed by chance one time in six
 
 
@@ -124,33 +124,33 @@ def test_many_classes_get_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = biased(fair(), "n0")
     turned = trace.scores["n0"][:, [1, 0, 2, 3, 4]]
     mixed = replace(trace, scores={**trace.scores, "n0": turned})
-    assert learn(mixed)[0]["n0"].weights.ndim == 2
+    assert learn_refits(mixed)[0]["n0"].weights.ndim == 2
     monkeypatch.setattr("offramp.core.tasks.FEW_CLASSES", 4)
-    assert learn(mixed)[0]["n0"].weights.ndim < 2
+    assert learn_refits(mixed)[0]["n0"].weights.ndim < 2
 
 
 def test_large_sets_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = biased(fair(2000), "n0")
-    monkeypatch.setattr("offramp.answering.refit.SAMPLE", 500)
-    found, crossed = learn(trace)
+    monkeypatch.setattr("offramp.answering.refit.ANSWER_SAMPLE", 500)
+    found, crossed = learn_refits(trace)
     assert crossed.examples == trace.examples
     monkeypatch.undo()
-    assert not np.allclose(found["n0"].bias, learn(trace)[0]["n0"].bias)
+    assert not np.allclose(found["n0"].bias, learn_refits(trace)[0]["n0"].bias)
 
 
 def test_without_labels_the_reference_is_the_teacher() -> None:
     trace = replace(biased(fair(), "n0", "n1"), labels=None)
-    found, _ = learn(trace, "disagreement", unlabelled=True)
+    found, _ = learn_refits(trace, "disagreement", unlabelled=True)
     assert "n1" not in found  # nobody agrees with the reference better than itself
-    assert learn(trace, "disagreement") == ({}, trace)
+    assert learn_refits(trace, "disagreement") == ({}, trace)
 
 
 def test_a_loss_that_only_the_trace_knows_is_left_alone() -> None:
     trace = biased(fair(), "n0")
     own = {stage: np.zeros(trace.examples, np.float32) for stage in trace.graph.order}
     known = replace(trace, loss=own)
-    assert learn(known) == ({}, known)
-    assert set(learn(known, "top1")[0]) == {"n0"}
+    assert learn_refits(known) == ({}, known)
+    assert set(learn_refits(known, "top1")[0]) == {"n0"}
 
 
 # ------------------------------------------------------------------------------ records
@@ -184,8 +184,8 @@ def test_probabilities_are_refitted_as_the_logits_they_stand_for() -> None:
     other = replace(
         trace, scores={**trace.scores, "n0": shares}, kinds={**trace.kinds, "n0": "probabilities"}
     )
-    found, _ = learn(trace)
-    one, two = refitted(trace, found), refitted(other, found)
+    found, _ = learn_refits(trace)
+    one, two = with_refits(trace, found), with_refits(other, found)
     np.testing.assert_allclose(one.scores["n0"], two.scores["n0"], atol=1e-3)
     assert two.kinds["n0"] == "logits"
 
@@ -212,7 +212,7 @@ def test_the_promise_is_against_the_refitted_reference() -> None:
         plan.certificate.losses,
         plan.certificate.gains,
     )
-    mended = loss_of(refitted(trace.take(rest), plan.refits), "n1")
+    mended = loss_of(with_refits(trace.take(rest), plan.refits), "n1")
     assert after.losses("top1").of_reference.mean() == pytest.approx(mended)
     statics = static_points(after, after.losses("top1"))
     assert statics["n1"].excess_loss == 0
@@ -234,7 +234,7 @@ def test_a_repair_is_not_sold_as_routing() -> None:
 
 def test_a_mended_network_that_stands_in_for_the_reference_is_a_repair() -> None:
     whole, spoiled = fair(4000), biased(fair(4000), "n0", "n1")
-    mended = refitted(spoiled, learn(spoiled)[0])
+    mended = with_refits(spoiled, learn_refits(spoiled)[0])
     budget = loss_of(whole, "n0") - loss_of(spoiled, "n1") + 0.02
     assert loss_of(spoiled, "n0") - loss_of(spoiled, "n1") > budget
     found = Repair.of(spoiled, mended, "top1", "net", budget)
@@ -285,7 +285,7 @@ def test_evaluation_is_against_the_refitted_reference_and_tells_the_other() -> N
     plan = planned(trace.take(first))
     other = trace.take(second)
     found = evaluate(plan, other)
-    assert found.reference_loss == pytest.approx(loss_of(refitted(other, plan.refits), "n1"))
+    assert found.reference_loss == pytest.approx(loss_of(with_refits(other, plan.refits), "n1"))
     assert found.unrefitted_reference_loss == pytest.approx(loss_of(other, "n1"))
     live = infer(plan, MemoryRuntime.of(other), np.arange(other.examples)[:, None])
     assert found.loss == pytest.approx((live.answer != other.labels).mean())
@@ -300,7 +300,7 @@ def test_a_network_that_runs_alone_answers_refitted() -> None:
         certificate = replace(plan.certificate, static_choice=stage)
         alone = replace(plan, tradeoff=None, certificate=certificate)
         live = infer(alone, MemoryRuntime.of(trace), np.arange(trace.examples)[:, None])
-        np.testing.assert_array_equal(live.scores, refitted(trace, plan.refits).scores[stage])
+        np.testing.assert_array_equal(live.scores, with_refits(trace, plan.refits).scores[stage])
 
 
 def test_plans_are_written_and_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from offramp.core.graph import Costs
 from offramp.core.trace import Trace
 from offramp.networks.data import open_examples
 from offramp.networks.networks import combine
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.recording.reprice import reprice
 from offramp.runtime import OnnxRuntime
 from offramp.testing import synthetic
@@ -95,10 +95,12 @@ def test_costs_that_are_given_are_not_measured(tmp_path: Path) -> None:
     runtime = OnnxRuntime(networks.files)
     examples = open_examples(tmp_path / "data.npz")
     given = parsing.costs("small=1,big=4", "J")
-    found = record(networks, runtime, examples, tmp_path / "t", Settings(16), costs=given)
+    found = record(
+        networks, runtime, examples, tmp_path / "t", RecordOptions(batch=16), costs=given
+    )
     assert found.costs == given == Trace.read(tmp_path / "t").costs
     wrong = Costs({"small": 1.0}, {"small": 0.0})
     with pytest.raises(CostError, match="'big'"):
-        record(networks, runtime, examples, tmp_path / "u", Settings(16), costs=wrong)
+        record(networks, runtime, examples, tmp_path / "u", RecordOptions(batch=16), costs=wrong)
     assert not (tmp_path / "u").exists()
     assert "cost_whole" not in json.loads((tmp_path / "t" / "trace.json").read_text())

@@ -22,7 +22,7 @@ from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
 from offramp.recording import measure
 from offramp.recording.measure import overheads, recorded_costs
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.report import ReportInput, report_inputs, write_report
 from offramp.report.page import Clock
 from offramp.report.sentences import verdict
@@ -121,7 +121,7 @@ def test_a_recording_measures_at_every_size(tmp_path: Path) -> None:
     x, y = blobs(40)
     np.savez(tmp_path / "d.npz", x=x, y=y)
     examples = open_examples(tmp_path / "d.npz")
-    settings = Settings(64, sizes=(1, 64))  # more than there are examples
+    settings = RecordOptions(batch=64, sizes=(1, 64))  # more than there are examples
     found = record(networks, OnnxRuntime(networks.files), examples, tmp_path / "t", settings).costs
     assert (found.batch, list(found.at)) == (64, [1])
     assert found.overhead is not None

@@ -20,7 +20,7 @@ from offramp.base.progress import Progress
 from offramp.command import tables, terminal
 from offramp.command.sheets import Facts, Sheet, painted
 from offramp.core.trace import Trace
-from offramp.exits.cutting import Point as ExitPoint
+from offramp.exits.cutting import ExitPoint
 from offramp.learn.pool import search
 from offramp.learn.teach import teach
 from offramp.plan.evaluate import evaluate
@@ -65,7 +65,14 @@ def clock() -> Bench:
 
 def points() -> list[ExitPoint]:
     return [
-        ExitPoint(f"{TENSOR}.{i}", 10 ** (8 + i), (), 2**40 + i, f"backbone.{i}" * 6, (384, 7))
+        ExitPoint(
+            name=f"{TENSOR}.{i}",
+            cost=10 ** (8 + i),
+            carry=(),
+            carry_bytes=2**40 + i,
+            path=f"backbone.{i}" * 6,
+            shape=(384, 7),
+        )
         for i in range(4)
     ]
 

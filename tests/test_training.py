@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from offramp.base.errors import InputError, NetworkError
 from offramp.exits.module import WithExits, deep_head, export, linear_head
-from offramp.exits.training import Training, loss_of, rate_of, shuffled, train
+from offramp.exits.training import Training, rate_of, shuffled, train, training_loss
 from offramp.runtime import OnnxRuntime
 from tests import architectures
 from tests.made import blobs
@@ -86,7 +86,7 @@ def test_training_lowers_the_error_of_every_exit_it_trains(mode: str) -> None:
     train(
         model,
         shuffled(x, y, 50),
-        Training(mode, 8, 1e-2),  # type: ignore[arg-type]
+        Training(mode=mode, epochs=8, learning_rate=1e-2),  # type: ignore[arg-type]
         progress=lambda what, done, total: losses.append(float(what.split()[-1])),
     )
     after = errors(model)
@@ -99,7 +99,7 @@ def test_training_heads_alone_leaves_the_network_as_it_was() -> None:
     model, _ = fresh()
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
     x, y = blobs(100)
-    train(model, shuffled(x, y, 50), Training("heads", 2, 1e-2))
+    train(model, shuffled(x, y, 50), Training(mode="heads", epochs=2, learning_rate=1e-2))
     after = model.module.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
@@ -112,12 +112,12 @@ def test_schedules_rise_and_fall() -> None:
 
 def test_the_teacher_is_not_taught_by_its_exits() -> None:
     scores = [torch.randn(5, 4, requires_grad=True) for _ in range(2)]
-    plain = Training("joint")
+    plain = Training(mode="joint")
     labels = torch.tensor([0, 1, 2, 3, 0])
-    loss_of(scores, labels, Training("distill")).backward()
+    training_loss(scores, labels, Training(mode="distill")).backward()
     taught = scores[-1].grad
     scores[-1].grad = None
-    loss_of(scores, labels, plain).backward()
+    training_loss(scores, labels, plain).backward()
     assert taught is not None
     assert scores[-1].grad is not None
     torch.testing.assert_close(taught, scores[-1].grad)
@@ -129,7 +129,7 @@ class Killed(Exception):  # noqa: N818
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     x, y = blobs(200)
-    every, settings = shuffled(x, y, 50), Training("joint", 5, 1e-2)
+    every, settings = shuffled(x, y, 50), Training(mode="joint", epochs=5, learning_rate=1e-2)
 
     def dying(epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
         if epoch == 3:
@@ -184,7 +184,7 @@ def test_a_module_with_exits_of_its_own_is_taken_as_it_is(tmp_path: Path) -> Non
     assert found.costs.body == {"exit1": 48e-6, "final": (64 + 32) * 1e-6}
     assert found.costs.head == {"exit1": 32e-6, "final": 0.0}
     with pytest.raises(InputError, match="trained in a WithExits"):
-        train(model, shuffled(x, y, 50), Training("heads", 1))
+        train(model, shuffled(x, y, 50), Training(mode="heads", epochs=1))
 
 
 class Moody(nn.Module):

@@ -12,14 +12,14 @@ import pytest
 
 from offramp.base.errors import NetworkError, PlanError
 from offramp.base.files import data_of
-from offramp.exits import candidates
+from offramp.exits import candidate_points
 from offramp.export import write_file, write_folder
 from offramp.networks import weights
 from offramp.networks.data import open_examples
 from offramp.networks.networks import Networks, combine
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime, infer
 from offramp.runtime.routed import Routed
 from offramp.runtime.single import SingleFile
@@ -66,7 +66,7 @@ def journey(tmp_path: Path, networks: Mapping[str, Path]) -> Plan:
     read = Networks.read(tmp_path / "graph")
     runtime = OnnxRuntime(read.files, read.graph)
     examples = open_examples(tmp_path / "data.npz")
-    trace = record(read, runtime, examples, tmp_path / "trace", Settings())
+    trace = record(read, runtime, examples, tmp_path / "trace", RecordOptions())
     fit(trace, 0.5, policy="margin", networks=read).write(tmp_path / "plan")
     shutil.rmtree(tmp_path / "graph")
     return Plan.read(tmp_path / "plan")
@@ -102,7 +102,7 @@ def test_networks_too_large_for_one_file_keep_a_second_one(
     check_everywhere(plan, tmp_path)
     big = tmp_path / "plan" / "stages" / "big.onnx"
     assert data_of(big).stat().st_size == 96
-    assert weights.fingerprint_of(big) == weights.fingerprint_of_copy(big)
+    assert weights.network_fingerprint(big) == weights.fingerprint_of_copy(big)
     data = data_of(tmp_path / "model.onnx")
     content = data.read_bytes()
     for wrong in (None, bytes(len(content))):
@@ -127,7 +127,7 @@ def test_weights_in_several_files_and_in_folders(tmp_path: Path) -> None:
         assert [t.raw_data for t in found.graph.initializer] == [
             t.raw_data for t in expected.graph.initializer
         ]
-        assert candidates(file) == candidates(flat)
+        assert candidate_points(file) == candidate_points(flat)
 
 
 def test_networks_behind_links_and_relative_paths(
@@ -157,7 +157,7 @@ def test_weights_outside_the_folder_are_refused(
     tmp_path: Path, networks: dict[str, Path], location: str
 ) -> None:
     file = moved(networks["big"], tmp_path / "moved" / "big.onnx", location)
-    for look in (weights.beside, weights.load, candidates, lambda f: combine({"big": f})):
+    for look in (weights.beside, weights.load, candidate_points, lambda f: combine({"big": f})):
         with pytest.raises(NetworkError, match="outside its folder"):
             look(file)
 
@@ -169,7 +169,7 @@ def test_missing_and_short_weights_are_named(tmp_path: Path, networks: dict[str,
         with pytest.raises(NetworkError, match=r"big\.onnx\.data is too short"):
             look(networks["big"])
     data.unlink()
-    for looked in (weights.load, candidates, lambda file: combine({"big": file})):
+    for looked in (weights.load, candidate_points, lambda file: combine({"big": file})):
         with pytest.raises(NetworkError, match=r"in 'big\.onnx\.data', which is not beside it"):
             looked(networks["big"])
 

@@ -56,12 +56,18 @@ def rooms(source: Path = SOURCE) -> dict[str, frozenset[str]]:
         parts = file.relative_to(source).with_suffix("").parts
         if parts[0].startswith("_"):  # hands on names, holds the version
             continue
-        imported = {_room(name) for name in _imports(file, source.name)}
+        imported = {_room(name) for name in imports(file, source.name)}
         found.setdefault(parts[0], set()).update(imported - {parts[0]})
     return {room: frozenset(used & found.keys()) for room, used in found.items()}
 
 
-def _imports(file: Path, package: str) -> set[str]:
+def module_of(file: Path, source: Path = SOURCE) -> str:
+    """The name of a module without that of the package; "" is the package itself."""
+    parts = file.relative_to(source).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(file: Path, package: str) -> set[str]:
     """The modules of this package that a file names, without its own name in front."""
     names = set[str]()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

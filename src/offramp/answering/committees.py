@@ -22,8 +22,8 @@ from offramp.core.graph import Graph
 from offramp.core.tasks import Kind, Losses
 from offramp.core.trace import Trace
 
-FOLDS = 5
-SAMPLE = 50_000  # examples that weights are learned from, at most
+ANSWER_FOLDS = 5
+ANSWER_SAMPLE = 50_000  # examples that weights are learned from, at most
 _SURE = 1.0  # standard errors that a committee must be better by
 SMALLEST = -12.0  # log-probabilities below say the same: one stage must not veto alone
 _MANY_NUMBERS = 2_000_000  # from which on threads share the work
@@ -63,7 +63,7 @@ class Committee:
 Committees = Mapping[str, Committee]
 
 
-def read(value: Mapping[str, Any], graph: Graph, walked: Graph) -> Committees:
+def committees_from_json(value: Mapping[str, Any], graph: Graph, walked: Graph) -> Committees:
     """Committees by stage from JSON.
 
     Args:
@@ -83,7 +83,7 @@ def read(value: Mapping[str, Any], graph: Graph, walked: Graph) -> Committees:
     return found
 
 
-def learn(
+def learn_committees(
     trace: Trace, loss: str | None = None, *, unlabelled: bool = False, seed: int = 0
 ) -> tuple[Committees, Trace]:
     """The committees that lose less than their stages alone, and the trace to go on learning with.
@@ -105,7 +105,7 @@ def learn(
     plain = trace.losses(loss)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
-    folds = np.random.default_rng(seed).permutation(trace.examples) % FOLDS
+    folds = np.random.default_rng(seed).permutation(trace.examples) % ANSWER_FOLDS
     found: dict[str, Committee] = {}
     crossed: dict[str, FloatArray] = {}
     for stage in trace.graph.order:
@@ -114,7 +114,7 @@ def learn(
             continue
         logs = np.stack([np.maximum(trace.log_probabilities(s), SMALLEST) for s in members])
         scores = np.empty(logs.shape[1:], dtype=np.float32)
-        for fold in range(FOLDS):
+        for fold in range(ANSWER_FOLDS):
             held = folds == fold
             weights = pool_weights(logs[:, ~held], labels[~held], seed)
             scores[held] = Committee(members, weights)(list(logs[:, held]))
@@ -133,8 +133,8 @@ def labels_of(trace: Trace, unlabelled: bool) -> IntArray | None:
 
 def pool_weights(logs: FloatArray, labels: IntArray, seed: int) -> tuple[float, ...]:
     """The weights, at least 0, with the highest likelihood; logs: (stages, n, classes)."""
-    if len(labels) > SAMPLE:
-        rows = np.random.default_rng(seed).choice(len(labels), SAMPLE, replace=False)
+    if len(labels) > ANSWER_SAMPLE:
+        rows = np.random.default_rng(seed).choice(len(labels), ANSWER_SAMPLE, replace=False)
         logs, labels = logs[:, rows], labels[rows]
     logs = logs.astype(np.float64)
     own = logs[:, np.arange(len(labels)), labels]
@@ -171,7 +171,7 @@ def better(trace: Trace, stage: str, scores: FloatArray, plain: Losses) -> bool:
     return bool(gain.mean() > _SURE * noise)
 
 
-def answering(trace: Trace, committees: Committees) -> Trace:
+def with_committees(trace: Trace, committees: Committees) -> Trace:
     """The trace as committees answer it."""
     return trace.speaking(
         {
@@ -185,7 +185,8 @@ class Speaker:
     """Turns what stages say into what they answer, while a batch walks."""
 
     def __init__(self, committees: Committees, kinds: Mapping[str, Kind]) -> None:
-        self.committees, self.kinds = committees, kinds
+        self.committees: Committees = committees
+        self.kinds: Mapping[str, Kind] = kinds
         self.said: dict[str, tuple[IntArray, FloatArray]] = {}
 
     def __call__(self, stage: str, rows: IntArray, scores: FloatArray) -> FloatArray:

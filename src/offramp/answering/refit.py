@@ -14,9 +14,16 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from offramp.answering.committees import FOLDS, SAMPLE, SMALLEST, better, few_threads, labels_of
+from offramp.answering.committees import (
+    ANSWER_FOLDS,
+    ANSWER_SAMPLE,
+    SMALLEST,
+    better,
+    few_threads,
+    labels_of,
+)
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.base.schema import record
+from offramp.base.schema import record_of
 from offramp.core import tasks
 from offramp.core.graph import Graph
 from offramp.core.tasks import Excess, Kind
@@ -63,7 +70,7 @@ class Refit:
 Refits = Mapping[str, Refit]
 
 
-def read(value: Mapping[str, Any], graph: Graph, classes: int) -> Refits:
+def refits_from_json(value: Mapping[str, Any], graph: Graph, classes: int) -> Refits:
     """Refits by stage from JSON. Raises ValueError where they do not fit the graph."""
     if unknown := set(value) - set(graph.order):
         raise ValueError(f"a refit of an unknown stage {sorted(unknown)[0]!r}")
@@ -86,7 +93,7 @@ _SMALL = (_Family(0, 0.0), _Family(1, 1e-2))
 _WHOLE = (_Family(2, 1e-2), _Family(2, 1e-1), _Family(2, 1.0))
 
 
-def learn(
+def learn_refits(
     trace: Trace, loss: str | None = None, *, unlabelled: bool = False, seed: int = 0
 ) -> tuple[Refits, Trace]:
     """The refits after which stages lose less, and the trace to go on learning with.
@@ -112,7 +119,7 @@ def learn(
     plain = trace.losses(loss)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
-    folds = np.random.default_rng(seed).permutation(trace.examples) % FOLDS
+    folds = np.random.default_rng(seed).permutation(trace.examples) % ANSWER_FOLDS
     found: dict[str, Refit] = {}
     crossed: dict[str, FloatArray] = {}
     for stage in trace.graph.order:
@@ -125,7 +132,7 @@ def learn(
     return found, _replaced(trace, crossed)
 
 
-def refitted(trace: Trace, refits: Refits) -> Trace:
+def with_refits(trace: Trace, refits: Refits) -> Trace:
     """The trace with the scores of refitted stages in place of the recorded ones."""
     return _replaced(
         trace, {stage: refit(trace.log_probabilities(stage)) for stage, refit in refits.items()}
@@ -159,7 +166,7 @@ def _crossed(
 ) -> FloatArray:
     """Refitted scores (n, classes), each row's by a map learned from other folds."""
     scores = np.empty(logs.shape, dtype=np.float32)
-    for fold in range(FOLDS):
+    for fold in range(ANSWER_FOLDS):
         held = folds == fold
         scores[held] = _learned(logs[~held], labels[~held], family, seed)(logs[held])
     return scores
@@ -208,14 +215,14 @@ def _learned(logs: FloatArray, labels: IntArray, family: _Family, seed: int) -> 
 
 
 def _sample(logs: FloatArray, labels: IntArray, seed: int) -> tuple[FloatArray, IntArray]:
-    most = min(SAMPLE, _NUMBERS // logs.shape[1])
+    most = min(ANSWER_SAMPLE, _NUMBERS // logs.shape[1])
     if len(labels) > most:
         rows = np.random.default_rng(seed).choice(len(labels), most, replace=False)
         logs, labels = logs[rows], labels[rows]
     return np.maximum(logs, SMALLEST).astype(np.float64), labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Repair:
     """What refitting by itself did, on examples that no refit was learned on.
 
@@ -253,11 +260,11 @@ class Repair:
 
         choice, plain = cheapest(mended.values), cheapest(losses.values)
         return cls(
-            {stage: _mean(values) for stage, values in losses.values.items()},
-            {stage: _mean(values) for stage, values in mended.values.items()},
-            choice,
-            after.reference_cost / costs[choice],
-            after.reference_cost / costs[plain],
+            before={stage: _mean(values) for stage, values in losses.values.items()},
+            after={stage: _mean(values) for stage, values in mended.values.items()},
+            choice=choice,
+            speedup=after.reference_cost / costs[choice],
+            without=after.reference_cost / costs[plain],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -266,7 +273,7 @@ class Repair:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Repair:
         """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
-        return record(cls, value)
+        return record_of(cls, value)
 
 
 def _mean(values: AnyArray) -> float:

@@ -54,16 +54,16 @@ def replacing(path: Path) -> Iterator[Path]:
     with temporary(path) as written:
         yield written
         with storage(path):
-            settle(written)
+            sync_tree(written)
             os.replace(written, path)
             sync(path.parent)
 
 
-def settle(path: Path) -> None:
+def sync_tree(path: Path) -> None:
     """Waits until a file, or a folder with all that it holds, is on the disk."""
     if path.is_dir():
         for inside in path.iterdir():
-            settle(inside)
+            sync_tree(inside)
     sync(path)
 
 

@@ -16,16 +16,16 @@ import msgspec
 
 from offramp.base.errors import InputError, foreign
 from offramp.base.files import fingerprint, fingerprint_of, read_json, regular, write_json
-from offramp.base.outputs import Kind, restore
+from offramp.base.outputs import OutputKind, restore
 
 HASH, PRINTS = "hash", "fingerprints"
 _GROWING = ("part-*.parquet", ".*.part")  # beside the manifest of a recording that goes on
 LATER = frozenset({"ledger.jsonl"})  # grows after its folder was written: in no manifest
 
 
-def kind_of_folder(kind: str) -> Kind:
+def kind_of_folder(kind: str) -> OutputKind:
     """What commands that write folders with KIND.json write."""
-    return Kind(f"a {kind}", lambda path: holds_only(path, kind))
+    return OutputKind(f"a {kind}", lambda path: holds_only(path, kind))
 
 
 def holds_only(folder: Path, kind: str) -> bool:
@@ -43,7 +43,7 @@ def holds_only(folder: Path, kind: str) -> bool:
     return all(any(PurePosixPath(name).match(p) for p in _GROWING) for name in others)
 
 
-class Sealed(TypedDict):
+class Manifest(TypedDict):
     """What every manifest holds."""
 
     version: int

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offramp.base.errors import InputError
-from offramp.base.files import hidden, remove, settle, storage, sync, temporary
+from offramp.base.files import hidden, remove, storage, sync, sync_tree, temporary
 
 try:
     import fcntl
@@ -29,14 +29,16 @@ Identity = tuple[int, int] | None  # device and number of a file; None: there is
 
 
 @dataclass(frozen=True)
-class Kind:
+class OutputKind:
     """What a command writes."""
 
     name: str
     own: Callable[[Path], bool]  # whether something is of this kind, and holds nothing else
 
 
-def check_output(path: Path, force: bool, kind: Kind, inputs: Iterable[Path] = ()) -> Identity:
+def check_output(
+    path: Path, force: bool, kind: OutputKind, inputs: Iterable[Path] = ()
+) -> Identity:
     """What is at `path` now, which may be replaced.
 
     Args:
@@ -70,7 +72,7 @@ def check_output(path: Path, force: bool, kind: Kind, inputs: Iterable[Path] = (
 
 
 @contextmanager
-def new_output(path: Path, kind: Kind, *, force: bool = False) -> Iterator[Path]:
+def new_output(path: Path, kind: OutputKind, *, force: bool = False) -> Iterator[Path]:
     """A name to write a file or a folder to, which becomes `path` once it is complete.
 
     Raises:
@@ -81,12 +83,12 @@ def new_output(path: Path, kind: Kind, *, force: bool = False) -> Iterator[Path]
     with temporary(path) as written:
         yield written
         with storage(path):
-            settle(written)
+            sync_tree(written)
             _put(written, path, before)
 
 
 @contextmanager
-def new_folder(path: Path, kind: Kind, *, force: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, kind: OutputKind, *, force: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `path` once it is complete. Raises as `new_output`."""
     with new_output(path, kind, force=force) as folder:
         with storage(path):

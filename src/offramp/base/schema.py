@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 Record = TypeVar("Record")
 
 
-def record(kind: type[Record], value: Any) -> Record:
+def record_of(kind: type[Record], value: Any) -> Record:
     """The record whose fields a JSON object holds, each a number, a name, or a list or map of such.
 
     Lists become tuples, also those of records. Fields with a default may be missing.
@@ -43,7 +43,7 @@ def _as(hint: Any, value: Any, what: str) -> Any:
         raise ValueError(f"the {what} is {value!r}")
     inside = get_args(hint)[0]
     if hasattr(inside, "__dataclass_fields__"):
-        return tuple(record(inside, item) for item in value)
+        return tuple(record_of(inside, item) for item in value)
     return tuple(_as(inside, item, what) for item in value)
 
 

@@ -18,7 +18,7 @@ from pyarrow import compute, csv
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, foreign
 from offramp.base.files import regular, storage
-from offramp.base.outputs import Kind, new_output
+from offramp.base.outputs import OutputKind, new_output
 from offramp.networks.data import Examples
 from offramp.plan.plan import Plan
 from offramp.runtime.driver import Runtime, infer
@@ -36,7 +36,7 @@ def _is_answers(path: Path) -> bool:
     return _MARK.items() <= found.items()
 
 
-ANSWERS = Kind("answers", _is_answers)
+ANSWERS = OutputKind("answers", _is_answers)
 
 _NO_ANSWERS = pa.table(
     {

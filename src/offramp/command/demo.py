@@ -25,7 +25,7 @@ from offramp.plan.evaluate import Evaluation, evaluate
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.recording.measure import machine
-from offramp.recording.record import Settings, record
+from offramp.recording.record import RecordOptions, record
 from offramp.report import Clock, ReportInput, dial, write_report
 from offramp.runtime import OnnxRuntime
 from offramp.study.bench import Bench, bench
@@ -143,8 +143,7 @@ def _record(networks: Networks, runtime: OnnxRuntime, folder: Path, out: Path, p
         runtime,
         examples,
         folder / f"{part}-trace",
-        Settings(batch=1),
-        graph_folder=out / "graph",
+        RecordOptions(batch=1, graph_folder=out / "graph"),
     )
 
 

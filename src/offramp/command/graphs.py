@@ -13,8 +13,7 @@ from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.options import Edges, Force, Json, Out, Reference, SkipBroken
 from offramp.command.terminal import examples_of, given, messages, progress, show
-from offramp.exits import Settings as ExitSettings
-from offramp.exits import add_exits, candidates
+from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.networks.networks import GRAPH, combine
 from offramp.recording.independence import check_made_up
 from offramp.runtime import OnnxRuntime
@@ -78,14 +77,18 @@ def exits(
     pixels = parsing.preprocessing(size, mean, std, layout)
     examples = examples_of(data, pixels, skip_broken) if data else None
     if list_:
-        places = candidates(model, examples)
+        places = candidate_points(model, examples)
         show(json_, [place.to_json() for place in places], lambda: tables.points(places))
         return
     if out is None:
         raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
     check_output(out, force, GRAPH, given(model, data))
-    settings = ExitSettings(
-        parsing.points(at), None if head == "auto" else head, hears, padding, seed
+    settings = ExitOptions(
+        at=parsing.points(at),
+        style=None if head == "auto" else head,
+        hears=hears,
+        padding=padding,
+        seed=seed,
     )
     with TemporaryDirectory() as folder, progress() as step:
         found = add_exits(

@@ -14,7 +14,7 @@ from offramp.command.options import Data, Force, Json, Out, SkipBroken, Threads
 from offramp.command.sheets import painted
 from offramp.command.terminal import examples_of, given, messages, output, progress, show
 from offramp.export import write_file, write_folder
-from offramp.export.folder import EXPORTED as EXPORTED_FOLDER
+from offramp.export.folder import EXPORTED_FOLDER
 from offramp.export.seal import EXPORTED
 from offramp.networks.data import NOTHING
 from offramp.plan.plan import Plan

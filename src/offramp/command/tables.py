@@ -9,8 +9,7 @@ from rich.text import Text
 
 from offramp.command.sheets import Cell, Facts, Sheet, painted
 from offramp.core.hulls import LEVELS
-from offramp.exits import Exits
-from offramp.exits import Point as ExitPoint
+from offramp.exits import ExitPoint, Exits
 from offramp.exits.placement import WORTH
 from offramp.plan.evaluate import Evaluation
 from offramp.plan.needs import Need, Needs

@@ -13,11 +13,12 @@ from offramp.command import completing, parsing
 from offramp.command.options import Data, Edges, Force, Json, Out, Reference, SkipBroken, Threads
 from offramp.command.terminal import examples_of, given, messages, progress
 from offramp.core.imports import import_scores
+from offramp.core.parts import TRACE
 from offramp.core.tasks import Kind
-from offramp.core.trace import TRACE, Trace
+from offramp.core.trace import Trace
 from offramp.networks.folders import listed
 from offramp.networks.networks import Networks
-from offramp.recording.record import Settings
+from offramp.recording.record import RecordOptions
 from offramp.recording.record import record as record_trace
 from offramp.recording.reprice import reprice as reprice_trace
 from offramp.runtime import OnnxRuntime
@@ -80,8 +81,14 @@ def record(
             runtime,
             examples,
             out,
-            Settings(max(sizes), threads, tuple(sizes), seal, scores_kind),
-            graph_folder=graph,
+            RecordOptions(
+                batch=max(sizes),
+                threads=threads,
+                sizes=tuple(sizes),
+                seal=seal,
+                kind=scores_kind,
+                graph_folder=graph,
+            ),
             costs=parsing.costs(cost, cost_unit) if cost else None,
             force=force,
             progress=step,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NotRequired, TypedDict
 
 from offramp.base.checked import checked
@@ -44,6 +44,7 @@ class Costs:
     head: Mapping[str, float]  # what runs only where the stage's answer is asked for
     unit: str = "s"  # "s" (seconds), "MFLOP", "J", ...
     source: str = "given"  # how and where they were measured
+    _: KW_ONLY
     # networks that run alone, uncut, by stage; one that is not here costs the sum of its parts
     whole: Mapping[str, float] = field(default_factory=dict)
     batch: int | None = None  # examples per call that they were measured at; None: not said
@@ -91,7 +92,8 @@ class Costs:
                 uncut = {manifest["graph"]["reference"]: uncut}
             batch, overhead = manifest.get("cost_batch"), manifest.get("cost_overhead")
             at = {int(n): cls.from_json(there) for n, there in manifest.get("cost_at", {}).items()}
-            return cls(body, head, unit, source, dict(uncut or {}), batch, overhead, at)
+            uncut = dict(uncut or {})
+            return cls(body, head, unit, source, whole=uncut, batch=batch, overhead=overhead, at=at)
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise CostError(f"this is not a record of costs: {problem!r}.") from None
 

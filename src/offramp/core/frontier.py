@@ -20,7 +20,7 @@ from offramp.core.trace import Trace
 from offramp.core.walk import Outcome, drive, walk
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """What one setting of a policy does on a trace."""
 
@@ -38,7 +38,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Recorded(Wrapped):
+class TracePolicy(Wrapped):
     """A policy on one trace, whose evidence is distilled once and kept for every setting."""
 
     trace: Trace
@@ -97,12 +97,12 @@ def point(trace: Trace, losses: Losses, outcome: Outcome, setting: float) -> Poi
     """What an outcome comes to, on average."""
     cost = float(outcome.cost.mean())
     return Point(
-        None if np.isnan(setting) else float(setting),
-        float(excess_of(outcome, losses, "net").mean(dtype=np.float64)),
-        float(excess_of(outcome, losses, "induced").mean(dtype=np.float64)),
-        cost,
-        trace.reference_cost / cost,
-        {**dict.fromkeys(trace.graph.order, 0.0), **outcome.exits()},
+        tradeoff=None if np.isnan(setting) else float(setting),
+        excess_loss=float(excess_of(outcome, losses, "net").mean(dtype=np.float64)),
+        induced_loss=float(excess_of(outcome, losses, "induced").mean(dtype=np.float64)),
+        cost=cost,
+        speedup=trace.reference_cost / cost,
+        exits={**dict.fromkeys(trace.graph.order, 0.0), **outcome.exits()},
     )
 
 
@@ -110,7 +110,7 @@ def frontier(
     trace: Trace, losses: Losses, policy: Policy, settings: Iterable[float] | None = None
 ) -> list[Point]:
     """One point for each setting of the policy's dial, safest first."""
-    recorded = Recorded(policy, trace)
+    recorded = TracePolicy(policy, trace)
     chosen = policy.settings if settings is None else settings
     return [point(trace, losses, replay(trace, recorded, s), s) for s in chosen]
 
@@ -140,12 +140,12 @@ def _mix(left: Point, right: Point, share: float) -> Point:
 
     cost = between(left.cost, right.cost)
     return Point(
-        None,
-        between(left.excess_loss, right.excess_loss),
-        between(left.induced_loss, right.induced_loss),
-        cost,
-        left.cost * left.speedup / cost,
-        {s: between(left.exits[s], right.exits[s]) for s in left.exits},
+        tradeoff=None,
+        excess_loss=between(left.excess_loss, right.excess_loss),
+        induced_loss=between(left.induced_loss, right.induced_loss),
+        cost=cost,
+        speedup=left.cost * left.speedup / cost,
+        exits={s: between(left.exits[s], right.exits[s]) for s in left.exits},
     )
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, ScoresError
 from offramp.base.files import fingerprint
 from offramp.core import tasks
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.meaning import DoubtfulLabels, doubts
 from offramp.core.parts import read_npz, unread, versions
+from offramp.core.rows import RowFacts, checked_seal
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
 
@@ -31,9 +35,8 @@ def import_scores(
     """The trace of scores that were recorded elsewhere.
 
     Args:
-        path: an .npz with `labels` (n,) and one array (n, classes) per stage, and optionally
-            `<stage>.loss` (n,). The stages are those of `costs`, in its order. What else it holds
-            is named in `info`, under `left_aside`.
+        path: an .npz with `labels` (n,), an array (n, classes) per stage of `costs`, and perhaps
+            `<stage>.loss` (n,); what else it holds is named in `info`, under `left_aside`.
         costs: what each stage costs by itself, never cumulative.
         stages: which body continues which; None: every stage is a network of its own.
         edges: "a>b,b>c"; None makes a chain.
@@ -46,44 +49,72 @@ def import_scores(
         ScoresError, DataError, CostError, GraphError: what it holds does not fit.
 
     Warns:
-        DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
-            better than chance.
+        DoubtfulLabels: labels seem to mean other classes; the reference is no better than chance.
     """
     path = Path(path)
     arrays = read_npz(path)
-    label = next((n for n in tasks.LABELS if n in arrays and n not in costs.body), None)
-    scored = [n for n, a in arrays.items() if a.ndim >= 2 and n != label]
-    for stage in costs.body:
-        if stage not in arrays:  # before other complaints: its name may be misspelt
-            raise ScoresError(
-                f"stage '{stage}' has no array in {path.name}; its stages are {', '.join(scored)}. "
-                "Mend the name in --cost, or leave the stage out."
-            )
+    label = _check_stages(arrays, costs, path.name)
     graph = Graph.build(stages or costs.body, edges, reference)
-    missing = sorted(set(scored) - set(costs.body))
-    if missing:
-        raise InputError(
-            f"stage '{missing[0]}' in {path.name} has no cost. Add it to --cost, for example "
-            f"--cost {','.join(f'{name}=1' for name in [*costs.body, *missing])}."
-        )
+    trace = replace(_assembled(path, arrays, label, costs, graph, kind), seal=checked_seal(seal))
+    for sentence in [] if trace.loss else _doubts(trace):
+        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
+    return trace
+
+
+def _assembled(
+    path: Path,
+    arrays: Mapping[str, AnyArray],
+    label: str | None,
+    costs: Costs,
+    graph: Graph,
+    kind: Kind | None,
+) -> Trace:
     losses = {f"{stage}.loss": stage for stage in costs.body}
-    loss = {losses[n]: a for n, a in arrays.items() if n in losses}
-    used = [label, *costs.body, *losses]
-    left = [*unread(arrays, used, path.name), *_meant(set(arrays) - {*used}, losses)]
-    trace = assemble(
+    return assemble(
         graph,
         costs,
         arrays,
         labels=None if label is None else tasks.whole_labels(arrays[label], path.name),
         kind=kind,
-        loss=loss or None,
-        info={"data": fingerprint(path), "versions": versions(), "left_aside": left},
-        seal=seal,
+        facts=RowFacts(loss={losses[n]: a for n, a in arrays.items() if n in losses}),
+        info=_about(path, arrays, [label, *costs.body], losses),
     )
+
+
+def _about(
+    path: Path,
+    arrays: Mapping[str, AnyArray],
+    read: Sequence[str | None],
+    losses: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the trace says of the archive, and of what nothing in it reads."""
+    used = [*read, *losses]
+    left = [*unread(arrays, used, path.name), *_meant(set(arrays) - {*used}, losses)]
+    return {"data": fingerprint(path), "versions": versions(), "left_aside": left}
+
+
+def _check_stages(arrays: Mapping[str, AnyArray], costs: Costs, name: str) -> str | None:
+    """The array of labels. Raises where what has a cost and what has scores are not the same."""
+    label = next((n for n in tasks.LABELS if n in arrays and n not in costs.body), None)
+    scored = [key for key, array in arrays.items() if array.ndim >= 2 and key != label]
+    for stage in costs.body:
+        if stage not in arrays:  # before other complaints: its name may be misspelt
+            raise ScoresError(
+                f"stage '{stage}' has no array in {name}; its stages are {', '.join(scored)}. "
+                "Mend the name in --cost, or leave the stage out."
+            )
+    if missing := sorted(set(scored) - set(costs.body)):
+        raise InputError(
+            f"stage '{missing[0]}' in {name} has no cost. Add it to --cost, for example "
+            f"--cost {','.join(f'{stage}=1' for stage in [*costs.body, *missing])}."
+        )
+    return label
+
+
+def _doubts(trace: Trace) -> list[str]:
+    """Why labels seem to mean other classes than scores, on rows that are not sealed."""
     shown = trace.take(trace.opening[: trace.unsealed])
-    for sentence in [] if loss else doubts(shown.scores, shown.labels, trace.graph.reference):
-        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
-    return trace
+    return doubts(shown.scores, shown.labels, trace.graph.reference)
 
 
 def _meant(left: Iterable[str], losses: Mapping[str, str]) -> list[str]:

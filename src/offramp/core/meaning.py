@@ -14,7 +14,7 @@ from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import OfframpWarning
 from offramp.core import tasks
 
-FEWEST = 20  # examples; fewer say nothing
+FEWEST_LABELS = 20  # examples; fewer say nothing
 _SHIFTS = (1, -1, 2, -2, 3, -3)
 _CLASSES = 4000  # with more, a table of all pairs takes too long
 _MUCH = 0.5  # of the errors must go for another reading of the labels to be the right one
@@ -25,7 +25,7 @@ class DoubtfulLabels(OfframpWarning):
     """Labels do not seem to mean the classes that scores are of."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """What is wrong with the labels of some scores."""
 
@@ -56,13 +56,13 @@ class Finding:
         )
 
 
-def judge(scores: FloatArray, labels: IntArray) -> Finding | None:
+def finding_of(scores: FloatArray, labels: IntArray) -> Finding | None:
     """What is wrong with labels (n,) of classes, given scores (n, classes); None: nothing seen.
 
     A permutation is learned on every other example and judged on the rest, so that many classes and
     few examples do not make noise look like one.
     """
-    if len(labels) < FEWEST:
+    if len(labels) < FEWEST_LABELS:
         return None
     answers = tasks.answers(scores)
     wrong, plain = answers != labels, labels != _commonest(labels)
@@ -70,14 +70,20 @@ def judge(scores: FloatArray, labels: IntArray) -> Finding | None:
     shift = min(_SHIFTS, key=lambda by: float((labels + by != answers).mean()))
     mended = labels + shift != answers
     if _is_right(wrong, mended, plain):
-        return Finding("shifted", loss, chance, float(mended.mean()), shift)
+        return Finding(
+            reason="shifted", loss=loss, chance=chance, mended=float(mended.mean()), shift=shift
+        )
     if scores.shape[1] <= _CLASSES:
         half = np.arange(len(labels)) % 2 == 0
         order = _assigned(answers[half], labels[half], scores.shape[1])
         mended = order[answers[~half]] != labels[~half]
         if _is_right(wrong[~half], mended, plain[~half]):
-            return Finding("permuted", loss, chance, float(mended.mean()))
-    return None if _surer(plain, wrong) >= _CLEARLY else Finding("chance", loss, chance)
+            return Finding(reason="permuted", loss=loss, chance=chance, mended=float(mended.mean()))
+    return (
+        None
+        if _surer(plain, wrong) >= _CLEARLY
+        else Finding(reason="chance", loss=loss, chance=chance)
+    )
 
 
 def _commonest(labels: IntArray) -> int:
@@ -113,7 +119,7 @@ def doubts(scores: Mapping[str, FloatArray], labels: IntArray | None, reference:
     """
     if labels is None:
         return []
-    found = {stage: judge(said, labels) for stage, said in scores.items()}
+    found = {stage: finding_of(said, labels) for stage, said in scores.items()}
     return [
         f"stage '{stage}' {finding}."
         for stage, finding in found.items()

@@ -1,4 +1,4 @@
-"""What traces are kept in: parts in Parquet, and arrays as numpy saves them."""
+"""What traces are kept in: a manifest, parts in Parquet, and arrays as numpy saves them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import pyarrow as pa
@@ -15,21 +15,87 @@ import pyarrow.parquet as pq
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import TraceError, foreign
 from offramp.base.files import regular, replacing, storage
+from offramp.base.manifests import HASH, PRINTS, Manifest, kind_of_folder
+from offramp.core.costs import COST_KEYS, CostsJson
+from offramp.core.graph import GraphJson
+from offramp.core.rows import HashOf
+from offramp.core.tasks import Kind
+
+TRACE_VERSION = 1
+TRACE = kind_of_folder("trace")
+PART_NUMBERS = 16_000_000  # scores in a part, so that reading one at a time takes little memory
+TRACE_KEYS = frozenset(  # what a trace says of itself; anything else is its `info`
+    (
+        *("version", "complete", "examples", "classes", "labelled"),
+        *("graph", *COST_KEYS, "scores", "seal", "hash_of", PRINTS, HASH),
+    )
+)
+
+
+class Recording(Manifest):
+    """What trace.json holds from the first moment of a recording on."""
+
+    complete: bool
+    graph: GraphJson
+    data: NotRequired[str | None]
+    networks: NotRequired[dict[str, str]]  # part -> fingerprint
+    graph_folder: NotRequired[str | None]
+    input: NotRequired[dict[str, Any]]
+    seal: NotRequired[float | None]
+    hash_of: NotRequired[HashOf]
+
+
+class TraceManifest(Recording, CostsJson):
+    """What trace.json holds."""
+
+    examples: int
+    classes: int
+    labelled: bool
+    scores: dict[str, Kind]
 
 
 def part_path(folder: Path, part: int) -> Path:
     return folder / f"part-{part:06d}.parquet"
 
 
-def write_part(folder: Path, part: int, rows: pa.Table) -> None:
-    """Writes one part, whole or not at all."""
+def write_part(
+    folder: Path,
+    part: int,
+    columns: Mapping[str, AnyArray],
+    metadata: Mapping[bytes, str] | None = None,
+) -> None:
+    """Writes one part, whole or not at all; columns are (rows,) or (rows, numbers)."""
     path = part_path(folder, part)
+    rows = pa.table({name: _listed(values) for name, values in columns.items()})
+    rows = rows.replace_schema_metadata(metadata) if metadata else rows
     with replacing(path) as temporary, storage(path):
         pq.write_table(rows, temporary, compression="zstd")
 
 
+def _listed(values: AnyArray) -> pa.Array:
+    """A column; the second dimension becomes lists of a fixed size."""
+    if values.ndim == 1:
+        return pa.array(values)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
 def parts(path: Path) -> list[Path]:
     return sorted(path.glob("part-*.parquet"))
+
+
+def read_listed(path: Path, manifest: Mapping[str, Any]) -> dict[str, AnyArray]:
+    """What the parts that a manifest lists hold. Raises TraceError where one more or less does."""
+    if unlisted := {part.name for part in parts(path)} - set(manifest[PRINTS]):
+        raise TraceError(f"{path} holds {min(unlisted)}, which its manifest does not list.")
+    columns = read_parts(path)
+    rows = len(columns.get("id", ()))
+    if rows != manifest.get("examples"):
+        raise TraceError(
+            f"{path} should hold {manifest.get('examples')} examples but holds {rows}; "
+            "a part is missing. Record or import it again."
+        )
+    return columns
 
 
 def read_parts(path: Path) -> dict[str, AnyArray]:

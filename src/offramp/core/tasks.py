@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.base.errors import DataError, LossError, ScoresError, foreign
+from offramp.base.errors import DataError, LossError, ScoresError, TraceError, foreign
 
 Kind = Literal["logits", "probabilities", "sigmoid"]
 """What scores are: of any size, to be put through softmax; chances of one class among all, which
@@ -23,7 +23,9 @@ DISAGREEMENT = "disagreement"  # the loss without labels: another answer than th
 RECORDED = "recorded"  # the loss that the trace's own columns hold
 LABELS = ("labels", "label", "y", "target", "targets")  # what arrays of labels are called
 FEW_CLASSES = 64  # with more, each has too few examples to learn something of it
-SMALLEST = 1e-12  # probabilities below are treated as this; float32 scores carry no more
+SMALLEST_PROBABILITY = (
+    1e-12  # probabilities below are treated as this; float32 scores carry no more
+)
 NEAREST = 2.0**-24  # how near to 1 a float32 comes: what a sigmoid leaves to the others
 _TOP_K = re.compile(r"top([1-9][0-9]*)")
 _SUMS = (0.988, 1.012)  # what half precision and rounded digits leave of a sum of 1
@@ -42,6 +44,7 @@ class Losses:
     values: Mapping[str, FloatArray]  # stage -> (examples,) in [0, 1], at the end of a walk
     reference: str
     kind: Excess
+    _: KW_ONLY
     alone: Mapping[str, FloatArray] = field(default_factory=dict)  # likewise, of stages run alone
 
     @property
@@ -60,7 +63,7 @@ class Losses:
     def take(self, rows: AnyArray) -> Losses:
         values = {stage: loss[rows] for stage, loss in self.values.items()}
         alone = {stage: loss[rows] for stage, loss in self.alone.items()}
-        return Losses(self.name, values, self.reference, self.kind, alone)
+        return Losses(self.name, values, self.reference, self.kind, alone=alone)
 
     @property
     def binary(self) -> bool:
@@ -236,14 +239,14 @@ def logits(scores: FloatArray, kind: Kind) -> FloatArray:
     """
     if kind == "sigmoid":
         left = np.log(np.maximum(1 - scores, NEAREST))
-        return np.asarray(np.log(np.maximum(scores, SMALLEST)) - left)
+        return np.asarray(np.log(np.maximum(scores, SMALLEST_PROBABILITY)) - left)
     return possible(scores)
 
 
 def log_probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
     """The logarithms of the probabilities that the scores stand for, (n, classes)."""
     if kind == "probabilities":
-        likely = np.maximum(scores, SMALLEST)
+        likely = np.maximum(scores, SMALLEST_PROBABILITY)
         return np.asarray(np.log(likely / likely.sum(axis=1, keepdims=True)))
     scores = logits(scores, kind)
     shifted = scores - scores.max(axis=1, keepdims=True)
@@ -253,7 +256,7 @@ def log_probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
 def probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
     """The probabilities that the scores stand for, float64 (n, classes), a new array."""
     if kind == "probabilities":
-        values = np.maximum(scores.astype(np.float64), SMALLEST)
+        values = np.maximum(scores.astype(np.float64), SMALLEST_PROBABILITY)
     else:
         values = logits(scores, kind).astype(np.float64)
         values -= values.max(axis=1, keepdims=True)
@@ -265,6 +268,33 @@ def probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
 def answers(scores: FloatArray) -> IntArray:
     """The class with the highest score, the first of several, (n,)."""
     return np.asarray(scores.argmax(axis=1), dtype=np.int64)
+
+
+def losses_of(
+    name: str, scores: Mapping[str, FloatArray], labels: IntArray | None, reference: FloatArray
+) -> dict[str, FloatArray]:
+    """The loss of every stage, (examples,) each, from its scores (examples, classes).
+
+    Args:
+        name: a loss; `disagreement` is measured against the answers of `reference` alone.
+        scores: of every stage.
+        labels: (examples,) class numbers, or None.
+        reference: the scores of the full network.
+
+    Raises:
+        TraceError: a loss that needs labels, and there are none.
+        LossError: no such loss, or values outside [0, 1].
+    """
+    if name == DISAGREEMENT:
+        agreed = answers(reference)
+        return {s: (answers(v) != agreed).astype(np.float32) for s, v in scores.items()}
+    if labels is None:
+        raise TraceError(
+            "these examples have no labels. Record labelled ones, "
+            "or measure disagreement with the reference instead: --unlabelled."
+        )
+    function = loss_function(name)
+    return {stage: function(values, labels) for stage, values in scores.items()}
 
 
 def loss_function(name: str) -> LossFunction:

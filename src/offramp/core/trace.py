@@ -6,69 +6,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from offramp.base import hashing
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from offramp.base.checked import checked
-from offramp.base.errors import BudgetError, InputError, LossError, ScoresError, TraceError
-from offramp.base.manifests import (
-    HASH,
-    PRINTS,
-    Sealed,
-    check_schema,
-    kind_of_folder,
-    read_manifest,
-    write_manifest,
-)
+from offramp.base.errors import BudgetError, InputError, LossError, TraceError
+from offramp.base.manifests import check_schema, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core import tasks
-from offramp.core.costs import COST_KEYS, CostsJson
-from offramp.core.graph import Costs, Graph, GraphJson
+from offramp.core.graph import Costs, Graph
 from offramp.core.ledger import Ledger, carry
-from offramp.core.parts import parts, read_parts, write_part
+from offramp.core.parts import (
+    PART_NUMBERS,
+    TRACE,
+    TRACE_KEYS,
+    TRACE_VERSION,
+    Recording,
+    TraceManifest,
+    read_listed,
+    write_part,
+)
+from offramp.core.rows import (
+    NO_FACTS,
+    HashOf,
+    RowFacts,
+    array_of,
+    check_shapes,
+    checked_seal,
+    learning_share,
+    other_classes,
+)
 from offramp.core.tasks import Excess, Kind, Losses
 
-VERSION = 1
-TRACE = kind_of_folder("trace")
-LEARN_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
-LEARN_MOST = 2500  # examples, likewise
-HashOf = Literal["inputs", "scores"]
-PART_NUMBERS = 16_000_000  # scores in a part, so that reading one at a time takes little memory
-_KEYS = frozenset(
-    (
-        *("version", "complete", "examples", "classes", "labelled"),
-        *("graph", *COST_KEYS, "scores", "seal", "hash_of", PRINTS, HASH),
-    )
-)
 
-
-class Recording(Sealed):
-    """What trace.json holds from the first moment of a recording on."""
-
-    complete: bool
-    graph: GraphJson
-    data: NotRequired[str | None]
-    networks: NotRequired[dict[str, str]]  # part -> fingerprint
-    graph_folder: NotRequired[str | None]
-    input: NotRequired[dict[str, Any]]
-    seal: NotRequired[float | None]
-    hash_of: NotRequired[HashOf]
-
-
-class TraceManifest(Recording, CostsJson):
-    """What trace.json holds."""
-
-    examples: int
-    classes: int
-    labelled: bool
-    scores: dict[str, Kind]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trace:
     """Recorded scores of every stage on the same examples, with labels and costs."""
 
@@ -150,21 +124,7 @@ class Trace:
 
     def other_classes(self, names: Sequence[str] = ()) -> list[str]:
         """Sentences on the names of classes: fewer than are scored, or others than `names`."""
-        own = list(self.info.get("class_names", ()))
-        if own and len(own) < self.classes:
-            return [
-                f"the examples are of {len(own)} named classes, but networks score {self.classes}: "
-                "if a folder is missing, the labels after it are wrong"
-            ]
-        if not (own and names) or own == list(names):
-            return []
-        at = next(
-            (i for i, pair in enumerate(zip(own, names, strict=False)) if pair[0] != pair[1]), 0
-        )
-        return [
-            f"label {at} is '{own[at]}' here and '{names[at]}' in the other recording: one of them "
-            "has its classes in another order, or lacks one"
-        ]
+        return other_classes(list(self.info.get("class_names", ())), names, self.classes)
 
     def take(self, rows: AnyArray | slice) -> Trace:
         """The trace of some examples, of which nothing is sealed or seen: indices or a mask."""
@@ -208,7 +168,7 @@ class Trace:
 
     @checked
     def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
-        """Rows of a random `share` of the examples, and the other rows, both ascending.
+        """RowFacts of a random `share` of the examples, and the other rows, both ascending.
 
         Raises:
             BudgetError: `share` lies outside (0, 1).
@@ -241,23 +201,14 @@ class Trace:
         name = name or (tasks.RECORDED if self.loss else "top1")
         values = self._loss_values(name, self.scores)
         own = self._loss_values(name, self.alone) if self.alone else {}
-        return Losses(name, values, self.graph.reference, kind, {**values, **own})
+        return Losses(name, values, self.graph.reference, kind, alone={**values, **own})
 
     def _loss_values(self, name: str, scores: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
         if name == tasks.RECORDED:
             if not self.loss:
                 raise LossError("this trace holds no loss of its own; name one with --loss.")
             return self.loss
-        if name == tasks.DISAGREEMENT:
-            agreed = tasks.answers(self.own(self.graph.reference))
-            return {s: (tasks.answers(v) != agreed).astype(np.float32) for s, v in scores.items()}
-        if self.labels is None:
-            raise TraceError(
-                "these examples have no labels. Record labelled ones, "
-                "or measure disagreement with the reference instead: --unlabelled."
-            )
-        function, labels = tasks.loss_function(name), self.labels
-        return {stage: function(said, labels) for stage, said in scores.items()}
+        return tasks.losses_of(name, scores, self.labels, self.own(self.graph.reference))
 
     @checked
     def write(self, path: str | Path, *, force: bool = False) -> None:
@@ -274,7 +225,7 @@ class Trace:
             step = max(1, PART_NUMBERS // (self.classes * len(self.graph.order)))
             for part, start in enumerate(range(0, self.examples, step)):
                 rows = slice(start, start + step)
-                write_part(folder, part, table(self.take(rows), start))
+                write_part(folder, part, self.take(rows).columns(start))
             write_manifest(folder, "trace", self.manifest())
 
     def _is_at(self, path: Path) -> bool:
@@ -284,10 +235,22 @@ class Trace:
         except InputError:
             return False
 
+    def columns(self, start: int = 0) -> dict[str, AnyArray]:
+        """What parts hold: id (from `start` on), label, hash, and per stage scores and loss."""
+        columns = {"id": np.arange(start, start + self.examples) if self.ids is None else self.ids}
+        if self.labels is not None:
+            columns["label"] = self.labels
+        for stage in self.graph.order:
+            columns[f"{stage}.scores"] = self.scores[stage]
+            if self.loss:
+                columns[f"{stage}.loss"] = self.loss[stage]
+        columns["hash"] = self.identity
+        return columns if self.taught is None else {**columns, "taught": self.taught}
+
     def manifest(self) -> dict[str, Any]:
         """What trace.json holds."""
         return {
-            "version": VERSION,
+            "version": TRACE_VERSION,
             "complete": True,
             "examples": self.examples,
             "classes": self.classes,
@@ -340,42 +303,19 @@ class Trace:
             TraceError: no trace, an unfinished one, a newer version, a part that cannot be read.
         """
         path = Path(path)
-        manifest = read_manifest(path, "trace", VERSION, Recording, TraceError)
+        manifest = read_manifest(path, "trace", TRACE_VERSION, Recording, TraceError)
         if not manifest["complete"]:
             raise TraceError(
                 f"recording {path} was interrupted. Run the same `offramp record` again: "
                 "it goes on where it stopped."
             )
         check_schema(path / "trace.json", manifest, TraceManifest, TraceError)
-        if unlisted := {part.name for part in parts(path)} - set(manifest[PRINTS]):
-            raise TraceError(f"{path} holds {min(unlisted)}, which its manifest does not list.")
-        columns = read_parts(path)
-        rows = len(columns.get("id", ()))
-        if rows != manifest.get("examples"):
-            raise TraceError(
-                f"{path} should hold {manifest.get('examples')} examples but holds {rows}; "
-                "a part is missing. Record or import it again."
-            )
+        columns = read_listed(path, manifest)
         try:
             graph = Graph.from_json(manifest["graph"])
             return replace(_assemble(graph, manifest, columns), ledger=Ledger.read(path))
         except (KeyError, TypeError, AttributeError, ValueError) as problem:
             raise TraceError(f"{path} lacks {problem}; record or import it again.") from None
-
-
-def learning_share(examples: int) -> float:
-    """The part to learn from: policies soon learn no more, and certificates always gain."""
-    return min(LEARN_SHARE, LEARN_MOST / max(1, examples))
-
-
-def check_seal(seal: float | None) -> float | None:
-    """`seal`. Raises BudgetError where it is no share in [0, 1)."""
-    if seal is not None and not 0 <= seal < 1:
-        raise BudgetError(
-            f"the seal is {seal}; it is the share of the examples that only certificates may see, "
-            "at least 0 and below 1."
-        )
-    return seal
 
 
 def assemble(
@@ -385,10 +325,8 @@ def assemble(
     *,
     labels: AnyArray | None = None,
     kind: Kind | None = None,
-    ids: AnyArray | None = None,
-    loss: Mapping[str, AnyArray] | None = None,
+    facts: RowFacts = NO_FACTS,
     info: Mapping[str, Any] | None = None,
-    hashes: AnyArray | None = None,
     seal: float | None = None,
 ) -> Trace:
     """A trace from arrays, with everything checked.
@@ -399,96 +337,53 @@ def assemble(
         scores: stage -> (examples, classes), of any kind.
         labels: (examples,) class numbers, or None.
         kind: what all scores are; None finds out, stage by stage.
-        ids: (examples,) names of the examples; None numbers them.
-        loss: stage -> (examples,), a loss of the user's own in [0, 1].
+        facts: what else is known of the examples.
         info: what else trace.json says.
-        hashes: (examples,) uint64 of what networks read (`hashing.hash_rows`), which tells examples
-            apart; None takes scores and labels instead.
         seal: share of the examples that only certificates may see, in [0, 1); 0: the trace
             certifies nothing of its own; None: all but a third and at most 2,500 examples.
 
     Raises:
         BudgetError: a seal out of range.
-        ScoresError: a stage without scores, wrong numbers of rows or classes, NaN, or others than
-            `kind` says.
-        DataError: labels that do not fit.
-        CostError: costs that do not fit.
+        ScoresError: a stage without scores, wrong rows or classes, NaN, others than `kind`.
+        DataError, CostError, LossError: labels, costs or losses that do not fit.
         TraceError: no examples, or two of the same name.
     """
     costs = graph.check_costs(costs)
-    checked = {stage: tasks.check_scores(_given(scores, stage), stage) for stage in graph.order}
-    _check_shapes(checked)
+    checked = _checked(graph, scores, kind)
     examples, classes = checked[graph.root].shape
+    facts.check_ids(examples)
+    known = None if labels is None else tasks.check_labels(labels, examples, classes)
+    trace = Trace(graph=graph, costs=costs, scores=checked, kinds=_kinds(checked, kind))
+    return _with_facts(replace(trace, labels=known, info={**(info or {})}, seal=seal), facts)
+
+
+def _checked(
+    graph: Graph, scores: Mapping[str, AnyArray], kind: Kind | None
+) -> dict[str, FloatArray]:
+    """The scores of every stage, known to fit each other and `kind`."""
+    checked = {stage: tasks.check_scores(array_of(scores, stage), stage) for stage in graph.order}
+    check_shapes(checked)
     if kind is not None:
         for stage, values in checked.items():
             tasks.check_kind(values, kind, stage)
-    if ids is not None:
-        _check_ids(ids, examples)
-    found = Trace(
-        graph,
-        costs,
-        checked,
-        {stage: kind or tasks.kind_of(values, stage) for stage, values in checked.items()},
-        None if labels is None else tasks.check_labels(labels, examples, classes),
-        ids,
-        loss and {s: tasks.check_loss(_given(loss, s), examples, f"{s}.loss") for s in graph.order},
-        {**(info or {})},
-        hash_of="scores" if hashes is None else "inputs",
-        seal=check_seal(seal),
+    return checked
+
+
+def _kinds(scores: Mapping[str, FloatArray], kind: Kind | None) -> dict[str, Kind]:
+    return {stage: kind or tasks.kind_of(values, stage) for stage, values in scores.items()}
+
+
+def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
+    """The trace with what is known of its rows, and a seal that is a share."""
+    known = replace(
+        trace,
+        ids=facts.ids,
+        loss=facts.checked_loss(trace.graph.order, trace.examples),
+        hash_of=facts.hash_of,
+        taught=facts.taught,
+        seal=checked_seal(trace.seal),
     )
-    return replace(found, hashes=found.identity if hashes is None else hashes)
-
-
-def _check_ids(ids: AnyArray, examples: int) -> None:
-    if ids.shape != (examples,) or ids.dtype.kind not in "iuUO":
-        raise TraceError(
-            f"the ids are {ids.dtype} of shape {ids.shape}; they must be integers or names, one "
-            "per example."
-        )
-    seen = set[object]()
-    for name in ids.tolist():
-        if name in seen or name is None:
-            raise TraceError(f"the id {name!r} is there twice; every example needs its own.")
-        seen.add(name)
-
-
-def _given(arrays: Mapping[str, AnyArray], stage: str) -> AnyArray:
-    if stage not in arrays:
-        raise ScoresError(f"stage '{stage}' has no array; the arrays are {', '.join(arrays)}.")
-    return arrays[stage]
-
-
-def _check_shapes(scores: Mapping[str, FloatArray]) -> None:
-    (first, one), *others = scores.items()
-    for name, other in others:
-        for axis, what, verb in (
-            (0, "rows", "see the same examples"),
-            (1, "classes", "score them"),
-        ):
-            if other.shape[axis] != one.shape[axis]:
-                raise ScoresError(
-                    f"stage '{name}' has {other.shape[axis]} {what}, stage '{first}' has "
-                    f"{one.shape[axis]}. Every stage must {verb} all; check '{name}'."
-                )
-    if not len(one):
-        raise TraceError("there are no examples; record at least a few hundred.")
-
-
-def table(trace: Trace, start: int = 0) -> pa.Table:
-    """The rows of a part: id, label, hash, and per stage its scores and loss."""
-    ids = np.arange(start, start + trace.examples) if trace.ids is None else trace.ids
-    columns: dict[str, Any] = {"id": pa.array(ids)}
-    if trace.labels is not None:
-        columns["label"] = pa.array(trace.labels)
-    for stage in trace.graph.order:
-        flat = pa.array(np.ascontiguousarray(trace.scores[stage]).reshape(-1))
-        columns[f"{stage}.scores"] = pa.FixedSizeListArray.from_arrays(flat, trace.classes)
-        if trace.loss:
-            columns[f"{stage}.loss"] = pa.array(trace.loss[stage])
-    columns["hash"] = pa.array(trace.identity)
-    if trace.taught is not None:
-        columns["taught"] = pa.array(trace.taught)
-    return pa.table(columns)
+    return replace(known, hashes=known.identity if facts.hashes is None else facts.hashes)
 
 
 def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, AnyArray]) -> Trace:
@@ -500,15 +395,17 @@ def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, A
         {name: columns[f"{name}.scores"] for name in graph.order if f"{name}.scores" in columns},
         labels=columns.get("label"),
         kind="logits",
-        ids=columns.get("id"),
-        loss=loss or None,
-        info={key: value for key, value in manifest.items() if key not in _KEYS},
-        hashes=columns.get("hash"),
+        facts=RowFacts(
+            ids=columns.get("id"),
+            loss=loss,
+            hashes=columns.get("hash"),
+            taught=columns.get("taught"),
+        ),
+        info={key: value for key, value in manifest.items() if key not in TRACE_KEYS},
         seal=manifest.get("seal"),
     )
     return replace(
         trace,
         kinds={name: kinds[name] for name in graph.order},
         hash_of=manifest.get("hash_of", "scores"),
-        taught=columns.get("taught"),
     )

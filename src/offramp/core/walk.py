@@ -54,14 +54,11 @@ def walk(
         policy: what decides, and the graph to walk.
         setting: the position of the policy's dial.
         costs: of every stage of the policy's graph.
-        kinds: whether each stage's scores are logits or probabilities.
+        kinds: what each stage's scores are.
         batch: number of rows.
 
     Yields:
         Work, of at least one row; expects the scores (rows, classes) of it.
-
-    Returns:
-        The Outcome.
     """
     graph = policy.graph
     at, cost = np.zeros(batch, dtype=np.int64), np.zeros(batch)

@@ -1,6 +1,6 @@
 """Early exits in an existing network: where to cut, heads, placement."""
 
-from offramp.exits.attach import Exits, Settings, add_exits, candidates
-from offramp.exits.cutting import Cut, Point
+from offramp.exits.attach import ExitOptions, Exits, add_exits, candidate_points
+from offramp.exits.cutting import Cut, ExitPoint
 
-__all__ = ["Cut", "Exits", "Point", "Settings", "add_exits", "candidates"]
+__all__ = ["Cut", "ExitOptions", "ExitPoint", "Exits", "add_exits", "candidate_points"]

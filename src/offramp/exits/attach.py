@@ -17,8 +17,8 @@ from offramp.base.progress import Progress, silent
 from offramp.core.graph import Costs
 from offramp.core.tasks import log_probabilities
 from offramp.core.trace import assemble
-from offramp.exits.cutting import Point, point, points
-from offramp.exits.features import BATCH, Features, stream
+from offramp.exits.cutting import ExitPoint, exit_point, exit_points
+from offramp.exits.features import FEATURE_BATCH, HeadFeatures, head_features
 from offramp.exits.heads import Head, fit_head
 from offramp.exits.network import Network, made_up
 from offramp.exits.placement import Placement, place, propose
@@ -30,14 +30,14 @@ from offramp.networks.preprocessing import Preprocessing
 from offramp.recording.measure import stage_costs
 from offramp.runtime import OnnxRuntime
 
-OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
+OWN_OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
 FINAL = "final"  # the stage of the network's own answer
 MOST = 8  # exits that are proposed
 _HELD_OUT = 0.2  # of the examples: they choose styles and placement
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class ExitOptions:
     """How exits are put into a network."""
 
     at: Sequence[str] | None = None  # tensors or modules; None: placed automatically
@@ -47,13 +47,13 @@ class Settings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exits:
     """A network with exits, cut into stages."""
 
     networks: Networks
     costs: Costs  # millions of multiply-adds of every body and head
-    points: Mapping[str, Point]  # of each exit that stays, by stage
+    points: Mapping[str, ExitPoint]  # of each exit that stays, by stage
     heads: Mapping[str, Head]  # likewise
     loss: Mapping[str, float]  # top-1 error of each stage on held-out examples
     dropped: Mapping[str, str] = field(default_factory=dict)  # point -> why it went
@@ -80,7 +80,7 @@ class Exits:
         }
 
 
-def candidates(path: Path, examples: Examples | None = None) -> list[Point]:
+def candidate_points(path: Path, examples: Examples | None = None) -> list[ExitPoint]:
     """The points of a network that exits may answer from, cheapest first.
 
     Args:
@@ -91,13 +91,13 @@ def candidates(path: Path, examples: Examples | None = None) -> list[Point]:
         NetworkError: it does not load or run.
     """
     first = None if examples is None else next(examples.batches(3), None)
-    return points(Network.read(path, None if first is None else first.x))
+    return exit_points(Network.read(path, None if first is None else first.x))
 
 
 def add_exits(
     path: Path,
     examples: Examples | None,
-    settings: Settings,
+    settings: ExitOptions,
     folder: Path,
     *,
     preprocessing: Preprocessing | None = None,
@@ -107,8 +107,7 @@ def add_exits(
 
     Args:
         path: an ONNX file with one input (batch, ...) and scores (batch, classes).
-        examples: labelled; more than 50,000 are not read. The graph remembers them, and no plan is
-            certified on them.
+        examples: labelled, 50,000 at most; the graph remembers them, and they certify nothing.
         settings: where and which exits.
         folder: where the parts are written.
         preprocessing: what the graph says of how examples are read.
@@ -120,44 +119,96 @@ def add_exits(
 
     Source: Bolukbasi et al. 2017, section 4, for frozen networks with linear heads.
     """
-    if settings.at is not None and list(settings.at) == [OUTPUTS]:
+    if settings.at is not None and list(settings.at) == [OWN_OUTPUTS]:
         return _as_it_is(path, examples, folder, preprocessing)
+    tell = progress or silent
+    tell("reading the network", 0, 1)
+    network, given = _labelled(path, examples)
+    places = _places(network, settings)
+    poolings = _poolings(network, places, settings)
+    seen = head_features(network, poolings, given, tell)
+    lesson = _Lesson.of(seen, settings, tell)
+    trained = _Trained(
+        network=network,
+        places=places,
+        heads=lesson.heads(poolings),
+        held_out=lesson.held_out,
+        preprocessing=preprocessing,
+        taught=seen.hashes,
+    )
+    return _placed(trained, poolings, lesson, folder)
+
+
+def _poolings(
+    network: Network, places: Mapping[str, ExitPoint], settings: ExitOptions
+) -> dict[str, Pooling]:
+    style = settings.style or "deep"  # whose features hold those of the other
+    fixed, padding = _fixed(network), _padding(network, settings)
+    return {stage: Pooling(place, style, fixed, padding) for stage, place in places.items()}
+
+
+def _labelled(path: Path, examples: Examples | None) -> tuple[Network, Examples]:
+    """A network that gives scores, and examples for it.
+
+    Raises:
+        DataError: there are no examples.
+        NetworkError: it gives no scores.
+    """
     first = None if examples is None else next(examples.batches(3), None)
     if examples is None or first is None or not len(first.x):
         raise DataError(
             "heads are trained on labelled examples; give some thousands of them: --data."
         )
-    tell = progress or silent
-    tell("reading the network", 0, 1)
     network = Network.read(path, first.x)
     answer = network.tensors.get(network.outputs[0])
     if answer is None or answer.axis != 0 or len(answer.shape) != 2:
         raise NetworkError(
             f"the first output of {path}, {network.outputs[0]}, must be scores (batch, classes)."
         )
-    places = _places(network, settings)
-    style = settings.style or "deep"  # whose features hold those of the other
-    fixed, padding = _fixed(network), _padding(network, settings)
-    poolings = {stage: Pooling(p, style, fixed, padding) for stage, p in places.items()}
-    seen = stream(network, poolings, examples, tell)
-    shuffled = np.random.default_rng(settings.seed).permutation(len(seen.labels))
-    share = round(_HELD_OUT * len(shuffled))
-    training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
-    heads = _train(poolings, training, held_out, settings, tell)
-    found = _Trained(network, places, heads, held_out, preprocessing, seen.hashes)
-    if settings.at is not None:
-        return found.exits(folder)
-    tell("measuring which exits pay", 0, 1)
-    placement = found.placement()
+    return network, examples
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What heads learn from, and what chooses among them."""
+
+    training: HeadFeatures
+    held_out: HeadFeatures
+    settings: ExitOptions
+    progress: Progress
+
+    @classmethod
+    def of(cls, seen: HeadFeatures, settings: ExitOptions, progress: Progress) -> _Lesson:
+        shuffled = np.random.default_rng(settings.seed).permutation(len(seen.labels))
+        share = round(_HELD_OUT * len(shuffled))
+        training, held_out = seen.take(shuffled[share:]), seen.take(shuffled[:share])
+        return cls(training, held_out, settings, progress)
+
+    def heads(self, poolings: Mapping[str, Pooling]) -> dict[str, Head]:
+        return _train(poolings, self.training, self.held_out, self.settings, self.progress)
+
+    def renamed(self, names: Mapping[str, str]) -> _Lesson:
+        training, held_out = self.training.renamed(names), self.held_out.renamed(names)
+        return replace(self, training=training, held_out=held_out)
+
+
+def _placed(
+    trained: _Trained, poolings: Mapping[str, Pooling], lesson: _Lesson, folder: Path
+) -> Exits:
+    """The exits that were asked for, or else those that pay on the held-out examples."""
+    if lesson.settings.at is not None:
+        return trained.exits(folder)
+    lesson.progress("measuring which exits pay", 0, 1)
+    placement = trained.placement()
     stay = placement.kept[:-1] or (list(placement.dropped)[-1],)  # the best one, if none pays
     names = {stage: f"exit{number}" for number, stage in enumerate(stay, start=1)}
-    found = found.renamed(names)
-    if settings.hears:  # what a head has heard may have gone
-        kept = {new: poolings[old] for old, new in names.items()}
-        again = _train(kept, training.renamed(names), found.held_out, settings, tell)
-        found = replace(found, heads=again)
+    kept = trained.renamed(names)
+    if lesson.settings.hears:  # what a head has heard may have gone
+        again = lesson.renamed(names).heads({new: poolings[old] for old, new in names.items()})
+        kept = replace(kept, heads=again)
+    places = trained.places
     dropped = {places[s].path: why for s, why in placement.dropped.items() if s not in stay}
-    return replace(found.exits(folder), dropped=dropped, saving=placement.saving)
+    return replace(kept.exits(folder), dropped=dropped, saving=placement.saving)
 
 
 def _as_it_is(
@@ -178,18 +229,18 @@ def _as_it_is(
     outputs = {f"exit{number}": name for number, name in enumerate(ordered[:-1], start=1)}
     wide = {**outputs, FINAL: ordered[-1]}
     networks, costs = cut_into_stages(network, wide, folder, x, preprocessing)
-    return Exits(networks, costs, {}, {}, {})
+    return Exits(networks=networks, costs=costs, points={}, heads={}, loss={})
 
 
-def _places(network: Network, settings: Settings) -> dict[str, Point]:
+def _places(network: Network, settings: ExitOptions) -> dict[str, ExitPoint]:
     if settings.at is None:
-        fitting = [p for p in points(network) if 1 <= len(p.shape) <= 3]
+        fitting = [p for p in exit_points(network) if 1 <= len(p.shape) <= 3]
         if not fitting:
             raise NetworkError("this network has no point to exit from; it is a single step.")
         total = network.work(network.outputs[0])
         found = [fitting[i] for i in propose([p.cost for p in fitting], total, MOST)]
     else:
-        found = sorted((point(network, name) for name in settings.at), key=lambda p: p.cost)
+        found = sorted((exit_point(network, name) for name in settings.at), key=lambda p: p.cost)
         names = [p.name for p in found]
         if len(set(names)) < len(names):
             raise InputError("a point is given twice; name each once.")
@@ -202,15 +253,15 @@ def _fixed(network: Network) -> bool:
     return all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
 
 
-def _padding(network: Network, settings: Settings) -> tuple[str, int] | None:
+def _padding(network: Network, settings: ExitOptions) -> tuple[str, int] | None:
     return None if settings.padding is None else (network.input, settings.padding)
 
 
 def _train(
     poolings: Mapping[str, Pooling],
-    training: Features,
-    held_out: Features,
-    settings: Settings,
+    training: HeadFeatures,
+    held_out: HeadFeatures,
+    settings: ExitOptions,
     progress: Progress,
 ) -> dict[str, Head]:
     """A head for each stage, of the style that says more of the held-out labels."""
@@ -239,14 +290,14 @@ def _train(
     return heads
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Trained:
     """Exits with heads, to be placed and written."""
 
     network: Network
-    places: Mapping[str, Point]
+    places: Mapping[str, ExitPoint]
     heads: Mapping[str, Head]
-    held_out: Features
+    held_out: HeadFeatures
     preprocessing: Preprocessing | None
     taught: AnyArray  # (n,) hashes of all examples that had a part in it
 
@@ -261,7 +312,7 @@ class _Trained:
         with TemporaryDirectory() as temporary:
             networks, _ = self._cut(Path(temporary))
             runtime = OnnxRuntime(networks.files, networks.graph)
-            costs = stage_costs(runtime, networks.graph, self.held_out.some, BATCH)
+            costs = stage_costs(runtime, networks.graph, self.held_out.some, FEATURE_BATCH)
         scores, labels = self._scores(), self.held_out.labels
         return place(assemble(networks.graph, costs, scores, labels=labels))
 
@@ -270,7 +321,9 @@ class _Trained:
         loss = {s: float((x.argmax(axis=1) != labels).mean()) for s, x in self._scores().items()}
         networks, costs = self._cut(folder)
         networks = replace(networks, taught=np.unique(self.taught))
-        return Exits(networks, costs, self.places, self.heads, loss)
+        return Exits(
+            networks=networks, costs=costs, points=self.places, heads=self.heads, loss=loss
+        )
 
     def _scores(self) -> dict[str, FloatArray]:
         found: dict[str, FloatArray] = {}

@@ -23,8 +23,8 @@ _WIDEST = 8  # tensors in the carry of a point that is proposed
 _LATEST = 0.98  # of the work: later there is nothing left to save
 
 
-@dataclass(frozen=True)
-class Point:
+@dataclass(frozen=True, kw_only=True)
+class ExitPoint:
     """A tensor from which an exit may answer."""
 
     name: str  # of the tensor
@@ -54,7 +54,7 @@ class Part:
     model: onnx.ModelProto  # its inputs: examples or tensors that earlier bodies made
 
 
-def points(network: Network) -> list[Point]:
+def exit_points(network: Network) -> list[ExitPoint]:
     """The candidate points, cheapest first: one for each amount of work done.
 
     Where every path goes through a single tensor, only such points are given, since their carry is
@@ -70,14 +70,14 @@ def points(network: Network) -> list[Point]:
     return [chosen[cost] for cost in sorted(chosen)]
 
 
-def _narrow(network: Network, found: Point) -> bool:
+def _narrow(network: Network, found: ExitPoint) -> bool:
     """Whether nothing else crosses that took work to make: a mask made of the input may."""
     return found.name in found.carry and all(
         network.work(name) == 0 for name in found.carry if name != found.name
     )
 
 
-def point(network: Network, name: str) -> Point:
+def exit_point(network: Network, name: str) -> ExitPoint:
     """The point at a tensor, or at the last tensor of a module, called `name`.
 
     Raises:
@@ -129,7 +129,7 @@ def _activations(network: Network, answer: frozenset[int]) -> list[str]:
     ]
 
 
-def _point(network: Network, answer: frozenset[int], name: str) -> Point | None:
+def _point(network: Network, answer: frozenset[int], name: str) -> ExitPoint | None:
     """None where a tensor of the carry folds the batch into another dimension."""
     before = network.ancestors(name) & answer
     carry = crossing(network, before, answer - before)
@@ -137,14 +137,14 @@ def _point(network: Network, answer: frozenset[int], name: str) -> Point | None:
     known = [network.tensors.get(t) for t in carry]
     if any(carried is None or carried.folded for carried in known):
         return None
-    return Point(
-        name,
-        sum(network.multiply_adds[i] for i in before),
-        carry,
-        sum(carried.bytes for carried in known if carried is not None),
-        network.scope(name),
-        tuple(size for i, size in enumerate(tensor.shape) if i != tensor.axis),
-        tensor.axis or 0,
+    return ExitPoint(
+        name=name,
+        cost=sum(network.multiply_adds[i] for i in before),
+        carry=carry,
+        carry_bytes=sum(carried.bytes for carried in known if carried is not None),
+        path=network.scope(name),
+        shape=tuple(size for i, size in enumerate(tensor.shape) if i != tensor.axis),
+        axis=tensor.axis or 0,
     )
 
 
@@ -241,7 +241,7 @@ class Cut:
             {stage: work(nodes) for stage, nodes in self.heads.items()},
             "MMAC",
             "counted: convolutions, matrix products and recurrences",
-            {self.stages[-1][0]: self.network.work(self.stages[-1][1]) / 1e6},
+            whole={self.stages[-1][0]: self.network.work(self.stages[-1][1]) / 1e6},
         )
 
     def parts(self) -> list[Part]:

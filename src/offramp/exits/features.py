@@ -18,11 +18,11 @@ from offramp.exits.pooling import Pooling, pooled
 from offramp.networks.data import Examples
 
 MOST_EXAMPLES = 50_000  # that heads are trained on
-BATCH = 64
+FEATURE_BATCH = 64
 
 
-@dataclass(frozen=True)
-class Features:
+@dataclass(frozen=True, kw_only=True)
+class HeadFeatures:
     """What the network shows at each point, pooled, of every example."""
 
     x: dict[str, FloatArray]  # stage -> (n, features)
@@ -36,19 +36,21 @@ class Features:
         """The numbers of the examples, (n,)."""
         return np.arange(len(self.labels))
 
-    def take(self, rows: AnyArray) -> Features:
+    def take(self, rows: AnyArray) -> HeadFeatures:
         x = {stage: values[rows] for stage, values in self.x.items()}
         hashes = self.hashes[rows]
-        return Features(x, self.scores[rows], self.labels[rows], self.some, hashes)
+        return HeadFeatures(
+            x=x, scores=self.scores[rows], labels=self.labels[rows], some=self.some, hashes=hashes
+        )
 
-    def renamed(self, names: Mapping[str, str]) -> Features:
+    def renamed(self, names: Mapping[str, str]) -> HeadFeatures:
         """With some of the stages, under new names."""
         return replace(self, x={new: self.x[old] for old, new in names.items()})
 
 
-def stream(
+def head_features(
     network: Network, poolings: Mapping[str, Pooling], examples: Examples, progress: Progress
-) -> Features:
+) -> HeadFeatures:
     """One pass of all examples through the network, which runs once on each."""
     model = pooled(network, poolings)
     session = open_session(model, network.path)
@@ -59,7 +61,7 @@ def stream(
     labels: list[IntArray] = []
     hashes: list[AnyArray] = []
     some: AnyArray | None = None
-    for batch in examples.batches(BATCH):
+    for batch in examples.batches(FEATURE_BATCH):
         if batch.labels is None:
             raise DataError("these examples have no labels; heads learn from labelled ones.")
         if len(batch.x):
@@ -67,8 +69,8 @@ def stream(
             labels.append(batch.labels)
             hashes.append(hash_rows(batch.x))
             some = batch.x if some is None else some
-        progress("features", min(len(found) * BATCH, total), total)
-        if len(found) * BATCH >= total:
+        progress("features", min(len(found) * FEATURE_BATCH, total), total)
+        if len(found) * FEATURE_BATCH >= total:
             break
     if some is None:
         raise DataError("there are no examples to train heads on; give some hundreds.")
@@ -81,7 +83,9 @@ def stream(
             f"{scores.shape[1]} classes. Give examples of every class."
         )
     x = dict(zip(poolings, features, strict=True))
-    return Features(x, scores, checked, some, np.concatenate(hashes))
+    return HeadFeatures(
+        x=x, scores=scores, labels=checked, some=some, hashes=np.concatenate(hashes)
+    )
 
 
 def _run(

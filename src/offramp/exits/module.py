@@ -17,7 +17,7 @@ import onnx
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import MissingExtra, NetworkError
-from offramp.exits.attach import Exits, Settings, add_exits
+from offramp.exits.attach import ExitOptions, Exits, add_exits
 from offramp.exits.network import Network
 from offramp.networks.data import Arrays
 from offramp.networks.preprocessing import Preprocessing
@@ -52,7 +52,8 @@ class WithExits(nn.Module):
         head: Callable[[tuple[int, ...], int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.module, self.at = module, dict(at)
+        self.module: nn.Module = module
+        self.at: dict[str, str] = dict(at)
         self._seen: dict[str, Tensor] = {}
         inside = dict(module.named_modules())
         for exit_, name in at.items():
@@ -71,7 +72,7 @@ class WithExits(nn.Module):
             raise NetworkError(f"'{at[missing[0]]}' does not run, or gives no tensor.")
         make = deep_head if head is None else head
         classes = scores.shape[-1]
-        self.heads = nn.ModuleDict(
+        self.heads: nn.ModuleDict = nn.ModuleDict(
             {exit_: make(tuple(self._seen[exit_].shape[1:]), classes) for exit_ in at}
         ).to(x.device)
         self._seen.clear()
@@ -164,8 +165,12 @@ def export(
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.onnx"
         to_onnx(model, x, path)
-        some = Arrays(x.cpu().numpy(), None, "inputs of the export", None)
-        found = add_exits(path, some, Settings(["outputs"]), folder, preprocessing=preprocessing)
+        some = Arrays(
+            x=x.cpu().numpy(), y=None, fingerprint="inputs of the export", preprocessing=None
+        )
+        found = add_exits(
+            path, some, ExitOptions(at=["outputs"]), folder, preprocessing=preprocessing
+        )
         return replace(found, networks=replace(found.networks, taught=taught))
 
 

@@ -23,8 +23,8 @@ _ROWS = (2, 3)  # batch sizes that tell which axis of a tensor is the batch
 _SCOPES = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
 
 
-@dataclass(frozen=True)
-class Tensor:
+@dataclass(frozen=True, kw_only=True)
+class KnownTensor:
     """What is known of a tensor after running the network on two batch sizes."""
 
     name: str
@@ -49,7 +49,7 @@ class Network:
     """
 
     model: onnx.ModelProto
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, KnownTensor]
     path: Path | None = None
     nodes: tuple[onnx.NodeProto, ...] = field(init=False)
 
@@ -195,7 +195,7 @@ def made_up(network: Network) -> AnyArray:
 
 
 def _made_up(value: onnx.ValueInfoProto, path: Path | None) -> AnyArray:
-    found = independence.made_up(value, _ROWS[1])
+    found = independence.made_up_rows(value, _ROWS[1])
     if found is None:
         raise NetworkError(
             f"{path or 'the network'} reads inputs of no fixed shape; give some with --data."
@@ -205,7 +205,7 @@ def _made_up(value: onnx.ValueInfoProto, path: Path | None) -> AnyArray:
 
 def _look(
     model: onnx.ModelProto, value: onnx.ValueInfoProto, x: AnyArray, path: Path | None
-) -> dict[str, Tensor]:
+) -> dict[str, KnownTensor]:
     """Every tensor, from running the model with all of them as outputs on two batch sizes."""
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     x = np.resize(x, (_ROWS[1], *x.shape[1:])).astype(dtype)
@@ -260,17 +260,17 @@ def _values(
         ) from None
 
 
-def _tensor(name: str, few: AnyArray, more: AnyArray) -> Tensor | None:
+def _tensor(name: str, few: AnyArray, more: AnyArray) -> KnownTensor | None:
     if not isinstance(few, np.ndarray):  # a sequence or an optional
         return None
     if few.shape == more.shape:
-        return Tensor(name, few.dtype, few.shape, None)
+        return KnownTensor(name=name, dtype=few.dtype, shape=few.shape, axis=None)
     changed = [i for i, (a, b) in enumerate(zip(few.shape, more.shape, strict=False)) if a != b]
     whole = few.ndim == more.ndim and len(changed) == 1
     if not whole or (few.shape[changed[0]], more.shape[changed[0]]) != _ROWS:
-        return Tensor(name, few.dtype, few.shape, None, folded=True)
+        return KnownTensor(name=name, dtype=few.dtype, shape=few.shape, axis=None, folded=True)
     shape = tuple(1 if i == changed[0] else size for i, size in enumerate(few.shape))
-    return Tensor(name, few.dtype, shape, changed[0])
+    return KnownTensor(name=name, dtype=few.dtype, shape=shape, axis=changed[0])
 
 
 def _read_by(node: onnx.NodeProto) -> Iterator[str]:

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
-from offramp.exits.cutting import Point
+from offramp.exits.cutting import ExitPoint
 from offramp.exits.network import Network
 
 Style = Literal["linear", "deep"]
@@ -28,7 +28,7 @@ class Pooling:
     adds maxima and the first token. Vectors are taken as they are.
     """
 
-    point: Point
+    point: ExitPoint
     style: Style
     fixed: bool = True  # whether all inputs have the same size, so that a grid fits
     padding: tuple[str, int] | None = None  # the tensor of tokens (n, tokens), and the padding one

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
@@ -43,24 +44,28 @@ def cut_into_stages(
     Raises:
         NetworkError: it cannot be cut there, or the parts do not say what the whole says.
     """
-    cut = Cut(network, tuple(outputs.items()))
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for part in cut.parts():
-        files[part.name] = folder / f"{part.name}.onnx"
-        weights.write(part.model, files[part.name])
-    last = list(outputs)[-1]
-    files[whole(last)] = folder / f"{whole(last)}.onnx"
-    alone = extract(network, network.ancestors(outputs[last]), [outputs[last]])
-    weights.write(alone if original is None else original.model, files[whole(last)])
-    names = list(outputs)
+    cut, names = Cut(network, tuple(outputs.items())), list(outputs)
+    answer = outputs[names[-1]]
+    alone = extract(network, network.ancestors(answer), [answer])
+    models = {part.name: part.model for part in cut.parts()}
+    models[whole(names[-1])] = alone if original is None else original.model
+    files = _written(models, folder)
     stages = tuple(
         Stage(name, names[i - 1] if i else None, cut.hears(name)) for i, name in enumerate(names)
     )
-    edges = tuple(pairwise(names))
-    networks = Networks(Graph(stages, edges, last), files, preprocessing)
+    graph = Graph(stages, tuple(pairwise(names)), names[-1])
+    networks = Networks(graph, files, preprocessing)
     check_parts(networks, x)
     return networks, cut.costs()
+
+
+def _written(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, Path]:
+    """Writes every part of a network to `folder`, which exists or is made; its files by part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: folder / f"{name}.onnx" for name in models}
+    for name, model in models.items():
+        weights.write(model, files[name])
+    return files
 
 
 def check_parts(networks: Networks, x: AnyArray) -> None:

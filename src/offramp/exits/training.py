@@ -33,7 +33,7 @@ Epoch = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 _WARMUP = 0.05  # of all steps: the learning rate rises from 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """How exits are trained."""
 
@@ -77,17 +77,8 @@ def train(
         last exit as in Phuong and Lampert 2019.
     """
     settings = training or Training()
-    model.train()
-    for parameter in model.parameters():
-        parameter.requires_grad_(settings.mode != "heads")
-    if settings.mode == "heads":
-        if not isinstance(model, WithExits):
-            raise InputError("heads alone are trained in a WithExits; wrap the module in it.")
-        model.module.eval()  # its running statistics stay as they are
-        model.heads.requires_grad_(True)
-    learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        learned, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        _learned(model, settings), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     begin = _resume(model, optimizer, settings, checkpoint)
     for epoch in range(begin, settings.epochs):
@@ -96,6 +87,19 @@ def train(
             _save(model, optimizer, settings, checkpoint, epoch + 1)
         (progress or silent)(f"training, mean loss {loss:.6g}", epoch + 1, settings.epochs)
     return model.eval()
+
+
+def _learned(model: nn.Module, settings: Training) -> list[nn.Parameter]:
+    """The parameters that are trained, in a module that is made ready for it."""
+    model.train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(settings.mode != "heads")
+    if settings.mode == "heads":
+        if not isinstance(model, WithExits):
+            raise InputError("heads alone are trained in a WithExits; wrap the module in it.")
+        model.module.eval()  # its running statistics stay as they are
+        model.heads.requires_grad_(True)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _epoch(
@@ -116,7 +120,7 @@ def _epoch(
         optimizer.zero_grad(set_to_none=True)
         with _precision(device, settings):
             scores = model(x.to(device))
-            loss = loss_of(scores, labels.to(device), settings)
+            loss = training_loss(scores, labels.to(device), settings)
         loss.backward()
         optimizer.step()
         total += float(loss.detach())
@@ -138,7 +142,7 @@ def rate_of(schedule: Schedule, share: float) -> float:
     return rates[schedule]
 
 
-def loss_of(scores: Iterable[Tensor], labels: Tensor, settings: Training) -> Tensor:
+def training_loss(scores: Iterable[Tensor], labels: Tensor, settings: Training) -> Tensor:
     """The sum over exits of the cross-entropy, and of the divergence from the last one's answer."""
     every = [s.float() for s in scores]
     taught = every[:-1] if settings.mode == "heads" else every

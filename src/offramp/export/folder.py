@@ -6,7 +6,7 @@ A driver keeps what files make and gives each file the rows that come to it: see
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from offramp.networks.weights import fingerprint_of_copy
 from offramp.plan.plan import Plan
 from offramp.runtime.format import KIND, PATH, SCORES, TRADEOFF, VERSION
 
-EXPORTED = kind_of_folder(KIND)
+EXPORTED_FOLDER = kind_of_folder(KIND)
 
 
 def write_folder(
@@ -61,27 +61,38 @@ def write_folder(
     blocks = stages.itinerary.root.all()
     known: dict[str, Tensor | Recipe] = {}
     written = [_Written.of(stages, block, pixels, dial, known) for block in blocks]
-    asked = {key for found in written for key in found.reads}
-    axes = {key: tensor.axis for found in written for key, tensor in found.makes.items()}
-    with new_folder(path, EXPORTED, force=force) as folder:
+    asked = {key for each in written for key in each.reads}
+    axes = {key: tensor.axis for each in written for key, tensor in each.makes.items()}
+    with new_folder(path, EXPORTED_FOLDER, force=force) as folder:
         routes = []
-        for number, found in enumerate(written):
-            tell(f"writing {found.block.stage}.onnx", number, len(written))
-            makes = {key: found.makes[key] for key in found.makes if key in asked}
-            file = folder / f"{found.block.stage}.onnx"
-            model = found.model(makes)
-            write_sealed(model, file, file)
-            routes.append(
-                {
-                    "stage": found.block.stage,
-                    "fingerprint": fingerprint_of_copy(file),
-                    "entering": found.block.entering,
-                    "reads": {key: 0 if key == X else axes[key] for key in found.reads},
-                    "makes": {key: tensor.axis for key, tensor in makes.items()},
-                }
-            )
+        for number, each in enumerate(written):
+            tell(f"writing {each.block.stage}.onnx", number, len(written))
+            routes.append(_route(each, folder, asked, axes))
         about = _manifest(stages, dial)
         write_manifest(folder, KIND, {"version": VERSION, **about, "files": routes})
+
+
+def _route(
+    written: _Written, folder: Path, asked: Collection[str], axes: Mapping[str, int | None]
+) -> dict[str, Any]:
+    """Writes the file of one stage; what routes.json says of it.
+
+    Args:
+        written: the stage.
+        folder: where.
+        asked: the tensors that any file reads.
+        axes: along which axis of a tensor the batch lies.
+    """
+    makes = {key: tensor for key, tensor in written.makes.items() if key in asked}
+    file = folder / f"{written.block.stage}.onnx"
+    write_sealed(written.model(makes), file, file)
+    return {
+        "stage": written.block.stage,
+        "fingerprint": fingerprint_of_copy(file),
+        "entering": written.block.entering,
+        "reads": {key: 0 if key == X else axes[key] for key in written.reads},
+        "makes": {key: tensor.axis for key, tensor in makes.items()},
+    }
 
 
 def _manifest(stages: Stages, dial: bool) -> dict[str, Any]:

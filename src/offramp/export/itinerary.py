@@ -29,7 +29,7 @@ class Path:
     ran: frozenset[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """One body, what is decided after it, and the blocks that only examples from here reach."""
 
@@ -115,11 +115,11 @@ class Itinerary:
         paths = self.paths
         entering = tuple(sorted({n for n, new in self._steps if stage in new}))
         return Block(
-            stage,
-            entering,
-            tuple(n for n in entering if head(stage) in self._ahead[n]),
-            tuple(n for n in entering if paths[n].stage == stage),
-            tuple(self._block(other, order, around) for other in inside),
+            stage=stage,
+            entering=entering,
+            saying=tuple(n for n in entering if head(stage) in self._ahead[n]),
+            answering=tuple(n for n in entering if paths[n].stage == stage),
+            inside=tuple(self._block(other, order, around) for other in inside),
         )
 
     @cached_property

@@ -12,10 +12,10 @@ from onnx import helper
 
 from offramp.base.errors import InputError, NetworkError
 from offramp.base.files import data_of, fingerprint, read_bytes, replacing
-from offramp.base.outputs import Kind
+from offramp.base.outputs import OutputKind
 from offramp.export.stages import Stages
 from offramp.networks import weights
-from offramp.networks.weights import fingerprint_of
+from offramp.networks.weights import network_fingerprint
 from offramp.runtime.format import ABOUT, WEIGHTS, check_seal, seal_of
 
 
@@ -35,7 +35,7 @@ def facts(stages: Stages) -> dict[str, Any]:
         "tradeoffs": [float(policy.settings.min()), float(policy.settings.max())],
         "certificate": plan.certificate.to_json(),
         "input": plan.info.get("input"),
-        "networks": {part: fingerprint_of(file) for part, file in stages.files.items()},
+        "networks": {part: network_fingerprint(file) for part, file in stages.files.items()},
     }
 
 
@@ -45,7 +45,7 @@ def described(model: onnx.ModelProto, about: dict[str, Any]) -> onnx.ModelProto:
     return model
 
 
-def sealed(model: onnx.ModelProto) -> bytes:
+def sealed_bytes(model: onnx.ModelProto) -> bytes:
     """The file of a model: its fingerprint, of all bytes before, is metadata at the end."""
     content: bytes = model.SerializeToString()
     return content + seal_of(content)
@@ -58,14 +58,14 @@ def write_sealed(model: onnx.ModelProto, file: Path, called: Path) -> None:
     """
     if model.ByteSize() <= weights.LARGEST:
         onnx.checker.check_model(model, full_check=True)
-        file.write_bytes(sealed(model))
+        file.write_bytes(sealed_bytes(model))
         return
     data = data_of(called)
     with replacing(data) as temporary:
         weights.put_beside(model, temporary, data.name)
         entry = model.metadata_props.add()
         entry.key, entry.value = WEIGHTS, fingerprint(temporary)
-    file.write_bytes(sealed(model))
+    file.write_bytes(sealed_bytes(model))
     onnx.checker.check_model(str(file), full_check=True)
 
 
@@ -77,4 +77,4 @@ def _is_exported(path: Path) -> bool:
     return True
 
 
-EXPORTED = Kind("an exported file", _is_exported)
+EXPORTED = OutputKind("an exported file", _is_exported)

@@ -25,16 +25,17 @@ from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_o
 from offramp.plan.plan import Plan
 from offramp.runtime.format import OUTPUTS, TRADEOFF
 
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+FLOAT: int = TensorProto.FLOAT
+INT64: int = TensorProto.INT64
 
 
 @dataclass
-class Level:
+class RowLevel:
     """Rows that are computed together: those of the level around it at the positions `keep`."""
 
     scope: Scope
     tensors: dict[str, Tensor | Recipe]
-    around: Level | None = None
+    around: RowLevel | None = None
     keep: str = ""  # (m,) int64
     _positions: dict[int, str] = field(default_factory=dict)
 
@@ -44,7 +45,7 @@ class Level:
         Raises:
             PlanError: it was made in a branch that is not around this one.
         """
-        owner: Level | None = self
+        owner: RowLevel | None = self
         while owner is not None and key not in owner.tensors:
             owner = owner.around
         if owner is None:
@@ -62,7 +63,7 @@ class Level:
         self.tensors[key] = found
         return found.name
 
-    def _in(self, owner: Level, scope: Scope) -> str:
+    def _in(self, owner: RowLevel, scope: Scope) -> str:
         """The positions of these rows among those of a level further out."""
         assert self.around is not None
         if self.around is owner:
@@ -82,7 +83,7 @@ class Writer:
     stages: Stages
     decider: Decider
 
-    def block(self, block: Block, level: Level, path: str | None) -> tuple[str, str | None]:
+    def block(self, block: Block, level: RowLevel, path: str | None) -> tuple[str, str | None]:
         """Runs a block for the rows of a level.
 
         Args:
@@ -111,7 +112,7 @@ class Writer:
         mask = said.decision.onward if said.decision and self._all_inside(block) else None
         return self._inside(block, level, said.scores, after, mask)
 
-    def _some(self, block: Block, level: Level, path: str) -> tuple[str, str]:
+    def _some(self, block: Block, level: RowLevel, path: str) -> tuple[str, str]:
         """As `block` after its body, where only some of the rows need the scores."""
         scope, then, otherwise = level.scope, level.scope.branch(), level.scope.branch()
         mask = self._among(scope, path, block.saying)
@@ -142,7 +143,7 @@ class Writer:
         return scope.add("ConstantOfShape", shape)
 
     def _inside(
-        self, block: Block, level: Level, scores: str, path: str | None, mask: str | None
+        self, block: Block, level: RowLevel, scores: str, path: str | None, mask: str | None
     ) -> tuple[str, str | None]:
         """Runs the blocks inside a block for the rows that come to them.
 
@@ -196,10 +197,10 @@ class Writer:
         return scope.add("Cast", scope.add("ReduceSum", ones, keepdims=0), to=TensorProto.BOOL)
 
     @staticmethod
-    def _below(level: Level, then: Scope, mask: str) -> tuple[Level, str]:
+    def _below(level: RowLevel, then: Scope, mask: str) -> tuple[RowLevel, str]:
         """The rows of a level that a mask names, and where they are in it, (m, 1)."""
         rows = then.add("NonZero", mask)
-        inner = Level(then, {}, level, then.add("Squeeze", rows, then.integers(0)))
+        inner = RowLevel(then, {}, level, then.add("Squeeze", rows, then.integers(0)))
         return inner, then.add("Transpose", rows, perm=[1, 0])
 
 
@@ -224,7 +225,7 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
     read = preprocess(scope, example.name, pixels) if pixels else example.name
     dialled = turned(outside, plan.policy.settings, plan.setting, TRADEOFF) if dial else None
     writer = Writer(stages, Decider(plan, dialled, stages.tainted))
-    scores, path = writer.block(stages.itinerary.root, Level(scope, {X: Tensor(read)}), None)
+    scores, path = writer.block(stages.itinerary.root, RowLevel(scope, {X: Tensor(read)}), None)
     made = [scores, *_outcome(scope, stages, scores, path)]
     # without rows nothing runs: some networks cannot, nor can TopK in ONNX Runtime before 1.32
     empty = [

@@ -12,11 +12,11 @@ from functools import cached_property
 
 import numpy as np
 
-from offramp.answering.committees import Committees, learn
+from offramp.answering.committees import Committees, learn_committees
 from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.base.progress import Progress, silent
-from offramp.core.frontier import LEVELS, Point, Recorded, cost_at, replay
+from offramp.core.frontier import LEVELS, Point, TracePolicy, cost_at, replay
 from offramp.core.policy import Learner, Policy
 from offramp.core.tasks import Excess, Losses
 from offramp.core.trace import Trace
@@ -69,14 +69,21 @@ class Lesson:
             totals += _totals(policy, self.trace.take(held), excess)
         unit = self.trace.reference_cost
         lost, cost = totals / self.trace.examples
-        points = [Point(None, a, a, c, unit / c, {}) for a, c in zip(lost, cost, strict=True)]
-        points.append(Point(None, 0.0, 0.0, unit, 1.0, {}))  # the reference alone
+        points = [
+            Point(tradeoff=None, excess_loss=a, induced_loss=a, cost=c, speedup=unit / c, exits={})
+            for a, c in zip(lost, cost, strict=True)
+        ]
+        points.append(
+            Point(
+                tradeoff=None, excess_loss=0.0, induced_loss=0.0, cost=unit, speedup=1.0, exits={}
+            )
+        )  # the reference alone
         return float(np.mean([cost_at(points, level) for level in levels])) / unit
 
 
 def _totals(policy: Policy, trace: Trace, excess: Mapping[str, FloatArray]) -> FloatArray:
     """Excess loss and cost of all examples, (2, settings), at as many steps along any dial."""
-    recorded = Recorded(policy, trace)
+    recorded = TracePolicy(policy, trace)
     order = policy.graph.order
     steps = np.linspace(0, len(policy.settings) - 1, _STEPS).round().astype(int)
     found: dict[int, tuple[float, float]] = {}
@@ -102,7 +109,9 @@ class Ways:
         """The examples as stages answer them, together where that loses less."""
         found: Committees = {}
         if self.committees:
-            found, trace = learn(trace, self.loss, unlabelled=self.unlabelled, seed=self.seed)
+            found, trace = learn_committees(
+                trace, self.loss, unlabelled=self.unlabelled, seed=self.seed
+            )
         return Lesson(trace, trace.losses(self.loss, self.excess), found)
 
 

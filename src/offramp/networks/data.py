@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from offramp.base.files import fingerprint, regular
 from offramp.core.parts import read_npz, unread
 from offramp.core.tasks import LABELS, whole_labels
 from offramp.networks.folders import fingerprint_text, read_folder
-from offramp.networks.images import decode
+from offramp.networks.images import Skipped, decode
 from offramp.networks.preprocessing import Preprocessing
 
 _COLUMNS = ("label", *LABELS)  # what tables call labels, before others
@@ -29,7 +29,7 @@ Source = bytes | Path | DataError  # of an image: what is in the file, the file,
 
 
 @dataclass(frozen=True)
-class Batch:
+class ExampleBatch:
     """Some consecutive examples, ready for the networks."""
 
     ids: AnyArray  # (n,) integers, or file names
@@ -37,7 +37,7 @@ class Batch:
     labels: IntArray | None  # (n,)
 
 
-NOTHING = Batch(np.empty(0, np.int64), np.empty((0,), np.float32), None)
+NOTHING = ExampleBatch(np.empty(0, np.int64), np.empty((0,), np.float32), None)
 
 
 class Examples(Protocol):
@@ -62,50 +62,14 @@ class Examples(Protocol):
     def remarks(self) -> Sequence[str]:
         """Sentences on what was read so far."""
 
-    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
         """Batches of `size` examples from number `start` on; the last may be smaller.
 
         A batch has fewer rows where broken images are skipped.
         """
 
 
-@dataclass
-class Skipped:
-    """Counts images that did not decode; raises unless skipping was asked for."""
-
-    allowed: bool
-    names: dict[str, str] = field(default_factory=dict)  # of an image -> what is wrong with it
-    others: dict[str, dict[str, None]] = field(default_factory=dict)  # remark -> images
-
-    def broken(self, name: str, problem: DataError) -> None:
-        if not self.allowed:
-            raise DataError(
-                f"image {name} cannot be decoded: {problem}. "
-                "Mend or remove it, or add --skip-broken to leave such images out."
-            ) from None
-        self.names[name] = str(problem)
-
-    def remark(self, name: str, what: str) -> None:
-        self.others.setdefault(what, {})[name] = None
-
-    @property
-    def remarks(self) -> list[str]:
-        return [
-            f"{len(names)} images {what} (first {next(iter(names))})"
-            for what, names in self.others.items()
-        ]
-
-    def check(self, examples: int) -> None:
-        """Raises DataError where every single image was left out."""
-        if examples and len(self.names) >= examples:
-            name, problem = next(iter(self.names.items()))
-            raise DataError(
-                f"none of the {examples} images can be decoded; the first is {name}: {problem}. "
-                "Give others."
-            )
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arrays:
     """An .npz with `x` (n, ...) and, where labelled, `y` (n,)."""
 
@@ -138,23 +102,30 @@ class Arrays:
                 f"`x` in {path} is {x.dtype}, but the graph reads images of uint8, or floats that "
                 "were brought into its range before. Scale them, or make the graph without --size."
             )
-        return cls(x, y, fingerprint(path), preprocessing, (), notes)
+        return cls(
+            x=x,
+            y=y,
+            fingerprint=fingerprint(path),
+            preprocessing=preprocessing,
+            classes=(),
+            notes=notes,
+        )
 
     @property
     def examples(self) -> int:
         return len(self.x)
 
-    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
         for first in range(start, self.examples, size):
             rows = slice(first, first + size)
             x = self.x[rows]
             if self.preprocessing and x.dtype == np.uint8:
                 x = self.preprocessing(x)
             ids = np.arange(first, first + len(x))
-            yield Batch(ids, x, None if self.y is None else self.y[rows])
+            yield ExampleBatch(ids, x, None if self.y is None else self.y[rows])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Encoded:
     """Images that are decoded as they are read: (name, bytes or file, label) in a fixed order."""
 
@@ -170,7 +141,7 @@ class Encoded:
     def remarks(self) -> Sequence[str]:
         return self.skipped.remarks
 
-    def batches(self, size: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
         rows = iter(self.read(start))
         while group := list(islice(rows, size)):
             kept = [(name, self._decode(name, image), label) for name, image, label in group]
@@ -188,7 +159,7 @@ class Encoded:
             self.skipped.broken(str(name), problem)
             return None
 
-    def _batch(self, rows: list[tuple[Any, AnyArray | None, int | None]]) -> Batch:
+    def _batch(self, rows: list[tuple[Any, AnyArray | None, int | None]]) -> ExampleBatch:
         height, width = self.preprocessing.size
         images = np.zeros((len(rows), height, width, len(self.preprocessing.mean)), np.uint8)
         for position, (_, image, _) in enumerate(rows):
@@ -196,7 +167,9 @@ class Encoded:
                 images[position] = image.reshape(images.shape[1:])
         labels = [label for _, _, label in rows if label is not None]
         known = np.array(labels, dtype=np.int64) if len(labels) == len(rows) else None
-        return Batch(np.array([name for name, _, _ in rows]), self.preprocessing(images), known)
+        return ExampleBatch(
+            np.array([name for name, _, _ in rows]), self.preprocessing(images), known
+        )
 
 
 def open_examples(
@@ -264,7 +237,15 @@ def _parquet(files: list[Path], preprocessing: Preprocessing, skipped: Skipped) 
 
     classes = _parquet_classes(opened[0], label)
     found = f"sha256:{digest.hexdigest()}"
-    return Encoded(total, found, read, preprocessing, skipped, classes, notes)
+    return Encoded(
+        examples=total,
+        fingerprint=found,
+        read=read,
+        preprocessing=preprocessing,
+        skipped=skipped,
+        classes=classes,
+        notes=notes,
+    )
 
 
 def _parquet_classes(file: pq.ParquetFile, label: str | None) -> Sequence[str]:
@@ -357,7 +338,15 @@ def _folder(path: Path, preprocessing: Preprocessing, skipped: Skipped) -> Encod
             yield name, file, label
 
     what = f"sha256:{digest}"
-    return Encoded(len(names), what, read, preprocessing, skipped, found.classes, found.notes)
+    return Encoded(
+        examples=len(names),
+        fingerprint=what,
+        read=read,
+        preprocessing=preprocessing,
+        skipped=skipped,
+        classes=found.classes,
+        notes=found.notes,
+    )
 
 
 def _whole(label: Any, source: str) -> int:
@@ -394,4 +383,12 @@ def _hugging_face(name: str, preprocessing: Preprocessing, skipped: Skipped) -> 
     classes = getattr(found.features.get(label), "names", None) or ()
     notes = unread(found.column_names, ("image", label), where)
     what = f"hf:{found._fingerprint}"
-    return Encoded(len(found), what, read, preprocessing, skipped, classes, notes)
+    return Encoded(
+        examples=len(found),
+        fingerprint=what,
+        read=read,
+        preprocessing=preprocessing,
+        skipped=skipped,
+        classes=classes,
+        notes=notes,
+    )

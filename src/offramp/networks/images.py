@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,39 @@ def _of_8_bits(opened: Image.Image, mode: str, remark: Remark) -> Image.Image:
         if isinstance(lowest, int) and lowest < 255:
             remark("are transparent in places, where colours are taken as they are stored")
     return upright.convert(mode)
+
+
+@dataclass
+class Skipped:
+    """Counts images that did not decode; raises unless skipping was asked for."""
+
+    allowed: bool
+    names: dict[str, str] = field(default_factory=dict)  # of an image -> what is wrong with it
+    others: dict[str, dict[str, None]] = field(default_factory=dict)  # remark -> images
+
+    def broken(self, name: str, problem: DataError) -> None:
+        if not self.allowed:
+            raise DataError(
+                f"image {name} cannot be decoded: {problem}. "
+                "Mend or remove it, or add --skip-broken to leave such images out."
+            ) from None
+        self.names[name] = str(problem)
+
+    def remark(self, name: str, what: str) -> None:
+        self.others.setdefault(what, {})[name] = None
+
+    @property
+    def remarks(self) -> list[str]:
+        return [
+            f"{len(names)} images {what} (first {next(iter(names))})"
+            for what, names in self.others.items()
+        ]
+
+    def check(self, examples: int) -> None:
+        """Raises DataError where every single image was left out."""
+        if examples and len(self.names) >= examples:
+            name, problem = next(iter(self.names.items()))
+            raise DataError(
+                f"none of the {examples} images can be decoded; the first is {name}: {problem}. "
+                "Give others."
+            )

@@ -12,7 +12,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import OfframpWarning
-from offramp.base.schema import record
+from offramp.base.schema import record_of
 
 FIRST, EVERY = 64, 256  # calls that are looked at: the first, then every so many
 _NUMBERS = "fiub"  # kinds of arrays that have a range
@@ -22,7 +22,7 @@ class UnlikeInputs(OfframpWarning):
     """Inputs are of another type or range than those that a plan was certified on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Range:
     """The finite numbers of some inputs."""
 
@@ -42,7 +42,15 @@ class Range:
             return None
         low, high, mean = float(values.min()), float(values.max()), values.mean(dtype=np.float64)
         whole = float((values == np.floor(values)).mean()) if x.dtype.kind == "f" else 1.0
-        return cls(low, high, float(mean), whole, values.size, len(x), high - low)
+        return cls(
+            low=low,
+            high=high,
+            mean=float(mean),
+            whole=whole,
+            numbers=values.size,
+            rows=len(x),
+            narrowest=high - low,
+        )
 
     @classmethod
     def together(cls, found: Iterable[Range | None]) -> Range | None:
@@ -52,13 +60,13 @@ class Range:
             return None
         numbers, rows = [one.numbers for one in ranges], max(one.rows for one in ranges)
         return cls(
-            min(one.low for one in ranges),
-            max(one.high for one in ranges),
-            float(np.average([one.mean for one in ranges], weights=numbers)),
-            float(np.average([one.whole for one in ranges], weights=numbers)),
-            sum(numbers),
-            rows,
-            min(one.narrowest for one in ranges if one.rows == rows),
+            low=min(one.low for one in ranges),
+            high=max(one.high for one in ranges),
+            mean=float(np.average([one.mean for one in ranges], weights=numbers)),
+            whole=float(np.average([one.whole for one in ranges], weights=numbers)),
+            numbers=sum(numbers),
+            rows=rows,
+            narrowest=min(one.narrowest for one in ranges if one.rows == rows),
         )
 
 
@@ -79,9 +87,9 @@ class Inputs:
         if not isinstance(value, dict):
             raise ValueError(f"the inputs are {value!r}")
         known = value.get("range")
-        found = record(cls, {key: item for key, item in value.items() if key != "range"})
+        found = record_of(cls, {key: item for key, item in value.items() if key != "range"})
         np.dtype(found.dtype)
-        return cls(found.shape, found.dtype, None if known is None else record(Range, known))
+        return cls(found.shape, found.dtype, None if known is None else record_of(Range, known))
 
 
 class Watch:
@@ -92,11 +100,13 @@ class Watch:
     """
 
     def __init__(self, recorded: Inputs | None) -> None:
-        self.recorded = recorded
-        self.done = recorded is None
-        self.dtype = np.dtype(recorded.dtype) if recorded else None
-        self.calls = self.rows = 0
-        self.low, self.high = math.inf, -math.inf
+        self.recorded: Inputs | None = recorded
+        self.done: bool = recorded is None
+        self.dtype: np.dtype[Any] | None = np.dtype(recorded.dtype) if recorded else None
+        self.calls: int = 0
+        self.rows: int = 0
+        self.low: float = math.inf
+        self.high: float = -math.inf
 
     @classmethod
     def of(cls, value: Any) -> Watch:

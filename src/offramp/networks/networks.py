@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -13,13 +13,13 @@ from offramp.base.arrays import AnyArray
 from offramp.base.checked import checked
 from offramp.base.errors import GraphError, InputError, NetworkError, foreign
 from offramp.base.files import regular, storage
-from offramp.base.manifests import PRINTS, Sealed, kind_of_folder, read_manifest, write_manifest
+from offramp.base.manifests import PRINTS, Manifest, kind_of_folder, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core.graph import Graph, GraphJson, Stage, head, whole
 from offramp.networks import weights
 from offramp.networks.preprocessing import Preprocessing
 
-VERSION = 1
+GRAPH_VERSION = 1
 TAUGHT = "taught.npy"  # beside graph.json: the hashes of the examples that trained heads
 GRAPH = kind_of_folder("graph")
 
@@ -31,7 +31,7 @@ class PreprocessingJson(TypedDict):
     layout: str
 
 
-class GraphManifest(Sealed, GraphJson):
+class GraphManifest(Manifest, GraphJson):
     """What graph.json holds."""
 
     networks: dict[str, str]  # part -> fingerprint
@@ -49,7 +49,7 @@ class Networks:
     taught: AnyArray | None = None  # (n,) uint64, hashes of the examples that trained heads
 
     def fingerprints(self) -> dict[str, str]:
-        return {part: weights.fingerprint_of(file) for part, file in self.files.items()}
+        return {part: weights.network_fingerprint(file) for part, file in self.files.items()}
 
     @checked
     def write(self, path: str | Path, *, force: bool = False) -> None:
@@ -62,7 +62,7 @@ class Networks:
         path = Path(path)
         with new_folder(path, GRAPH, force=force) as folder:
             prints = copy_networks(self.files, folder)
-            value = {"version": VERSION, **self.graph.to_json(), "networks": prints}
+            value = {"version": GRAPH_VERSION, **self.graph.to_json(), "networks": prints}
             value["preprocessing"] = self.preprocessing and self.preprocessing.to_json()
             if self.taught is not None:
                 with storage(folder / TAUGHT):
@@ -78,7 +78,7 @@ class Networks:
             GraphError: no graph, a damaged or newer one, or networks that do not match.
         """
         path = Path(path)
-        value = read_manifest(path, "graph", VERSION, GraphManifest, GraphError)
+        value = read_manifest(path, "graph", GRAPH_VERSION, GraphManifest, GraphError)
         graph = Graph.from_json(value)
         files = find_networks(path, graph, value, GraphError)
         missing = [stage.name for stage in graph.stages if stage.name not in files]
@@ -109,33 +109,47 @@ def combine(
         GraphError: a folder that is no graph, names or edges that do not fit, or other
             preprocessing than that of a folder.
     """
-    files: dict[str, Path] = {}
-    stages: list[Stage] = []
-    skips: list[tuple[str, str]] = []
-    taught: list[AnyArray] = []
+    combined = _Combined(preprocessing)
     for name, path in given.items():
-        before = stages[-1].name if stages else None
         if path.is_dir():
-            found = Networks.read(path)
-            preprocessing = _agreed(preprocessing, found.preprocessing, path)
-            taught += [] if found.taught is None else [found.taught]
-            names = {s.name: _within(name, s.name, found.graph) for s in found.graph.stages}
-            stages += [_renamed(stage, names) for stage in found.graph.stages]
-            for part, file in found.files.items():
-                stage, dot, kind = part.partition(".")
-                files[f"{names[stage]}{dot}{kind}"] = file
-            if before is not None and len(names) > 1:
-                skips.append((before, name))
+            combined.add_graph(name, path)
         else:
             weights.beside(path)  # finds out here whether all of it is there
-            stages.append(Stage(name))
-            files[name] = path
-    graph = Graph.build(stages, edges, reference)
+            combined.add_network(name, path)
+    graph = Graph.build(combined.stages, edges, reference)
     if edges is None:
-        graph = Graph(graph.stages, (*graph.edges, *skips), graph.reference)
-    return Networks(
-        graph, files, preprocessing, np.unique(np.concatenate(taught)) if taught else None
-    )
+        graph = Graph(graph.stages, (*graph.edges, *combined.skips), graph.reference)
+    taught = np.unique(np.concatenate(combined.taught)) if combined.taught else None
+    return Networks(graph, combined.files, combined.preprocessing, taught)
+
+
+@dataclass
+class _Combined:
+    """Networks and graphs, one after the other."""
+
+    preprocessing: Preprocessing | None
+    files: dict[str, Path] = field(default_factory=dict)
+    stages: list[Stage] = field(default_factory=list)
+    skips: list[tuple[str, str]] = field(default_factory=list)  # past the exits of a graph
+    taught: list[AnyArray] = field(default_factory=list)  # hashes of what trained heads
+
+    def add_network(self, name: str, path: Path) -> None:
+        self.stages.append(Stage(name))
+        self.files[name] = path
+
+    def add_graph(self, name: str, path: Path) -> None:
+        """The stages of a folder, under names that say of which network they are."""
+        before = self.stages[-1].name if self.stages else None
+        added = Networks.read(path)
+        self.preprocessing = _agreed(self.preprocessing, added.preprocessing, path)
+        self.taught += [] if added.taught is None else [added.taught]
+        names = {s.name: _within(name, s.name, added.graph) for s in added.graph.stages}
+        self.stages += [_renamed(stage, names) for stage in added.graph.stages]
+        for part, file in added.files.items():
+            stage, dot, kind = part.partition(".")
+            self.files[f"{names[stage]}{dot}{kind}"] = file
+        if before is not None and len(names) > 1:
+            self.skips.append((before, name))
 
 
 def _read_taught(path: Path, manifest: Mapping[str, Any]) -> AnyArray | None:

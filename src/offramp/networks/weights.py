@@ -77,13 +77,13 @@ def write(model: onnx.ModelProto, target: Path) -> None:
     target.write_bytes(model.SerializeToString())
 
 
-def fingerprint_of(path: Path) -> str:
+def network_fingerprint(path: Path) -> str:
     """The fingerprint of a network and of all files that hold its weights."""
     return _together([path, *beside(path)])
 
 
 def fingerprint_of_copy(path: Path) -> str:
-    """As `fingerprint_of` of what `copy` wrote, which need not be looked into."""
+    """As `network_fingerprint` of what `copy` wrote, which need not be looked into."""
     data = data_of(path)
     return _together([path, data] if data.is_file() else [path])
 

@@ -175,7 +175,7 @@ def _rows(trace: Trace, wanted: Split) -> Rows:
         certifying = split.sealed(whole, count)
     else:
         split.check_alike(trace, certify_on, "the trace to certify on")
-        others = split.apart(whole, split.distinct(certify_on, wanted.repeats), wanted.repeats)
+        others = split.unshared(whole, split.distinct(certify_on, wanted.repeats), wanted.repeats)
         count, certifying = whole.examples, split.sealed(others)
     certifying = replace(split.fresh(certifying), costs=trace.costs)
     _check_number(count, "learn from")

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from offramp.answering.committees import answering
-from offramp.answering.refit import Refits, Repair, refitted
-from offramp.answering.refit import learn as learn_refits
+from offramp.answering.committees import with_committees
+from offramp.answering.refit import Refits, Repair, learn_refits, with_refits
 from offramp.base.hashing import hash_rows
 from offramp.base.progress import Progress, silent
 from offramp.core import tasks
-from offramp.core.frontier import Recorded, excess_of, replay
+from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.meaning import chance_loss, doubts
 from offramp.core.parts import versions
 from offramp.core.tasks import Losses
@@ -28,7 +27,15 @@ from offramp.networks.networks import Networks
 from offramp.plan.asked import Asked
 from offramp.plan.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family, policy_to_json
-from offramp.promise.certify import Candidate, Certificate, Order, Saving, certify, safest_first
+from offramp.promise.certify import (
+    Candidate,
+    Certificate,
+    Order,
+    Saving,
+    Trial,
+    certify,
+    safest_first,
+)
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,14 @@ class Job:
             reference=losses.reference,
             reference_cost=self.certifying.reference_cost,
             confidence=self.asked.promise.confidence,
-            excess=self.asked.promise.excess,
-            loss=losses.name,
-            binary=tasks.is_binary(losses.name) or learned.binary,
             order=self.order,
-            level=level,
-            seed=self.asked.split.seed,
+            trial=Trial(
+                excess=self.asked.promise.excess,
+                loss=losses.name,
+                binary=tasks.is_binary(losses.name) or learned.binary,
+                level=level,
+                seed=self.asked.split.seed,
+            ),
         )
         labels = self.certifying.labels
         if self.asked.promise.loss_name == tasks.DISAGREEMENT or labels is None:
@@ -152,10 +161,9 @@ class Job:
     def _repair(self) -> Repair:
         """What refits do by themselves, on the examples that certify."""
         recorded = replace(self.rows.certifying, costs=self.certifying.costs)
-        after = refitted(recorded, self.material.refits)
-        return Repair.of(
-            recorded, after, self.asked.promise.loss_name, self.asked.promise.excess, self.budget
-        )
+        after = with_refits(recorded, self.material.refits)
+        promise = self.asked.promise
+        return Repair.of(recorded, after, promise.loss_name, promise.excess, self.budget)
 
     def _info(self) -> dict[str, Any]:
         trace, learning, prices = self.rows.trace, self.rows.learning, self.asked.choices.prices
@@ -196,7 +204,7 @@ def prepare(rows: Rows, asked: Asked, budget: float, progress: Progress | None =
     for step in (_with_refits, _with_its_pool, _with_prices):
         material = step(material, asked, ways, progress or silent)
     taught = teach(material.learning, ways, asked.choices.policy, progress)
-    certifying = answering(material.certifying, taught.lesson.committees)
+    certifying = with_committees(material.certifying, taught.lesson.committees)
     return Job(
         rows=rows,
         asked=asked,
@@ -216,7 +224,7 @@ def _with_refits(material: Material, asked: Asked, ways: Ways, tell: Progress) -
     refits, learning = learn_refits(
         material.learning, ways.loss, unlabelled=ways.unlabelled, seed=ways.seed
     )
-    certifying = refitted(material.certifying, refits)
+    certifying = with_refits(material.certifying, refits)
     return replace(material, learning=learning, certifying=certifying, refits=refits)
 
 
@@ -253,7 +261,7 @@ def _with_prices(material: Material, asked: Asked, ways: Ways, tell: Progress) -
 
 def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candidate]:
     """Each setting of the dial on these examples, safest first, computed when asked for."""
-    recorded = Recorded(policy, trace)
+    recorded = TracePolicy(policy, trace)
     for setting in policy.settings:
         yield _candidate(trace, losses, recorded, float(setting), float(setting))
 

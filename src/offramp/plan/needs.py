@@ -11,7 +11,7 @@ import numpy as np
 from offramp.base.errors import BudgetError, TraceError
 from offramp.base.progress import Progress, silent
 from offramp.core import tasks
-from offramp.core.frontier import Recorded, excess_of, replay
+from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.policy import Policy
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
@@ -69,7 +69,7 @@ def needs(
 ) -> Needs:
     """How many labelled examples would certify `budget`, along the path of a policy.
 
-    Those that teach come on top: see `offramp.core.trace.learning_share`.
+    Those that teach come on top: see `offramp.core.rows.learning_share`.
 
     Only rows of `trace` that are not sealed are looked at. The policy learns on one half of them
     (from labels, or else from agreement with the reference); how often its answers change is seen
@@ -153,7 +153,7 @@ class _Counted:
 
     def path(self, policy: Policy) -> Iterator[Need]:
         """Some settings of the dial, evenly along it."""
-        recorded = Recorded(policy, self.trace)
+        recorded = TracePolicy(policy, self.trace)
         at = np.linspace(0, len(policy.settings) - 1, _SETTINGS).round().astype(int)
         shown = policy.settings[np.unique(at)]
         for number, setting in enumerate(shown):

@@ -11,23 +11,22 @@ from typing import Any, NotRequired
 
 import numpy as np
 
-from offramp.answering import committees, refit
-from offramp.answering.committees import Committees, answering
-from offramp.answering.refit import Refits, Repair
+from offramp.answering.committees import Committees, committees_from_json, with_committees
+from offramp.answering.refit import Refits, Repair, refits_from_json, with_refits
 from offramp.base.arrays import FloatArray
 from offramp.base.checked import checked
 from offramp.base.errors import InputError, PlanError
 from offramp.base.manifests import (
     HASH,
     PRINTS,
-    Sealed,
+    Manifest,
     kind_of_folder,
     read_manifest,
     write_manifest,
 )
 from offramp.base.notebook import table_html
 from offramp.base.outputs import new_folder
-from offramp.base.schema import fits, record
+from offramp.base.schema import fits, record_of
 from offramp.core import tasks
 from offramp.core.costs import COST_KEYS, CostsJson
 from offramp.core.graph import Costs, Graph, GraphJson
@@ -57,7 +56,7 @@ _KEYS = frozenset(
 )
 
 
-class PlanManifest(Sealed, CostsJson):
+class PlanManifest(Manifest, CostsJson):
     """What plan.json holds; records inside are checked where they are read."""
 
     graph: GraphJson
@@ -109,7 +108,7 @@ class Profile:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Profile:
         """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
-        found = record(cls, value)
+        found = record_of(cls, value)
         if not found.edges or len(found.shares) != len(found.edges) + 1:
             raise ValueError(f"{len(found.shares)} shares between {len(found.edges)} edges")
         return found
@@ -190,7 +189,7 @@ class Plan:
 
     def answering(self, trace: Trace) -> Trace:
         """A trace of recorded scores as the plan answers it: refitted, then by committees."""
-        return answering(refit.refitted(trace, self.refits), self.speaking)
+        return with_committees(with_refits(trace, self.refits), self.speaking)
 
     @property
     def setting(self) -> float:
@@ -300,11 +299,11 @@ class Plan:
             tradeoff=value["tradeoff"],
             certificate=Certificate.from_json(value["certificate"]),
             profile=Profile.from_json(value["profile"]),
-            committees=committees.read(value.get("committees", {}), graph, policy.graph),
+            committees=committees_from_json(value.get("committees", {}), graph, policy.graph),
             networks=find_networks(path, graph, value, PlanError),
             preprocessing=read_preprocessing(value),
             info={key: item for key, item in value.items() if key not in _KEYS},
-            refits=refit.read(value.get("refits", {}), graph, value["classes"]),
+            refits=refits_from_json(value.get("refits", {}), graph, value["classes"]),
             repair=Repair.from_json(value["repair"]) if value.get("repair") else None,
         )
         found._check()

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.core.tasks import FEW_CLASSES, NEAREST, Kind
-from offramp.core.tasks import SMALLEST as SMALLEST_PROBABILITY
+from offramp.core.tasks import FEW_CLASSES, NEAREST, SMALLEST_PROBABILITY, Kind
 from offramp.policies.statistics import LOWEST, SURE
 
 FLOAT, INT64 = 1, 7  # types of tensors as ONNX numbers them, for its operator Cast

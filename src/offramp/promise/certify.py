@@ -8,9 +8,8 @@ et al. 2021, Learn then Test, section 2.1). The error is spent once, however man
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import BudgetError
 from offramp.base.notebook import table_html
-from offramp.base.schema import record
+from offramp.base.schema import record_of
 from offramp.core.tasks import Excess
 from offramp.promise.pvalues import Method, examples_needed, method_for, p_value, upper_bound
 
@@ -46,7 +45,7 @@ class Order:
     places: Mapping[str, int] = field(default_factory=dict)  # single network -> points before it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tested:
     """What a test said of a point of the path, or of a single network."""
 
@@ -67,7 +66,7 @@ class Saving:
     speedup: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Certificate:
     """The evidence that a plan keeps its promise, or that none can be given."""
 
@@ -146,7 +145,7 @@ class Certificate:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Certificate:
         """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
-        found = record(cls, value)
+        found = record_of(cls, value)
         if found.verdict == _DO_NOT_ROUTE:
             saves = found.cost < found.reference_cost
             found = replace(found, verdict=ONE_NETWORK if saves else KEEP)
@@ -161,6 +160,50 @@ class Certificate:
         if min(found.cost, found.reference_cost, found.static_cost, found.speedup) <= 0:
             raise ValueError("the certificate holds a cost of nothing")
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """How candidates are tested."""
+
+    excess: Excess = "net"  # the kind that the candidates hold
+    loss: str = "top1"  # its name, for the record
+    binary: bool = True  # whether every loss is 0 or 1
+    method: Method | None = None  # the test; None: the sharpest valid one (`method_for`)
+    level: float | None = None  # error of the tests, at most 1 - confidence; None: all of that
+    seed: int = 0  # fixes the order in which the betting test reads the examples
+
+    def at(self, confidence: float) -> _Trial:
+        """The test that is made for a confidence."""
+        most = 1 - confidence
+        return _Trial(
+            excess=self.excess,
+            loss=self.loss,
+            method=self.method or method_for(self.excess, self.binary),
+            level=most if self.level is None else min(self.level, most),
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """A test at a level of error."""
+
+    excess: Excess
+    loss: str
+    method: Method
+    level: float
+    seed: int
+
+    def p_value(self, excess: FloatArray, budget: float) -> float:
+        return p_value(excess, budget, self.method, level=self.level, seed=self.seed)
+
+    def bound(self, excess: FloatArray, budget: float) -> float:
+        """The upper bound of what passed at `budget`, whatever the last digits of it."""
+        return min(budget, upper_bound(excess, self.level, self.method, seed=self.seed))
+
+    def needed(self, excess: FloatArray, budget: float) -> int | None:
+        return examples_needed(excess, budget, self.level, self.method)
 
 
 def check_promise(budget: float, confidence: float) -> None:
@@ -206,16 +249,18 @@ def safest_first(
 
 def _place(path: Sequence[Candidate], static: Candidate, budget: float) -> int:
     """How many points of the path come before a single network."""
-    enough = sureness(static.excess, budget) - 1 / math.sqrt(max(1, len(static.excess)))
+    enough = standard_errors_below(static.excess, budget) - 1 / math.sqrt(
+        max(1, len(static.excess))
+    )
     for place, point in enumerate(path):
         if point.cost <= static.cost:
             break
-        if sureness(point.excess, budget) < enough:
+        if standard_errors_below(point.excess, budget) < enough:
             return place
     return len(path)
 
 
-def sureness(excess: FloatArray, budget: float) -> float:
+def standard_errors_below(excess: FloatArray, budget: float) -> float:
     """How many standard deviations of one example the mean lies below `budget`.
 
     Times the root of a number of examples, it is about how many standard errors a test finds.
@@ -236,18 +281,13 @@ def certify(
     reference: str,
     reference_cost: float,
     confidence: float = 0.95,
-    excess: Excess = "net",
-    loss: str = "top1",
-    binary: bool = True,
-    method: Method | None = None,
     order: Order | None = None,
-    level: float | None = None,
-    seed: int = 0,
+    trial: Trial | None = None,
 ) -> Certificate:
     """The certificate of the cheapest tradeoff whose excess loss stays within `budget`.
 
-    Path and single networks are one sequence, tested at all of the allowed error; the first that
-    does not pass ends it. The path is consumed only that far.
+    Path and single networks are one sequence; the first that does not pass ends it, and the path
+    is consumed only that far. The tradeoff is None where no point passes.
 
     Args:
         path: candidates in an order fixed before looking at these examples, safest first.
@@ -255,63 +295,68 @@ def certify(
         budget: excess loss given up, a fraction in [0, 1]; 0.01 is one percentage point.
         reference: the name of the full network, which needs no test.
         reference_cost: the cost of running it alone.
-        confidence: chance, over the draw of the examples, that the promise holds.
-        excess: the kind that the candidates hold.
-        loss: its name, for the record.
-        binary: whether every loss is 0 or 1.
-        method: the test; None takes the sharpest valid one (`method_for`).
+        confidence: chance in (0, 1), over the draw of the examples, that the promise holds.
         order: what is tested when, fixed before looking at these examples (`safest_first`); None:
             all of the path, then the single networks from the dearest down.
-        level: the error that the tests are made at, at most 1 - `confidence`; None: all of that.
-        seed: fixes the order in which the betting test reads the examples.
-
-    Returns:
-        A certificate; its tradeoff is None where no point passes, and `examples_needed` says what
-        it would take.
+        trial: how it is tested; None: net top-1 loss at all of the error.
 
     Raises:
         BudgetError: `budget` or `confidence` lies outside its range.
     """
     check_promise(budget, confidence)
-    method = method or method_for(excess, binary)
-    delta = 1 - confidence if level is None else min(level, 1 - confidence)
-    test = partial(p_value, method=method, level=delta, seed=seed)
-    walked = _walk(in_order(path, statics, order or Order()), budget, delta, test)
-    chosen, first = walked.point, walked.first
-    static, static_cost = None, reference_cost
-    if walked.static is not None and statics[walked.static].cost < reference_cost:
-        static, static_cost = walked.static, statics[walked.static].cost
+    promise = _Promise(budget, confidence, reference, reference_cost)
+    test = (trial or Trial()).at(confidence)
+    walked = _walk(in_order(path, statics, order or Order()), budget, test)
+    return _certificate(walked, statics, promise, test)
+
+
+@dataclass(frozen=True)
+class _Promise:
+    """What is promised, against which network."""
+
+    budget: float
+    confidence: float
+    reference: str
+    reference_cost: float
+
+
+def _certificate(
+    walked: _Walked, statics: Mapping[str, Candidate], promise: _Promise, trial: _Trial
+) -> Certificate:
+    """What a walked sequence says of the promise."""
+    chosen, first, reference_cost = walked.point, walked.first, promise.reference_cost
+    static = walked.static
+    if static is not None and statics[static].cost >= reference_cost:
+        static = None
+    static_cost = statics[static].cost if static else reference_cost
     routed = chosen is not None and chosen.cost < static_cost
     running = chosen if routed else statics[static] if static else None
     shown = running or first  # the reference changes no answer: then of the safest point tested
-    bound = 0.0
-    if running is not None:  # it passed at the budget, whatever the last digits of the bound
-        bound = min(budget, upper_bound(running.excess, delta, method, seed=seed))
+    cost = running.cost if running else reference_cost
     return Certificate(
-        excess=excess,
-        loss=loss,
-        budget=budget,
-        confidence=confidence,
-        method=method,
+        excess=trial.excess,
+        loss=trial.loss,
+        budget=promise.budget,
+        confidence=promise.confidence,
+        method=trial.method,
         examples=len(shown.excess) if shown else 0,
         losses=int((shown.excess > 0).sum()) if shown else 0,
         gains=int((shown.excess < 0).sum()) if shown else 0,
-        bound=bound,
+        bound=trial.bound(running.excess, promise.budget) if running else 0.0,
         tradeoff=chosen.tradeoff if chosen and routed else None,
-        cost=running.cost if running else reference_cost,
+        cost=cost,
         reference_cost=reference_cost,
-        speedup=reference_cost / (running.cost if running else reference_cost),
-        static_choice=static or reference,
+        speedup=reference_cost / cost,
+        static_choice=static or promise.reference,
         static_cost=static_cost,
-        examples_needed=examples_needed(first.excess, budget, delta, method) if first else None,
+        examples_needed=trial.needed(first.excess, promise.budget) if first else None,
         verdict=ROUTE if routed else ONE_NETWORK if static else KEEP,
         points=tuple(tested for tested in walked.tested if tested.stage is None),
         statics=tuple(tested for tested in walked.tested if tested.stage is not None),
-        level=delta,
+        level=trial.level,
     )
 
 
-PValue = Callable[[FloatArray, float], float]
 Named = tuple[str | None, Candidate]  # the single network, or None: a point of the path
 
 
@@ -339,7 +384,7 @@ class _Walked:
     first: Candidate | None  # the first point of the path that was tested; else what failed
 
 
-def _walk(sequence: Iterable[Named], budget: float, delta: float, test: PValue) -> _Walked:
+def _walk(sequence: Iterable[Named], budget: float, trial: _Trial) -> _Walked:
     """Tests up to the first failure."""
     tested: list[Tested] = []
     passed: dict[str | None, Candidate] = {}
@@ -347,10 +392,18 @@ def _walk(sequence: Iterable[Named], budget: float, delta: float, test: PValue) 
     # no correction for many tests: their order is fixed and the first failure stops
     for name, candidate in sequence:
         first = first or (candidate if name is None else None)
-        p = test(candidate.excess, budget)
+        p = trial.p_value(candidate.excess, budget)
         mean = float(candidate.excess.mean(dtype=np.float64))
-        tested.append(Tested(candidate.tradeoff, mean, candidate.cost, p, name))
-        if p > delta:
+        tested.append(
+            Tested(
+                tradeoff=candidate.tradeoff,
+                excess_loss=mean,
+                cost=candidate.cost,
+                p_value=p,
+                stage=name,
+            )
+        )
+        if p > trial.level:
             break
         if name is not None:
             passed[name] = candidate

@@ -261,12 +261,11 @@ def examples_expected(
     """How many examples a budget takes, before any is labelled, where losses are 0 or 1.
 
     Args:
-        changed: share of examples whose answer is not the reference's; seen without labels. Where
-            both answers are wrong nothing is lost, so that it is the most that counts.
+        changed: share of examples whose answer is not the reference's: the most that can be lost.
         excess_loss: its assumed mean; at most `changed` counts.
         budget: excess loss given up, a fraction in [0, 1].
         confidence: chance, over the draw of the examples, that the promise holds.
-        excess: net or induced.
+        excess: its kind.
         power: chance that so many examples certify a setting of these rates, tested by itself.
 
     Returns:

@@ -130,7 +130,7 @@ def distinct(trace: Trace, repeats: Repeats | None) -> Trace:
     return _kept(trace, ~again & ~half_seen)
 
 
-def apart(learning: Trace, certifying: Trace, repeats: Repeats | None) -> Trace:
+def unshared(learning: Trace, certifying: Trace, repeats: Repeats | None) -> Trace:
     """The examples of `certifying` that are not among those of `learning`.
 
     Raises:

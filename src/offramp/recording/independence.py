@@ -24,7 +24,7 @@ from offramp.networks import weights
 from offramp.networks.networks import Networks
 from offramp.runtime.driver import Runtime
 
-Run = Callable[[AnyArray], Mapping[str, FloatArray]]
+ScoreStages = Callable[[AnyArray], Mapping[str, FloatArray]]
 """Inputs (n, ...) to the scores (n, classes) of each stage."""
 
 SMALL = 0.05  # of the range of scores: what changes more is refused, whatever is answered
@@ -68,10 +68,10 @@ def difference(expected: FloatArray, found: FloatArray, tolerance: float) -> Dif
         return Difference(0.0, 0, 0)
     # scores far from zero that hardly differ carry the noise of their size
     size = max(float(np.ptp(expected)), _FLOOR * float(np.abs(expected).max())) or 1.0
-    apart = np.abs(found.astype(np.float64) - expected).max(axis=1) / size
-    apart = np.where(np.isnan(apart), np.inf, apart)
-    changed = (tasks.answers(found) != tasks.answers(expected)) & (apart > tolerance)
-    return Difference(float(apart.max()), int(changed.sum()), len(expected))
+    differences = np.abs(found.astype(np.float64) - expected).max(axis=1) / size
+    differences = np.where(np.isnan(differences), np.inf, differences)
+    changed = (tasks.answers(found) != tasks.answers(expected)) & (differences > tolerance)
+    return Difference(float(differences.max()), int(changed.sum()), len(expected))
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ class Traits:
         return cls(_HALF if halves or "MatMulNBits" in operators else _EXACT)
 
 
-def compare(run: Run, x: AnyArray, tolerances: Mapping[str, float]) -> dict[str, Difference]:
+def dependence(
+    run: ScoreStages, x: AnyArray, tolerances: Mapping[str, float]
+) -> dict[str, Difference]:
     """How far each stage answers rows otherwise with other rows, in another order, and alone.
 
     Args:
@@ -115,10 +117,10 @@ def compare(run: Run, x: AnyArray, tolerances: Mapping[str, float]) -> dict[str,
         return {}  # which is another fault
     others = np.where((np.arange(len(x)) % 2 == 0), np.arange(len(x)), 0)
     groups = [np.arange(len(x))[::-1], others, *_some(len(x), _ALONE)]
-    found = apart(run, x, expected, groups, tolerances)
+    found = differences(run, x, expected, groups, tolerances)
     if any(found[stage].scores > tolerances[stage] for stage in found):
         singles = [np.array([row]) for row in range(len(x))]
-        counted = apart(run, x, expected, singles, tolerances)
+        counted = differences(run, x, expected, singles, tolerances)
         return {stage: found[stage] + counted[stage] for stage in found}
     return found
 
@@ -129,8 +131,8 @@ def _some(rows: int, most: int) -> list[AnyArray]:
     return [np.array([0, rows - 1]), *(np.array([row]) for row in chosen)]
 
 
-def apart(
-    run: Run,
+def differences(
+    run: ScoreStages,
     x: AnyArray,
     expected: Mapping[str, FloatArray],
     groups: Iterable[AnyArray],
@@ -151,7 +153,7 @@ def apart(
     }
 
 
-def runs(runtime: Runtime, graph: Graph) -> Run:
+def runs(runtime: Runtime, graph: Graph) -> ScoreStages:
     """All stages of a graph on an engine."""
 
     def run(x: AnyArray) -> dict[str, FloatArray]:
@@ -230,14 +232,14 @@ def check_made_up(networks: Networks, runtime: Runtime, progress: Progress | Non
         return
     judge = Judge.of(networks)
     try:
-        run = _counted(runs(runtime, networks.graph), progress or silent)
-        found = compare(run, x, judge.tolerances)
+        counted = _counted(runs(runtime, networks.graph), progress or silent)
+        found = dependence(counted, x, judge.tolerances)
     except NetworkError:  # they read other values than these
         return
     judge({stage: change for stage, change in found.items() if change.scores > SMALL})
 
 
-def _counted(run: Run, tell: Progress) -> Run:
+def _counted(run: ScoreStages, tell: Progress) -> ScoreStages:
     """Tells how often it has run; where scores differ each row runs once more."""
     runs, total = itertools.count(), 4 + _MADE_UP
 
@@ -248,7 +250,7 @@ def _counted(run: Run, tell: Progress) -> Run:
     return told
 
 
-def made_up(value: onnx.ValueInfoProto, rows: int) -> AnyArray | None:
+def made_up_rows(value: onnx.ValueInfoProto, rows: int) -> AnyArray | None:
     """Some examples for an input (batch, ...), (rows, ...); None where its shape is not known."""
     dims = value.type.tensor_type.shape.dim[1:]
     if not all(dim.HasField("dim_value") for dim in dims):
@@ -267,7 +269,7 @@ def _inputs_of(networks: Networks) -> AnyArray | None:
     for graph in graphs:
         constants = {tensor.name for tensor in graph.initializer}
         values = [value for value in graph.input if value.name not in constants]
-        return made_up(values[0], _MADE_UP) if len(values) == 1 else None
+        return made_up_rows(values[0], _MADE_UP) if len(values) == 1 else None
     return None
 
 

@@ -86,8 +86,8 @@ def stage_costs(
         {name: spent.get(head(name), 0.0) for name in names},
         "s",
         f"{source}; half of the times lie within {_spread(found.values()):.0%} of each other",
-        {stage: spent[whole(stage)] for stage in graph.ends},
-        batch,
+        whole={stage: spent[whole(stage)] for stage in graph.ends},
+        batch=batch,
     )
 
 

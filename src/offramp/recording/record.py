@@ -6,52 +6,43 @@ the part in hand.
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.base.errors import InputError, ScoresError, TraceError
-from offramp.base.files import fingerprint, remove
-from offramp.base.hashing import hash_rows
-from offramp.base.manifests import PRINTS, read_manifest, write_manifest
-from offramp.base.outputs import check_output, new_folder, only_one
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import TraceError
+from offramp.base.files import fingerprint
+from offramp.base.manifests import write_manifest
 from offramp.base.progress import Progress, silent
-from offramp.base.schema import record as record_of
-from offramp.core.graph import Costs, Graph, head, whole
-from offramp.core.ledger import Ledger, carry
-from offramp.core.meaning import FEWEST, DoubtfulLabels, doubts, judge
-from offramp.core.parts import part_path, parts, read_parts, versions, write_part
-from offramp.core.tasks import Kind, no_scores
-from offramp.core.trace import TRACE, VERSION, Recording, Trace, assemble, check_seal, table
-from offramp.networks.data import NOTHING, Batch, Examples
-from offramp.networks.inputs import Inputs, Range
+from offramp.core.graph import Costs
+from offramp.core.ledger import Ledger
+from offramp.core.meaning import DoubtfulLabels
+from offramp.core.parts import part_path, read_parts, versions, write_part
+from offramp.core.rows import RowFacts, checked_seal
+from offramp.core.tasks import Kind
+from offramp.core.trace import Trace, assemble
+from offramp.networks.data import Examples
+from offramp.networks.inputs import Inputs
 from offramp.networks.networks import Networks
-from offramp.recording.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
+from offramp.recording.independence import Judge, RowsDepend
+from offramp.recording.labels import label_doubts
 from offramp.recording.measure import recorded_costs
+from offramp.recording.resume import begun, note
+from offramp.recording.running import Recorder, recorded_range
 from offramp.runtime.driver import Runtime
-from offramp.runtime.session import Session
 
-_RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
 _PART = 2048  # examples per part, about
-_TOGETHER = 64  # examples, at least, that are compared with the same run alone
-_COUNTED = 256  # likewise, where scores are found to differ
-_NONE = Difference(0.0, 0, 0)
-_AGAIN = 8  # examples of each part that run once more, together and alone
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions:
     """How a recording is made."""
 
     batch: int = 64  # rows per call, also where costs are measured
@@ -59,6 +50,7 @@ class Settings:
     sizes: tuple[int, ...] = ()  # further rows per call to measure costs at
     seal: float | None = None  # share of the rows that only certificates may see; see `assemble`
     kind: Kind | None = None  # what all scores are; None finds out once all are there
+    graph_folder: Path | None = None  # where networks were read from, for `fit` to find them again
 
     @property
     def batches_per_part(self) -> int:
@@ -75,9 +67,8 @@ def record(
     runtime: Runtime,
     examples: Examples,
     out: Path,
-    settings: Settings,
+    options: RecordOptions,
     *,
-    graph_folder: Path | None = None,
     costs: Costs | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -88,16 +79,11 @@ def record(
         networks: what to run.
         runtime: that runs them.
         examples: in a fixed order.
-        out: folder of the trace; one that holds an interrupted recording of the same networks and
-            examples is continued.
-        settings: batch size and threads.
-        graph_folder: where the networks were read from, for `fit` to find them again.
+        out: folder of the trace; an interrupted recording of the same that it holds is continued.
+        options: batch size, threads and so on.
         costs: what every stage costs, in any unit; None: they are measured.
         force: start again where `out` holds another recording.
         progress: called with what is done, how much of it, and how much there is.
-
-    Returns:
-        The trace.
 
     Raises:
         InputError: `out` is taken, or holds an interrupted recording of something else.
@@ -107,30 +93,14 @@ def record(
 
     Warns:
         RowsDepend: scores hardly depend on the other rows of a batch.
-        DoubtfulLabels: labels seem to mean other classes than the scores, or the reference is no
-            better than chance.
+        DoubtfulLabels: labels seem to mean other classes; the reference is no better than chance.
     """
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")
-    tell = progress or silent
-    judge = Judge.of(networks)
-    tell("comparing rows together and alone", 0, 1)
-    notes = _compared(judge, networks, runtime, examples, settings)
-    identity = _identity(networks, examples, settings, graph_folder)
-    if costs is not None:
-        costs = networks.graph.check_costs(costs)
-    with _begun(out, identity, force) as prints:
-        recording = _Recording(networks, runtime, examples, settings, judge)
-        first, differing = recording.write(out, identity, prints, tell)
-
-        def priced(classes: int) -> Costs:
-            sizes = (settings.batch, *settings.sizes)
-            given = (networks.graph, first, classes, sizes, settings.threads)
-            return recorded_costs(runtime, *given, tell) if costs is None else costs
-
-        noted = {**identity, "notes": notes or differing}
-        trace = _finish(networks.graph, out, noted, first, priced, prints)
-    for sentence in _doubts(networks, trace, examples):
+    given = None if costs is None else networks.graph.check_costs(costs)
+    recording = _Recording(networks, runtime, examples, options, progress or silent)
+    trace = recording.run(out, given, force)
+    for sentence in label_doubts(networks, trace, examples):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
@@ -142,266 +112,107 @@ class _Recording:
     networks: Networks
     runtime: Runtime
     examples: Examples
-    settings: Settings
-    judge: Judge
+    options: RecordOptions
+    tell: Progress
 
-    def write(
-        self, out: Path, identity: Mapping[str, Any], prints: dict[str, str], tell: Progress
-    ) -> tuple[AnyArray, list[str]]:
-        """Writes the parts that are missing, whose fingerprints it adds.
+    def run(self, out: Path, costs: Costs | None, force: bool) -> Trace:
+        self.tell("comparing rows together and alone", 0, 1)
+        judge = Judge.of(self.networks)
+        recorder = Recorder(self.networks, self.runtime, judge, self.options.kind)
+        notes = recorder.compared(self.examples, self.options.batch)
+        _warn(notes)
+        identity = self._identity()
+        with begun(out, identity, force) as prints:
+            differing = self._write(recorder, out, identity, prints)
+            if not notes:
+                _warn(differing)
+            noted = {**identity, "notes": notes or differing}
+            return self._finish(out, noted, costs, prints)
 
-        Returns the first inputs, and what to say of stages whose rows depend on each other.
+    def _write(
+        self, recorder: Recorder, out: Path, identity: Mapping[str, Any], prints: dict[str, str]
+    ) -> list[str]:
+        """Writes the parts that are missing, whose fingerprints it adds to `prints`.
+
+        Returns what to say of stages whose rows depend on each other.
         """
-        settings, total, done = self.settings, self.examples.examples, len(prints)
-        first: AnyArray | None = None
+        options, total, done = self.options, self.examples.examples, len(prints)
         notes: list[str] = []
-        seen = done * settings.part
-        tell("recording", min(seen, total), total)
-        batches = self.examples.batches(settings.batch, seen)
-        while group := list(islice(batches, settings.batches_per_part)):
-            rows, differing = _part(self.networks, self.runtime, group, self.judge, settings.kind)
-            write_part(out, done, rows)
-            notes = notes or _warned(differing)
-            part = part_path(out, done)
-            prints[part.name] = fingerprint(part)
-            _note(out, identity, prints)
-            first = group[0].x if first is None else first
-            done, seen = done + 1, min(seen + settings.part, total)
-            tell("recording", seen, total)
-        if first is None or not len(first):
-            every = self.examples.batches(settings.batch)
-            first = next((batch.x for batch in every if len(batch.x)), None)
+        seen = done * options.part
+        self.tell("recording", min(seen, total), total)
+        batches = self.examples.batches(options.batch, seen)
+        while group := list(islice(batches, options.batches_per_part)):
+            part = recorder.part(group)
+            write_part(out, done, part.columns, part.metadata)
+            notes = notes or part.notes
+            path = part_path(out, done)
+            prints[path.name] = fingerprint(path)
+            note(out, identity, prints)
+            done, seen = done + 1, min(seen + options.part, total)
+            self.tell("recording", seen, total)
+        return notes
+
+    def _identity(self) -> dict[str, Any]:
+        """What an interrupted recording must share with the one that continues it."""
+        networks, examples, options = self.networks, self.examples, self.options
+        folder = options.graph_folder
+        return {
+            "graph": networks.graph.to_json(),
+            "graph_folder": None if folder is None else str(folder.resolve()),
+            "networks": networks.fingerprints(),
+            "preprocessing": networks.preprocessing and networks.preprocessing.to_json(),
+            "data": examples.fingerprint,
+            **({"class_names": list(examples.classes)} if examples.classes else {}),
+            "given": examples.examples,
+            "batch": options.batch,
+            "threads": options.threads,
+            "seal": checked_seal(options.seal),
+            "kind": options.kind,
+        }
+
+    def _first(self) -> AnyArray:
+        """The inputs of the first batch that can be read."""
+        batches = self.examples.batches(self.options.batch)
+        first = next((batch.x for batch in batches if len(batch.x)), None)
         if first is None:
             raise TraceError("none of the examples can be read: there is nothing to record.")
-        return first, notes
+        return first
+
+    def _costs(self, x: AnyArray, classes: int) -> Costs:
+        """What every stage costs, measured on some inputs."""
+        options = self.options
+        sizes = (options.batch, *options.sizes)
+        graph = self.networks.graph
+        return recorded_costs(self.runtime, graph, x, classes, sizes, options.threads, self.tell)
+
+    def _finish(
+        self, out: Path, identity: Mapping[str, Any], costs: Costs | None, prints: Mapping[str, str]
+    ) -> Trace:
+        """The whole trace, whose manifest it writes."""
+        graph, x, columns = self.networks.graph, self._first(), read_parts(out)
+        classes = columns[f"{graph.root}.scores"].shape[1]
+        kept = {key: value for key, value in identity.items() if key not in _APART}
+        inputs = Inputs(x.shape[1:], str(x.dtype), recorded_range(out))
+        trace = assemble(
+            graph,
+            self._costs(x, classes) if costs is None else costs,
+            {stage: columns[f"{stage}.scores"] for stage in graph.order},
+            labels=columns.get("label"),
+            kind=self.options.kind,
+            facts=RowFacts(ids=columns["id"], hashes=columns["hash"], taught=columns.get("taught")),
+            info={**kept, "input": inputs.to_json(), "versions": versions(), "created": _now()},
+            seal=self.options.seal,
+        )
+        write_manifest(out, "trace", trace.manifest(), prints)
+        return replace(trace, ledger=Ledger.read(out))
 
 
-def _compared(
-    judge: Judge, networks: Networks, runtime: Runtime, examples: Examples, settings: Settings
-) -> list[str]:
-    """What to say of stages whose rows hardly depend on each other, on the first examples."""
-    size = max(settings.batch, _TOGETHER)
-    found: dict[str, Difference] = {}
-    for batch in islice(examples.batches(size), max(1, _COUNTED // size)):
-        more = compare(runs(runtime, networks.graph), batch.x, judge.tolerances)
-        found = {stage: found.get(stage, _NONE) + change for stage, change in more.items()}
-        if not judge.depends(found):
-            break
-    return _warned(judge(found))
+_APART = ("graph", "seal", "kind")  # what a trace says in its own words
 
 
-def _warned(sentences: list[str]) -> list[str]:
+def _warn(sentences: list[str]) -> None:
     for sentence in sentences:
         warnings.warn(sentence, RowsDepend, stacklevel=4)
-    return sentences
-
-
-def _identity(
-    networks: Networks, examples: Examples, settings: Settings, graph_folder: Path | None
-) -> dict[str, Any]:
-    """What an interrupted recording must share with the one that continues it."""
-    return {
-        "graph": networks.graph.to_json(),
-        "graph_folder": None if graph_folder is None else str(graph_folder.resolve()),
-        "networks": networks.fingerprints(),
-        "preprocessing": networks.preprocessing and networks.preprocessing.to_json(),
-        "data": examples.fingerprint,
-        **({"class_names": list(examples.classes)} if examples.classes else {}),
-        "given": examples.examples,
-        "batch": settings.batch,
-        "threads": settings.threads,
-        "seal": check_seal(settings.seal),
-        "kind": settings.kind,
-    }
-
-
-@contextmanager
-def _begun(out: Path, identity: Mapping[str, Any], force: bool) -> Iterator[dict[str, str]]:
-    """Makes `out` ready, keeps others from it, and gives the fingerprints of the parts it holds."""
-    if force or not (out / "trace.json").exists():
-        with new_folder(out, TRACE, force=force) as folder:  # it is never without a manifest
-            _note(folder, identity, {})
-            if force and _same_data(out, identity):
-                carry(out, folder)  # the same rows stay opened, and looked at
-    with only_one(out):
-        # read again here: whoever wrote it a moment ago may have ended since
-        value = read_manifest(out, "trace", VERSION, Recording, TraceError)
-        if value["complete"]:
-            check_output(out, False, TRACE)  # says that it exists already
-        yield _continued(out, value, identity)
-
-
-def _same_data(out: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a folder holds a recording of the same examples."""
-    try:
-        found = read_manifest(out, "trace", VERSION, Recording, TraceError)
-    except TraceError:
-        return False
-    return bool(found.get("data") == identity["data"])
-
-
-def _note(out: Path, identity: Mapping[str, Any], prints: Mapping[str, str]) -> None:
-    """Writes trace.json of a recording that goes on; it lists the parts that are done."""
-    value = {"version": VERSION, "complete": False, **identity}
-    write_manifest(out, "trace", value, prints)
-
-
-def _continued(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, str]:
-    for name, value in identity.items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{out} holds an interrupted recording with another {name}. Choose another --out, "
-                "or start again with --force."
-            )
-    for left in out.glob(".*.part"):  # what was being written when it stopped
-        remove(left)
-    prints: dict[str, str] = dict(found[PRINTS])
-    if list(prints) != [part_path(out, part).name for part in range(len(prints))]:
-        raise TraceError(f"{out} does not list its parts in order; start again with --force.")
-    for part in parts(out):  # written, but not yet listed
-        if part.name not in prints:
-            remove(part)
-    return prints
-
-
-def _part(
-    networks: Networks, runtime: Runtime, group: list[Batch], judge: Judge, kind: Kind | None
-) -> tuple[Any, list[str]]:
-    """The rows of one part, and what to say of stages whose rows depend on each other."""
-    graph = networks.graph
-    scores: dict[str, list[FloatArray]] = {stage: [] for stage in graph.order}
-    kept = [batch for batch in group if len(batch.x)]
-    free = Costs(dict.fromkeys(graph.order, 1.0), dict.fromkeys(graph.order, 0.0))
-    for batch in kept:
-        running = runtime.begin(batch.x)
-        for stage in graph.order:
-            running.advance(stage, None)
-            found = running.answer(stage, None)
-            _check_rows(stage, found, batch)
-            scores[stage].append(found)
-        said = {stage: found[-1] for stage, found in scores.items()}
-        assemble(graph, free, said, labels=batch.labels, kind=kind)  # refuses what does not fit
-    if not kept:  # every image of this part was left out
-        return pa.table({}), []
-    said = {stage: np.concatenate(found) for stage, found in scores.items()}
-    differing = _again(judge, runs(runtime, graph), kept, said)
-    labelled = all(batch.labels is not None for batch in kept)
-    hashes = np.concatenate([hash_rows(batch.x) for batch in kept])
-    part = assemble(
-        graph,
-        free,
-        said,
-        labels=np.concatenate([b.labels for b in kept if b.labels is not None])
-        if labelled
-        else None,
-        kind=kind or "logits",
-        ids=np.concatenate([batch.ids for batch in kept]),
-        hashes=hashes,
-    )
-    if networks.taught is not None:
-        part = replace(part, taught=np.isin(hashes, networks.taught))
-    rows = table(part)
-    seen = Range.together(Range.of(batch.x) for batch in kept)
-    return rows.replace_schema_metadata({_RANGE: json.dumps(seen and asdict(seen))}), differing
-
-
-def _range(out: Path) -> Range | None:
-    """What the inputs of all parts were like, those recorded before an interruption as well."""
-    metadata = [pq.read_schema(part).metadata or {} for part in parts(out)]
-    found = [json.loads(entry.get(_RANGE, b"null")) for entry in metadata]
-    return Range.together(value and record_of(Range, value) for value in found)
-
-
-def _again(judge: Judge, run: Run, kept: list[Batch], said: Mapping[str, FloatArray]) -> list[str]:
-    """Compares the last rows of some batches with the same rows together, and alone.
-
-    Returns sentences for stages whose scores hardly depend on other rows; raises as `Judge`.
-    """
-    ends = np.cumsum([len(batch.x) for batch in kept]) - 1
-    chosen = np.unique(np.linspace(0, len(kept) - 1, _AGAIN).astype(np.int64))
-    x = np.concatenate([kept[i].x[-1:] for i in chosen])
-    expected = {stage: scores[ends[chosen]] for stage, scores in said.items()}
-    groups = [np.arange(len(x)), np.array([0]), np.array([len(x) - 1])]
-    return judge(apart(run, x, expected, groups, judge.tolerances))
-
-
-def _check_rows(stage: str, scores: FloatArray, batch: Batch) -> None:
-    """Names the example whose scores are broken, which `assemble` cannot."""
-    if scores.ndim != 2 or len(scores) != len(batch.x):
-        raise ScoresError(
-            f"stage '{stage}' gave scores of shape {scores.shape} for {len(batch.x)} examples; "
-            "it must give one row of scores per example."
-        )
-    broken = no_scores(scores)
-    if broken.any():
-        raise ScoresError(
-            f"stage '{stage}' gave NaN or infinite scores for example {batch.ids[broken][0]}. "
-            "Check its input and the network; leave the example out if it is broken."
-        )
-
-
-def _finish(
-    graph: Graph,
-    out: Path,
-    identity: Mapping[str, Any],
-    x: AnyArray,
-    priced: Callable[[int], Costs],
-    prints: Mapping[str, str],
-) -> Trace:
-    columns = read_parts(out)
-    costs = priced(columns[f"{graph.root}.scores"].shape[1])
-    info = {key: value for key, value in identity.items() if key not in ("graph", "seal", "kind")}
-    trace = assemble(
-        graph,
-        costs,
-        {stage: columns[f"{stage}.scores"] for stage in graph.order},
-        labels=columns.get("label"),
-        kind=identity["kind"],
-        ids=columns["id"],
-        info={
-            **info,
-            "input": Inputs(x.shape[1:], str(x.dtype), _range(out)).to_json(),
-            "versions": versions(),
-            "created": _now(),
-        },
-        hashes=columns["hash"],
-        seal=identity["seal"],
-    )
-    trace = replace(trace, taught=columns.get("taught"))
-    write_manifest(out, "trace", trace.manifest(), prints)
-    return replace(trace, ledger=Ledger.read(out))
-
-
-def _doubts(networks: Networks, trace: Trace, examples: Examples) -> list[str]:
-    """Why labels do not seem to mean the classes that scores are of."""
-    reference = networks.graph.reference
-    unsealed = trace.take(trace.opening[: trace.unsealed])
-    found = doubts(unsealed.scores, unsealed.labels, reference)
-    if any(sentence.startswith(f"stage '{reference}'") for sentence in found):
-        first = next(examples.batches(_TOGETHER), NOTHING)
-        if first.labels is not None and len(first.labels) >= FEWEST:
-            found += _better_outputs(networks, first.x, first.labels)
-    return found
-
-
-def _better_outputs(networks: Networks, x: AnyArray, labels: IntArray) -> list[str]:
-    """Says so where another output of the reference fits the labels."""
-    reference = networks.graph.reference
-    part = whole(reference) if whole(reference) in networks.files else reference
-    session = Session(part, networks.files[part], 1)
-    if len(session.inputs) != 1 or (part == reference and head(reference) in networks.files):
-        return []
-    session.wanted = list(session.made)
-    for name, scores in zip(session.made[1:], session.run([x])[1:], strict=True):
-        if scores.ndim != 2 or len(scores) != len(labels) or scores.shape[1] <= labels.max():
-            continue
-        if scores.dtype.kind == "f" and judge(scores, labels) is None:
-            error = float((scores.argmax(axis=1) != labels).mean())
-            return [
-                f"another output of '{reference}', '{name}', is wrong about {error:.1%} of the "
-                f"first {len(labels)} examples: export the network with its scores as first output."
-            ]
-    return []
 
 
 def _now() -> str:

@@ -11,7 +11,7 @@ from offramp.base.manifests import HASH, PRINTS, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core.costs import COST_KEYS
 from offramp.core.graph import Costs, Graph
-from offramp.core.trace import TRACE, VERSION, Recording
+from offramp.core.parts import TRACE, TRACE_VERSION, Recording
 
 
 def reprice(path: Path, costs: Costs, out: Path, *, force: bool = False) -> Costs:
@@ -35,7 +35,7 @@ def reprice(path: Path, costs: Costs, out: Path, *, force: bool = False) -> Cost
         CostError: costs that do not fit its stages.
         StorageError: it cannot be written.
     """
-    manifest = read_manifest(path, "trace", VERSION, Recording, TraceError)
+    manifest = read_manifest(path, "trace", TRACE_VERSION, Recording, TraceError)
     if not manifest["complete"]:
         raise TraceError(f"recording {path} was interrupted; finish it before it gets other costs.")
     checked = Graph.from_json(manifest["graph"]).check_costs(costs)

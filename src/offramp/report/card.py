@@ -9,7 +9,7 @@ from pathlib import Path
 
 from offramp.base.errors import InputError
 from offramp.base.files import fingerprint, read_bytes, storage
-from offramp.base.outputs import Kind, new_output
+from offramp.base.outputs import OutputKind, new_output
 from offramp.core.tasks import DISAGREEMENT, is_own
 from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
@@ -29,7 +29,7 @@ def _is_card(path: Path) -> bool:
         return False
 
 
-CARD = Kind("a model card", _is_card)
+CARD = OutputKind("a model card", _is_card)
 
 
 def card(plan: Plan, name: str = "plan") -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from offramp.answering import refit
-from offramp.answering.committees import answering
+from offramp.answering.committees import with_committees
+from offramp.answering.refit import with_refits
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError
 from offramp.core import tasks
@@ -66,7 +66,7 @@ def dial(plan: Plan, trace: Trace, data: str | None = None) -> Dial:
         StorageError: the trace's ledger cannot be written.
     """
     rows = priced(plan, split.shown(trace, "report"))
-    spoken = answering(refit.refitted(rows, plan.refits), plan.committees)
+    spoken = with_committees(with_refits(rows, plan.refits), plan.committees)
     losses = spoken.losses(_loss(plan, rows), plan.certificate.excess)
     curve = measure(spoken, losses, plan.policy, Resamples.of(rows.examples, DRAWS, 0))
     shown = excerpts(plan, rows)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from offramp.answering.refit import refitted
+from offramp.answering.refit import with_refits
 from offramp.base.errors import InputError
-from offramp.base.schema import record
+from offramp.base.schema import record_of
 from offramp.core import tasks
 from offramp.core.trace import Trace
 from offramp.plan.evaluate import evaluate, priced
@@ -81,7 +81,7 @@ def _clocks(path: Path, plan: Plan) -> list[Clock]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         kept = [{key: row[key] for key in Clock.__dataclass_fields__} for row in rows]
-        found = [record(Clock, row) for row in kept]
+        found = [record_of(Clock, row) for row in kept]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise InputError(
             f"{path} is not what `offramp bench --json` prints ({problem}); measure again, and "
@@ -129,7 +129,7 @@ def _section(
 def _compared(plan: Plan, tuned: Sequence[Trace], unseen: Sequence[Trace]) -> Comparison:
     """Policies learned on one trace and measured on another, or on halves of the only one."""
     test = next((trace for trace in unseen if trace is not tuned[0]), None)
-    ready = [trace and refitted(priced(plan, trace), plan.refits) for trace in (tuned[0], test)]
+    ready = [trace and with_refits(priced(plan, trace), plan.refits) for trace in (tuned[0], test)]
     first, second = ready
     assert first is not None
     return compare(first, second, loss=_loss(test or tuned[0], plan))

@@ -9,7 +9,7 @@ from typing import Any
 
 from offramp.base.errors import InputError, MissingExtra
 from offramp.base.files import read_bytes, storage
-from offramp.base.outputs import Kind, new_output
+from offramp.base.outputs import OutputKind, new_output
 from offramp.core.frontier import Point
 from offramp.core.hulls import LEVELS
 from offramp.plan.evaluate import Evaluation
@@ -33,7 +33,7 @@ def _is_report(path: Path) -> bool:
         return False
 
 
-REPORT = Kind("a report", _is_report)
+REPORT = OutputKind("a report", _is_report)
 
 
 @dataclass(frozen=True)

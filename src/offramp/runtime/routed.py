@@ -14,7 +14,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray, IntArray
 from offramp.base.errors import NetworkError, PlanError, foreign
-from offramp.base.manifests import PRINTS, Sealed, read_manifest
+from offramp.base.manifests import PRINTS, Manifest, read_manifest
 from offramp.networks.inputs import Watch
 from offramp.runtime.format import KIND, PATH, SCORES, VERSION, Answers, check_tradeoff
 from offramp.runtime.session import Device, Session
@@ -42,7 +42,7 @@ class About(TypedDict):
     tradeoffs: list[float]
 
 
-class Routes(Sealed):
+class Routes(Manifest):
     """What routes.json holds."""
 
     about: About

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray
-from offramp.core.frontier import Point, Recorded, excess_of, point, replay
+from offramp.core.frontier import Point, TracePolicy, excess_of, point, replay
 from offramp.core.hulls import Hull, Scale
 from offramp.core.policy import Policy
 from offramp.core.tasks import Losses
@@ -117,7 +117,7 @@ class Curve:
 
 def measure(trace: Trace, losses: Losses, policy: Policy, resamples: Resamples) -> Curve:
     """The curve of a policy at every setting of its dial, safest first."""
-    recorded, points = Recorded(policy, trace), list[Point]()
+    recorded, points = TracePolicy(policy, trace), list[Point]()
     excesses, costs = list[FloatArray](), list[FloatArray]()
     for settings in _groups(policy.settings, trace.examples):
         outcomes = [replay(trace, recorded, setting) for setting in settings]

@@ -165,7 +165,7 @@ def bench(
             stage: np.concatenate([stages.run(stage, r) for r in requests])
             for stage in plan.graph.order
         }
-    trace = Trace(plan.graph, plan.costs, scores, plan.kinds)
+    trace = Trace(graph=plan.graph, costs=plan.costs, scores=scores, kinds=plan.kinds)
     outcome = replay(plan.answering(trace), plan.running, plan.setting)
     ideal = _ideal(plan, trace, parts, batch)
     timings = _timings(ring, answers, peaks, y, batch, threads)

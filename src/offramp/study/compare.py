@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from offramp.answering.committees import Committees, answering
+from offramp.answering.committees import Committees, with_committees
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import InputError, TraceError
 from offramp.base.progress import Progress, silent
@@ -273,7 +273,7 @@ class _Bench:
         """The same examples, as committees answer them."""
         if not together:
             return self
-        test = answering(self.test, together)
+        test = with_committees(self.test, together)
         return _Bench(test, test.losses(self.losses.name), self.resamples)
 
     def singles(self) -> dict[str, Curve]:

@@ -93,7 +93,7 @@ def synthetic(
 class RuntimeLaws:
     """What every runtime must do. Fixtures: `runtime`, its `plan`, and `x` (n, ...), n >= 8."""
 
-    tolerance = 1e-4  # of scores, between batches of different sizes
+    tolerance: float = 1e-4  # of scores, between batches of different sizes
 
     def test_scores_have_one_finite_row_per_input(
         self, runtime: Runtime, plan: Plan, x: AnyArray
@@ -153,7 +153,7 @@ class DriverLaws:
     and floating-point inputs `x` (n, ...), n >= 8.
     """
 
-    tolerance = 1e-4  # of scores, between engines and batches of different sizes
+    tolerance: float = 1e-4  # of scores, between engines and batches of different sizes
 
     def test_live_is_replay(
         self, driver: Driver, runtime: Runtime, plan: Plan, x: AnyArray
@@ -255,7 +255,9 @@ def check_replay(
             of all, cost and scores alone are left open.
     """
     scores = {stage: runtime.run(stage, x) for stage in plan.graph.order}
-    trace = plan.answering(Trace(plan.graph, plan.costs, scores, plan.kinds))
+    trace = plan.answering(
+        Trace(graph=plan.graph, costs=plan.costs, scores=scores, kinds=plan.kinds)
+    )
     outcome = replay(trace, plan.running, plan.setting)
     same, near = found.stage == np.array(outcome.order)[outcome.stage], close(plan, trace)
     assert near.mean() <= MOST_CLOSE, "so many decisions are close that little is compared"

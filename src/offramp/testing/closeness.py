@@ -55,7 +55,7 @@ def _tilted(trace: Trace) -> Iterator[Trace]:
             else np.maximum(values, 0) ** tilt  # a factor says nothing of shares
             for stage, values in trace.scores.items()
         }
-        yield Trace(trace.graph, trace.costs, scores, trace.kinds)
+        yield Trace(graph=trace.graph, costs=trace.costs, scores=scores, kinds=trace.kinds)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,115 @@
+"""What is known of the rows of a trace besides scores and labels, and what all rows must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from offramp.base.arrays import AnyArray, BoolArray, FloatArray
+from offramp.base.errors import BudgetError, ScoresError, TraceError
+from offramp.core import tasks
+
+UNSEALED_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
+UNSEALED_MOST = 2500  # examples, likewise
+HashOf = Literal["inputs", "scores"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFacts:
+    """What is known of examples besides their scores and labels; None: nothing.
+
+    Hashes are of what networks read (`hashing.hash_rows`) and tell examples apart; where there are
+    none, scores and labels do.
+    """
+
+    ids: AnyArray | None = None  # (examples,) integers or strings; None: 0, 1, 2, ...
+    loss: Mapping[str, AnyArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
+    hashes: AnyArray | None = None  # (examples,) uint64
+    taught: BoolArray | None = None  # (examples,) whether one trained heads
+
+    @property
+    def hash_of(self) -> HashOf:
+        return "scores" if self.hashes is None else "inputs"
+
+    def check_ids(self, examples: int) -> None:
+        """Raises TraceError where examples are not each named by an integer or a string."""
+        if self.ids is None:
+            return
+        if self.ids.shape != (examples,) or self.ids.dtype.kind not in "iuUO":
+            raise TraceError(
+                f"the ids are {self.ids.dtype} of shape {self.ids.shape}; they must be integers "
+                "or names, one per example."
+            )
+        seen = set[object]()
+        for name in self.ids.tolist():
+            if name in seen or name is None:
+                raise TraceError(f"the id {name!r} is there twice; every example needs its own.")
+            seen.add(name)
+
+    def checked_loss(self, stages: Iterable[str], examples: int) -> dict[str, FloatArray] | None:
+        """The user's own loss of every stage; raises LossError where a value leaves [0, 1]."""
+        if not self.loss:
+            return None
+        given = {stage: array_of(self.loss, stage) for stage in stages}
+        return {s: tasks.check_loss(loss, examples, f"{s}.loss") for s, loss in given.items()}
+
+
+NO_FACTS = RowFacts()  # nothing is known
+
+
+def learning_share(examples: int) -> float:
+    """The part to learn from: policies soon learn no more, and certificates always gain."""
+    return min(UNSEALED_SHARE, UNSEALED_MOST / max(1, examples))
+
+
+def checked_seal(seal: float | None) -> float | None:
+    """`seal`. Raises BudgetError where it is no share in [0, 1)."""
+    if seal is not None and not 0 <= seal < 1:
+        raise BudgetError(
+            f"the seal is {seal}; it is the share of the examples that only certificates may see, "
+            "at least 0 and below 1."
+        )
+    return seal
+
+
+def array_of(arrays: Mapping[str, AnyArray], stage: str) -> AnyArray:
+    """The array of a stage. Raises ScoresError where there is none."""
+    if stage not in arrays:
+        raise ScoresError(f"stage '{stage}' has no array; the arrays are {', '.join(arrays)}.")
+    return arrays[stage]
+
+
+def check_shapes(scores: Mapping[str, FloatArray]) -> None:
+    """Raises ScoresError where stages differ in rows or classes, TraceError where none has rows."""
+    (first, wanted), *others = scores.items()
+    for name, other in others:
+        for axis, what, verb in (
+            (0, "rows", "see the same examples"),
+            (1, "classes", "score them"),
+        ):
+            if other.shape[axis] != wanted.shape[axis]:
+                raise ScoresError(
+                    f"stage '{name}' has {other.shape[axis]} {what}, stage '{first}' has "
+                    f"{wanted.shape[axis]}. Every stage must {verb} all; check '{name}'."
+                )
+    if not len(wanted):
+        raise TraceError("there are no examples; record at least a few hundred.")
+
+
+def other_classes(names: Sequence[str], others: Sequence[str], classes: int) -> list[str]:
+    """Sentences on the names of classes: fewer than are scored, or others than in `others`."""
+    if names and len(names) < classes:
+        return [
+            f"the examples are of {len(names)} named classes, but networks score {classes}: "
+            "if a folder is missing, the labels after it are wrong"
+        ]
+    if not (names and others) or list(names) == list(others):
+        return []
+    at = next(
+        (i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), 0
+    )
+    return [
+        f"label {at} is '{names[at]}' here and '{others[at]}' in the other recording: one of them "
+        "has its classes in another order, or lacks one"
+    ]
