@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.results import ROOT, load
 from offramp.report.drawing import draw_frontier, draw_speedups
 from offramp.report.figures import FrontierFigure, Role, Series, SpeedupsFigure
-from offramp.study.bench import ONE_FILE
+from offramp.study.contestants import ONE_FILE
 
 DOCS = ROOT.parent / "docs"
 PAGES = (*sorted((DOCS / "results").glob("*.md")), ROOT.parent / "README.md")

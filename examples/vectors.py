@@ -53,10 +53,10 @@ def run(folder: Path, examples: int = 3000) -> Evaluation:
     return evaluate(fit(recorded("plan"), 0.02, networks=networks), recorded("other"))
 
 
-def network(data: Path, out: Path) -> None:
+def network(data: Path, out: Path, sizes: tuple[int, ...] = LAYERS) -> None:
     """Trains the network and writes it: (batch, features) to scores (batch, classes)."""
     with np.load(data) as given:
-        trained = MLPClassifier(LAYERS, early_stopping=True, random_state=0)
+        trained = MLPClassifier(sizes, early_stopping=True, random_state=0)
         trained.fit(given["x"], given["y"])
     nodes, constants, last = [], [], "x"
     layers = list(zip(trained.coefs_, trained.intercepts_, strict=True))

@@ -24,16 +24,19 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("policies", "forced"),
     ("learn", "teach pool latency"),
     ("plan", "plan job fit needs evaluate"),
-    ("runtime", "format session driver onnxruntime"),  # what runs parts of a plan
+    (
+        "runtime",
+        "format engine rows session onnxruntime stages driver",
+    ),  # what runs parts of a plan
     ("export", "scope itinerary deciding stages seal single folder"),
     ("", "export"),
-    ("runtime", "routed openvino torch single"),  # what runs exported files
+    ("runtime", "ends routed laws openvino torch single"),  # what runs exported files
     ("", "runtime"),
     ("recording", "independence measure record reprice"),
     ("exits", "work network cutting stages pooling heads features placement attach"),
     ("", "exits"),
     ("exits", "module training"),
-    ("study", "bands compare bench"),
+    ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences drawing page inputs"),
     ("", "report testing"),
     ("command", "parsing answers tables options terminal demo graphs traces plans running"),

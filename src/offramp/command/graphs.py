@@ -11,13 +11,13 @@ import typer
 from offramp.base.errors import InputError
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
-from offramp.command.options import Edges, Force, Out, Reference, SkipBroken
+from offramp.command.options import Edges, Engine, Force, Out, Reference, SkipBroken
 from offramp.command.terminal import examples_of, given, messages, output, progress
 from offramp.exits import Settings as ExitSettings
 from offramp.exits import add_exits, candidates
 from offramp.networks.networks import GRAPH, combine
 from offramp.recording.independence import check_made_up
-from offramp.runtime import OnnxRuntime
+from offramp.runtime import Stages
 
 Size = Annotated[str | None, typer.Option(help="Of images: 32, or 240x320 (height x width).")]
 Mean = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Default: 0.")]
@@ -36,6 +36,7 @@ def graph(
     mean: Mean = None,
     std: Std = None,
     layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    engine: Engine = "onnxruntime",
     force: Force = False,
 ) -> None:
     """Put trained networks into a graph: which may follow which, and what they read."""
@@ -43,7 +44,8 @@ def graph(
     check_output(out, force, GRAPH, files.values())
     pixels = parsing.preprocessing(size, mean, std, layout)
     described = combine(files, edges, reference, pixels)
-    runtime = OnnxRuntime(described.files, described.graph)  # finds out here whether they load
+    # finds out here whether they load
+    runtime = Stages(described.files, described.graph, engine=engine)
     check_made_up(described, runtime)
     described.write(out, force=force)
     messages.print(

@@ -10,8 +10,17 @@ from rich.console import Group
 
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
-from offramp.command.options import Force, Json, Out, Threads
-from offramp.command.terminal import given, loss_named, messages, progress, say_classes, show
+from offramp.command.options import Engine, Force, Json, Out, Threads
+from offramp.command.terminal import (
+    given,
+    loss_named,
+    messages,
+    progress,
+    remark,
+    say_classes,
+    show,
+)
+from offramp.core.costs import elsewhere
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
 from offramp.learn.teach import AUTO
@@ -76,6 +85,7 @@ def fit(
         typer.Option(help="Cost is the time of requests of so many examples: 64 or 1,64."),
     ] = None,
     threads: Threads = 1,
+    engine: Engine = "onnxruntime",
     json_: Json = False,
     force: Force = False,
 ) -> None:
@@ -102,10 +112,14 @@ def fit(
     latency = None
     if sizes:
         drafted, request = draft(read, budgets[0], choices, networks), blank(read, max(sizes))
-        latency = measure_latency(drafted, request, threads, sizes)
+        latency = measure_latency(drafted, request, threads, sizes, engine=engine)
+        remark(
+            elsewhere(latency.costs(read.graph), read.info.get("engine"), "scores were recorded on")
+        )
     certify_on = Trace.read(certify) if certify else None
     if certify_on:
         say_classes(certify_on, read.info)
+        remark(elsewhere(read.costs, certify_on.costs.engine, "those of --certify on"))
     plans = fit_each(read, budgets, choices, certify_on, networks, latency)
     write_plans(plans, out, force=force)
     for note in plans[0].notes():
@@ -155,6 +169,7 @@ def evaluate(
     """What the plan does on other recorded examples, and whether the promise is kept there."""
     read, examples = Plan.read(plan), Trace.read(trace)
     say_classes(examples, read.info)
+    remark(elsewhere(read.costs, examples.costs.engine, "those of TRACE on"))
     found = evaluate_plan(read, examples, loss=loss_named(loss), repeats=repeats)
     if {examples.info.get("data"), examples.digest} & read.fitted_on:
         messages.print("these examples taught or certified this plan: they say little about others")
@@ -175,6 +190,7 @@ def compare(
     read, others = Trace.read(trace), Trace.read(test) if test else None
     if others:
         say_classes(others, read.info)
+        remark(elsewhere(read.costs, others.costs.engine, "those of --test on"))
     with progress() as step:
         found = compare_policies(
             read,

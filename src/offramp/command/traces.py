@@ -9,7 +9,7 @@ import typer
 
 from offramp.base.outputs import check_output
 from offramp.command import parsing
-from offramp.command.options import Data, Edges, Force, Out, Reference, SkipBroken, Threads
+from offramp.command.options import Data, Edges, Engine, Force, Out, Reference, SkipBroken, Threads
 from offramp.command.terminal import examples_of, given, messages, progress
 from offramp.core.imports import import_scores
 from offramp.core.tasks import Kind
@@ -19,7 +19,7 @@ from offramp.networks.networks import Networks
 from offramp.recording.record import Settings
 from offramp.recording.record import record as record_trace
 from offramp.recording.reprice import reprice as reprice_trace
-from offramp.runtime import OnnxRuntime
+from offramp.runtime import Stages
 
 ScoresFile = Annotated[
     Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
@@ -52,6 +52,7 @@ def record(
         ),
     ] = "1,64",
     threads: Threads = 1,
+    engine: Engine = "onnxruntime",
     seal: Seal = None,
     cost: Annotated[str | None, typer.Option(help=f"{PRICES} Default: measured seconds.")] = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
@@ -67,7 +68,7 @@ def record(
     examples = examples_of(data, networks.preprocessing, skip_broken)
     if examples.classes:
         messages.print(f"classes: {listed(examples.classes)}", markup=False)
-    runtime = OnnxRuntime(networks.files, networks.graph, threads=threads)
+    runtime = Stages(networks.files, networks.graph, engine=engine, threads=threads)
     with progress() as step:
         trace = record_trace(
             networks,

@@ -28,6 +28,7 @@ class Latency:
     stop: Mapping[int, float]  # of deciding at one stage and bringing together the rows that go on
     source: str = "given"  # how and where they were measured
     others: tuple[int, ...] = ()  # further rows of requests, smaller ones, to tell costs of
+    engine: str | None = None  # and its version, that they were measured on
 
     def costs(
         self, graph: Graph, shares: Mapping[str, float] | None = None, *, stops: bool = True
@@ -65,6 +66,7 @@ class Latency:
             self.batch,
             self._expected(self.stop, 1.0),
             {other.batch: other.costs(graph, shares, stops=stops) for other in smaller},
+            self.engine,
         )
 
     def _alone(self, graph: Graph, stage: str) -> float:

@@ -20,7 +20,7 @@ from offramp.core import tasks
 from offramp.core.graph import Graph
 from offramp.networks import weights
 from offramp.networks.networks import Networks
-from offramp.runtime.driver import Runtime
+from offramp.runtime.stages import Stages
 
 Run = Callable[[AnyArray], Mapping[str, FloatArray]]
 """Inputs (n, ...) to the scores (n, classes) of each stage."""
@@ -149,7 +149,7 @@ def apart(
     }
 
 
-def runs(runtime: Runtime, graph: Graph) -> Run:
+def runs(runtime: Stages, graph: Graph) -> Run:
     """All stages of a graph on an engine."""
 
     def run(x: AnyArray) -> dict[str, FloatArray]:
@@ -211,7 +211,7 @@ class Judge:
         )
 
 
-def check_made_up(networks: Networks, runtime: Runtime) -> None:
+def check_made_up(networks: Networks, runtime: Stages) -> None:
     """Compares rows that are made up, where the shape of the input is known and they run.
 
     Raises:

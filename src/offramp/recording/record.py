@@ -27,7 +27,7 @@ from offramp.base.hashing import hash_rows
 from offramp.base.manifests import PRINTS, read_manifest, write_manifest
 from offramp.base.outputs import check_output, new_folder, only_one
 from offramp.base.schema import record as record_of
-from offramp.core.graph import Costs, Graph, head, whole
+from offramp.core.graph import Costs, Graph, whole
 from offramp.core.ledger import Ledger, carry
 from offramp.core.meaning import FEWEST, DoubtfulLabels, doubts, judge
 from offramp.core.parts import part_path, parts, read_parts, versions, write_part
@@ -38,8 +38,7 @@ from offramp.networks.inputs import Inputs, Range
 from offramp.networks.networks import Networks
 from offramp.recording.independence import Difference, Judge, RowsDepend, Run, apart, compare, runs
 from offramp.recording.measure import recorded_costs
-from offramp.runtime.driver import Runtime
-from offramp.runtime.session import Session
+from offramp.runtime.stages import Stages
 
 Progress = Callable[[int, int], None]
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
@@ -72,7 +71,7 @@ class Settings:
 
 def record(
     networks: Networks,
-    runtime: Runtime,
+    runtime: Stages,
     examples: Examples,
     out: Path,
     settings: Settings,
@@ -114,7 +113,7 @@ def record(
         raise TraceError("there are no examples to record; give at least a few hundred.")
     judge = Judge.of(networks)
     notes = _compared(judge, networks, runtime, examples, settings)
-    identity = _identity(networks, examples, settings, graph_folder)
+    identity = _identity(networks, runtime.engine.title, examples, settings, graph_folder)
     if costs is not None:
         costs = networks.graph.check_costs(costs)
     with _begun(out, identity, force) as prints:
@@ -128,7 +127,7 @@ def record(
 
         noted = {**identity, "notes": notes or differing}
         trace = _finish(networks.graph, out, noted, first, priced, prints)
-    for sentence in _doubts(networks, trace, examples):
+    for sentence in _doubts(runtime, trace, examples):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
@@ -138,7 +137,7 @@ class _Recording:
     """What is run on which examples."""
 
     networks: Networks
-    runtime: Runtime
+    runtime: Stages
     examples: Examples
     settings: Settings
     judge: Judge
@@ -175,7 +174,7 @@ class _Recording:
 
 
 def _compared(
-    judge: Judge, networks: Networks, runtime: Runtime, examples: Examples, settings: Settings
+    judge: Judge, networks: Networks, runtime: Stages, examples: Examples, settings: Settings
 ) -> list[str]:
     """What to say of stages whose rows hardly depend on each other, on the first examples."""
     size = max(settings.batch, _TOGETHER)
@@ -195,7 +194,11 @@ def _warned(sentences: list[str]) -> list[str]:
 
 
 def _identity(
-    networks: Networks, examples: Examples, settings: Settings, graph_folder: Path | None
+    networks: Networks,
+    engine: str,
+    examples: Examples,
+    settings: Settings,
+    graph_folder: Path | None,
 ) -> dict[str, Any]:
     """What an interrupted recording must share with the one that continues it."""
     return {
@@ -206,6 +209,7 @@ def _identity(
         "data": examples.fingerprint,
         **({"class_names": list(examples.classes)} if examples.classes else {}),
         "given": examples.examples,
+        "engine": engine,
         "batch": settings.batch,
         "threads": settings.threads,
         "seal": check_seal(settings.seal),
@@ -263,7 +267,7 @@ def _continued(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any])
 
 
 def _part(
-    networks: Networks, runtime: Runtime, group: list[Batch], judge: Judge, kind: Kind | None
+    networks: Networks, runtime: Stages, group: list[Batch], judge: Judge, kind: Kind | None
 ) -> tuple[Any, list[str]]:
     """The rows of one part, and what to say of stages whose rows depend on each other."""
     graph = networks.graph
@@ -370,27 +374,26 @@ def _finish(
     return replace(trace, ledger=Ledger.read(out))
 
 
-def _doubts(networks: Networks, trace: Trace, examples: Examples) -> list[str]:
+def _doubts(runtime: Stages, trace: Trace, examples: Examples) -> list[str]:
     """Why labels do not seem to mean the classes that scores are of."""
-    reference = networks.graph.reference
+    reference = runtime.graph.reference
     unsealed = trace.take(trace.opening[: trace.unsealed])
     found = doubts(unsealed.scores, unsealed.labels, reference)
     if any(sentence.startswith(f"stage '{reference}'") for sentence in found):
         first = next(examples.batches(_TOGETHER), NOTHING)
         if first.labels is not None and len(first.labels) >= FEWEST:
-            found += _better_outputs(networks, first.x, first.labels)
+            found += _better_outputs(runtime, first.x, first.labels)
     return found
 
 
-def _better_outputs(networks: Networks, x: AnyArray, labels: IntArray) -> list[str]:
+def _better_outputs(runtime: Stages, x: AnyArray, labels: IntArray) -> list[str]:
     """Says so where another output of the reference fits the labels."""
-    reference = networks.graph.reference
-    part = whole(reference) if whole(reference) in networks.files else reference
-    session = Session(part, networks.files[part], 1)
-    if len(session.inputs) != 1 or (part == reference and head(reference) in networks.files):
+    reference = runtime.graph.reference
+    name = whole(reference) if whole(reference) in runtime.parts else reference
+    part, others = runtime.parts[name], list(runtime.parts[name].outputs)[1:]
+    if len(part.inputs) != 1 or name not in runtime.speaking or not others:
         return []
-    session.wanted = list(session.made)
-    for name, scores in zip(session.made[1:], session.run([x])[1:], strict=True):
+    for name, scores in part(dict.fromkeys(part.inputs, x), others).items():
         if scores.ndim != 2 or len(scores) != len(labels) or scores.shape[1] <= labels.max():
             continue
         if scores.dtype.kind == "f" and judge(scores, labels) is None:
