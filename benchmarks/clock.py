@@ -36,9 +36,11 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.recording.measure import laps, latency, seconds
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
-from offramp.runtime.session import Session
+from offramp.runtime.engine import Part
+from offramp.runtime.onnxruntime import engine
 from offramp.runtime.torch import TorchRuntime
-from offramp.study.bench import Run, alone, bench
+from offramp.study.bench import Contest, bench
+from offramp.study.contestants import Answer, alone
 from offramp.testing import close
 
 BATCHES, THREADS = (1, 8, 64), (1, 2)
@@ -132,9 +134,11 @@ class System:
                 y,
                 batch=batch,
                 threads=threads,
-                passes=self.passes,
-                thorough=thorough,
-                others={"reference, PyTorch": self.in_torch(threads)} if thorough else None,
+                contest=Contest(
+                    self.passes,
+                    thorough,
+                    {"reference, PyTorch": self.in_torch(threads)} if thorough else {},
+                ),
             )
             yield {
                 "budget": budget,
@@ -145,7 +149,7 @@ class System:
                 **found.to_json(),
             }
 
-    def in_torch(self, threads: int) -> Run:
+    def in_torch(self, threads: int) -> Answer:
         """The reference as a PyTorch module."""
         module = resnet(load_file(self.weights), blocks=9)
         runtime = TorchRuntime({"reference": module}, threads=threads)
@@ -220,8 +224,8 @@ class System:
                 runs[outcome] = SingleFile(file, threads=threads)
             static = {}
             for stage in (graph.root, *self.separate()):
-                static[stage] = Session(stage, alone(plan, stage, folder), threads, spins=True)
-                static[stage].wanted = list(static[stage].made[:1])
+                file = alone(plan, stage, folder)
+                static[stage] = Part(stage, file, engine(spins=True), threads)
             walked = self.parts(plan)
             apart = OnnxRuntime(plan.runnable(), self.networks.graph, threads=threads)
 
@@ -260,13 +264,14 @@ def _timed(run: Callable[[AnyArray], object], x: AnyArray) -> float:
     return seconds(partial(run, x))
 
 
-def _alone(session: Session) -> Callable[[AnyArray], object]:
-    return lambda x: session.run([x])
+def _alone(part: Part) -> Callable[[AnyArray], object]:
+    read, said = next(iter(part.inputs)), next(iter(part.outputs))
+    return lambda x: part({read: x}, (said,))
 
 
 def _load(paths: Sequence[Path]) -> None:
     for path in paths:
-        Session(path.stem, path, 1)
+        Part(path.stem, path, engine(), 1)
 
 
 def _summary(row: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.drawing import SpeedupsFigure, draw_frontier, draw_speedups
 from benchmarks.results import ROOT, load
 from offramp.report.figures import FrontierFigure, Role, Series
-from offramp.study.bench import ONE_FILE
+from offramp.study.contestants import ONE_FILE
 
 DOCS = ROOT.parent / "docs"
 PAGES = (*sorted((DOCS / "results").glob("*.md")), DOCS / "house.md", ROOT.parent / "README.md")

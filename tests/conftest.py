@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from offramp.command import demo
-from offramp.study.bench import bench
+from offramp.study.bench import Contest
 
 # fixed seeds, and no clock: the machines that run this are shared
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=60)
@@ -22,6 +21,6 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> tuple[demo.Demo, Path, 
     out = tmp_path_factory.mktemp("demo") / "offramp-demo"
     steps: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "bench", partial(bench, passes=1))  # nobody reads these numbers
+        patch.setattr(demo, "QUICK", Contest(1, thorough=False))  # nobody reads these numbers
         found = demo.run(out, progress=lambda what, done, total: steps.append(what))
     return found, out, steps

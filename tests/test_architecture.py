@@ -25,16 +25,17 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "policies"),
     ("learn", "teach pool latency"),
     ("plan", "asked plan notes job fit needs evaluate"),
-    ("runtime", "format session driver onnxruntime"),  # what runs parts of a plan
+    # what runs parts of a plan
+    ("runtime", "format engine rows session onnxruntime stages driver"),
     ("export", "scope itinerary deciding stages seal single folder"),
     ("", "export"),
-    ("runtime", "routed openvino torch single"),  # what runs exported files
+    ("runtime", "ends routed laws openvino torch single"),  # what runs exported files
     ("", "runtime"),
     ("recording", "independence measure labels resume running record reprice"),
     ("exits", "work network cutting stages pooling heads features placement attach"),
     ("", "exits"),
     ("exits", "module training"),
-    ("study", "bands compare bench"),
+    ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report testing"),
     ("command", "completing parsing answers sheets tables options terminal"),

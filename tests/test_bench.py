@@ -20,7 +20,9 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime
-from offramp.study.bench import ONE_FILE, STAGE_FILES, Bench, Timing, bench, peak_mb
+from offramp.study.bench import Bench, Contest, Timing, bench
+from offramp.study.contestants import ONE_FILE, STAGE_FILES
+from offramp.study.memory import peak_mb
 from tests.made import blob_networks, blobs, linear_network
 
 
@@ -40,7 +42,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 @pytest.fixture(scope="module")
 def measured(plan: Plan) -> Bench:
-    return bench(plan, *blobs(300, seed=4), batch=8, passes=2)
+    return bench(plan, *blobs(300, seed=4), batch=8, contest=Contest(2))
 
 
 def named(found: Bench) -> dict[str, Timing]:
@@ -99,7 +101,7 @@ def test_networks_with_refits_answer_refitted_on_every_runtime(plan: Plan) -> No
     }
     mended = replace(plan, refits=refits)
     x, y = blobs(300, seed=4)
-    found = named(bench(mended, x, y, batch=8, passes=1))
+    found = named(bench(mended, x, y, batch=8, contest=Contest(1)))
     runtime = OnnxRuntime(plan.runnable())
     answers = {s: mended.own(s, runtime.run(s, x[-256:])).argmax(axis=1) for s in refits}
     assert found["small"].error == (answers["small"] != y[-256:]).mean()
@@ -112,7 +114,7 @@ def test_networks_with_refits_answer_refitted_on_every_runtime(plan: Plan) -> No
 
 def test_without_labels_and_in_a_hurry(plan: Plan) -> None:
     others = {"always 0": lambda x: np.zeros(len(x), dtype=np.int64)}
-    found = bench(plan, blobs(300)[0], batch=1, passes=1, thorough=False, others=others)
+    found = bench(plan, blobs(300)[0], batch=1, contest=Contest(1, False, others))
     assert named(found).keys() == {ONE_FILE, "big, all", "big, OpenVINO", "always 0"}
     assert all(timing.error is None for timing in found.contestants)
 
@@ -120,7 +122,7 @@ def test_without_labels_and_in_a_hurry(plan: Plan) -> None:
 def test_a_plan_that_does_not_route_is_the_reference(plan: Plan) -> None:
     certificate = replace(plan.certificate, static_choice="big")
     alone = replace(plan, tradeoff=None, certificate=certificate)
-    found = bench(alone, blobs(300)[0], batch=4, passes=1, thorough=False)
+    found = bench(alone, blobs(300)[0], batch=4, contest=Contest(1, False))
     assert found.theoretical_speedup == 1.0
     assert named(found)[ONE_FILE].changed == 0
 

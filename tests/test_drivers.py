@@ -37,7 +37,6 @@ from offramp.policies.gates import Gates
 from offramp.policies.routing import Routing
 from offramp.recording.record import RecordOptions, record
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
-from offramp.runtime.openvino import compiled
 from offramp.runtime.torch import TorchRuntime
 from offramp.testing import DriverLaws, seen_at
 from tests.made import blob_networks, blobs, deep_network, hard_blobs, linear_network
@@ -76,7 +75,7 @@ def a_file_per_stage(case: Case) -> Driver:
 
 def in_openvino(case: Case) -> Driver:
     write_folder(case.plan, case.folder / "vino", dial=True, force=True)
-    return Routed(case.folder / "vino", compiled)
+    return Routed(case.folder / "vino", "openvino")
 
 
 def in_pytorch(case: Case) -> Driver:

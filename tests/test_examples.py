@@ -1,4 +1,4 @@
-"""The examples run: exits beyond images, and a policy from outside the package in one file."""
+"""The examples run: exits beyond images, a policy from outside and an engine of one's own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from examples import tokens, vectors
+from examples import engine, tokens, vectors
 from offramp.base.errors import InputError, PlanError
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, Deployable, Family, families, register
+from offramp.runtime import Engine
 from offramp.study.compare import compare
-from offramp.testing import PolicyLaws, synthetic
+from offramp.testing import EngineLaws, PolicyLaws, synthetic
 
 TRACE = synthetic(900, ("small", "big"), seed=3)
 
@@ -37,6 +38,16 @@ def test_tokens_with_padding(tmp_path: Path) -> None:
     found = tokens.run(tmp_path, examples=3000, epochs=5)
     assert sum(found.exits.values()) > 0.999
     assert found.kept != "no"
+
+
+class TestAnEngineOfOnesOwn(EngineLaws):
+    @pytest.fixture
+    def engine(self) -> Engine:
+        return engine.REFERENCE
+
+
+def test_an_engine_of_ones_own_runs_everything(tmp_path: Path) -> None:
+    assert len(set(engine.run(tmp_path))) > 1
 
 
 # ---------------------------------------------------------------------- a policy from outside

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,19 @@ import pytest
 from offramp.answering.refit import Refit
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import NetworkError, PlanError
-from offramp.core.graph import Costs
+from offramp.core.graph import BATCH, Costs
 from offramp.core.policy import STOP
 from offramp.core.trace import Trace
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.policies import Decision, Dial, Seen, SeenTensors
 from offramp.policies.rules import Threshold
-from offramp.runtime.driver import Alone, Driver, Walker, infer
+from offramp.runtime import Engine, Program, Value, engine_named
+from offramp.runtime.driver import Driver, Walker, infer
+from offramp.runtime.engine import Fields, Run, fields_of
 from offramp.runtime.format import Answers
-from offramp.testing import DriverLaws, PolicyLaws, RuntimeLaws, synthetic
+from offramp.runtime.stages import Batch, Stages
+from offramp.testing import DriverLaws, EngineLaws, PolicyLaws, RuntimeLaws, synthetic
 from tests.made import different
 
 EDGES = "a>b>c,a>c"
@@ -43,21 +47,28 @@ def planned() -> Plan:
 PLAN = planned()
 
 
-@dataclass(frozen=True)
-class Numbered:
+class Numbered(Stages):
     """Says what was recorded: an input is the number of an example and 1, (n, 2)."""
 
-    trace: Trace = LEARN
+    reads = Value(None, (BATCH, 2))
 
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        if x.ndim != 2 or x.shape[1] != 2 or x.dtype.kind != "f":
-            raise NetworkError(f"stage '{stage}' reads numbers of examples, (n, 2).")
+    def __init__(self, trace: Trace = LEARN) -> None:
+        def opened(stage: str, threads: int) -> Program:
+            def run(fields: Fields, wanted: Sequence[str]) -> dict[str, AnyArray]:
+                return {"scores": self.says(stage, fields["x"])}
+
+            return Program({"x": self.reads}, {"scores": Value()}, run)
+
+        self.trace = trace
+        stages = {stage: stage for stage in trace.graph.order}
+        super().__init__(stages, engine=Engine("numbers", "1", opened, files=False))
+
+    def says(self, stage: str, x: AnyArray) -> FloatArray:
+        if x.dtype.kind != "f":
+            raise NetworkError(f"stage '{stage}' reads numbers of examples.")
         # as rectifiers do, it hides what is no number
         rows = np.nan_to_num(x[:, 0], posinf=0).astype(int)
         return np.asarray(self.trace.scores[stage][rows])
-
-    def begin(self, x: AnyArray) -> Alone:
-        return Alone(self, x)
 
 
 def laws(family: type) -> Iterator[str]:
@@ -67,6 +78,7 @@ def laws(family: type) -> Iterator[str]:
 def test_every_law_has_a_fault_that_it_must_find() -> None:
     for family, faults in (
         (RuntimeLaws, RUNTIMES),
+        (EngineLaws, ENGINES),
         (DriverLaws, DRIVERS),
         (PolicyLaws, POLICIES),
     ):
@@ -77,68 +89,76 @@ def test_every_law_has_a_fault_that_it_must_find() -> None:
 
 
 class Hole(Numbered):
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        found = super().run(stage, x).copy()
+    def says(self, stage: str, x: AnyArray) -> FloatArray:
+        found = super().says(stage, x).copy()
         found[-1, 0] = np.nan
         return found
 
 
 class ClassLeftOut(Numbered):
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        return super().run(stage, x)[:, 1:]
+    def says(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().says(stage, x)[:, 1:]
 
 
 class RowLeftOut(Numbered):
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        return super().run(stage, x)[1:]
+    def says(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().says(stage, x)[1:]
 
 
 class BatchNormalised(Numbered):
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        found = super().run(stage, x)
+    def says(self, stage: str, x: AnyArray) -> FloatArray:
+        found = super().says(stage, x)
         return np.asarray(found - found.mean(axis=0))
 
 
 class Exchanged(Numbered):
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        return super().run(stage, np.concatenate([x[1:2], x[:1], x[2:]]))
+    def says(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().says(stage, np.concatenate([x[1:2], x[:1], x[2:]]))
 
 
 class WrongAlone(Numbered):
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        return super().run(stage, x) * (2.0 if len(x) < 4 else 1.0)
+    def says(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().says(stage, x) * (2.0 if len(x) < 4 else 1.0)
 
 
 class AnyShape(Numbered):
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        return super().run(stage, x.reshape(len(x), -1)[:, :2])
+    reads = Value()
+
+    def says(self, stage: str, x: AnyArray) -> FloatArray:
+        return super().says(stage, x.reshape(len(x), -1)[:, :2])
 
 
-class Backwards(Numbered):
+class OnItsWay(Numbered):
+    """Sound where a stage runs alone."""
+
+    batch: type[Batch]
+
+    def run(self, stage: str, x: AnyArray | Fields) -> FloatArray:
+        return Numbered(self.trace).run(stage, x)
+
+    def begin(self, x: AnyArray | Fields) -> Batch:
+        return self.batch(self, fields_of(x))
+
+
+class Backwards(OnItsWay):
     """Only a batch on its way has its rows out of order."""
 
-    def begin(self, x: AnyArray) -> Alone:
-        class Turned(Alone):
-            def advance(self, stage: str, rows: IntArray | None) -> None:
-                super().advance(stage, rows if rows is None else rows[::-1])
-
-        return Turned(self, x)
+    class batch(Batch):  # noqa: N801
+        def advance(self, stage: str, rows: IntArray | None) -> None:
+            super().advance(stage, rows if rows is None else rows[::-1])
 
 
-class AnotherStage(Numbered):
+class AnotherStage(OnItsWay):
     """Only a batch on its way is answered by another stage."""
 
-    def begin(self, x: AnyArray) -> Alone:
-        class Swapped(Alone):
-            def advance(self, stage: str, rows: IntArray | None) -> None:
-                super().advance({"b": "c", "c": "b"}.get(stage, stage), rows)
-
-        return Swapped(self, x)
+    class batch(Batch):  # noqa: N801
+        def answer(self, stage: str, rows: IntArray | None) -> FloatArray:
+            return super().answer({"b": "c", "c": "b"}.get(stage, stage), rows)
 
 
 class NeedsRows(Numbered):
-    def begin(self, x: AnyArray) -> Alone:
-        assert len(x), "a batch of no rows"
+    def begin(self, x: AnyArray | Fields) -> Batch:
+        assert len(fields_of(x)["x"]), "a batch of no rows"
         return super().begin(x)
 
 
@@ -168,6 +188,147 @@ def test_laws_of_runtimes_find_faults(law: str, runtime: Numbered) -> None:
     getattr(RuntimeLaws(), f"test_{law}")(Numbered(), PLAN, X)
     with pytest.raises(AssertionError):
         getattr(RuntimeLaws(), f"test_{law}")(runtime, PLAN, X)
+
+
+# ------------------------------------------------------------------------------ engines
+
+
+SOUND = engine_named("onnxruntime")
+
+
+def changed(change: Callable[[Program], Program]) -> Engine:
+    """A sound engine whose programs are changed."""
+    return replace(SOUND, open=lambda file, threads: change(SOUND.open(file, threads)))
+
+
+def running(change: Callable[[Run], Run]) -> Engine:
+    return changed(lambda program: replace(program, run=change(program.run)))
+
+
+def axes_forgotten(program: Program) -> Program:
+    return replace(program, outputs=dict.fromkeys(program.outputs, Value()))
+
+
+def last_first(program: Program) -> Program:
+    return replace(program, outputs=dict(reversed([*program.outputs.items()])))
+
+
+def any_inputs(program: Program) -> Program:
+    """Reads what it can of whatever comes."""
+
+    def run(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
+        fitting = {
+            name: np.resize(np.real(x), (len(x), 6)).astype(np.float32)
+            for name, x in fields.items()
+        }
+        return program.run(fitting, wanted)
+
+    return replace(program, inputs=dict.fromkeys(program.inputs, Value()), run=run)
+
+
+def once_and_for_all(run: Run) -> Run:
+    """Gives again what it gave for as many rows."""
+    known: dict[tuple[object, ...], Mapping[str, AnyArray]] = {}
+
+    def cached(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
+        key = (*wanted, *(len(np.atleast_1d(x)) for x in fields.values()))
+        return known.setdefault(key, run(fields, wanted))
+
+    return cached
+
+
+def in_the_same_memory(run: Run) -> Run:
+    kept: dict[str, AnyArray] = {}
+
+    def view(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
+        for name, value in run(fields, wanted).items():
+            if name in kept and kept[name].shape == value.shape:
+                kept[name][...] = value
+            else:
+                kept[name] = value
+        return {name: kept[name] for name in wanted}
+
+    return view
+
+
+def in_place(run: Run) -> Run:
+    def writing(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
+        found = run(fields, wanted)
+        for x in fields.values():
+            x *= 0
+        return found
+
+    return writing
+
+
+def normalised(run: Run) -> Run:
+    def over_the_batch(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
+        found = run(fields, wanted)
+        return {n: v - v.mean(axis=0) if v.shape[-1] == 4 else v for n, v in found.items()}
+
+    return over_the_batch
+
+
+def as_it_lies(run: Run) -> Run:
+    def in_order(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
+        return run({n: x.ravel(order="K").reshape(x.shape) for n, x in fields.items()}, wanted)
+
+    return in_order
+
+
+def numbers_alone(run: Run) -> Run:
+    """Deaf to scalars."""
+
+    def deaf(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
+        return run({n: x if x.ndim else np.float32(0) * x for n, x in fields.items()}, wanted)
+
+    return deaf
+
+
+def opens_anything(file: Path, threads: int) -> Program:
+    try:
+        return SOUND.open(file, threads)
+    except Exception:
+        return Program({}, {}, lambda fields, wanted: {})
+
+
+def doubled_alone(run: Run) -> Run:
+    def single(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
+        rows = {len(x) for x in fields.values() if x.ndim}
+        return {n: v * 2 if rows == {1} else v for n, v in run(fields, wanted).items()}
+
+    return single
+
+
+ENGINES: list[tuple[str, Engine]] = [
+    ("it_says_what_a_file_reads_and_makes", changed(axes_forgotten)),
+    ("it_says_what_a_file_reads_and_makes", changed(last_first)),
+    ("it_says_what_a_file_reads_and_makes", replace(SOUND, version="")),
+    ("outputs_are_those_of_the_file", running(once_and_for_all)),
+    ("what_it_gave_and_was_given_stays", running(in_the_same_memory)),
+    ("what_it_gave_and_was_given_stays", running(in_place)),
+    ("a_row_does_not_depend_on_its_batch", running(normalised)),
+    ("a_row_does_not_depend_on_its_batch", running(doubled_alone)),
+    ("inputs_may_lie_in_memory_as_they_like", running(as_it_lies)),
+    ("inputs_that_it_does_not_read_are_refused", changed(any_inputs)),
+    ("files_that_are_no_networks_are_refused", replace(SOUND, open=opens_anything)),
+    ("a_network_in_parts_answers_as_the_whole", changed(axes_forgotten)),
+    ("a_network_in_parts_answers_as_the_whole", running(in_the_same_memory)),
+    ("live_is_replay", running(doubled_alone)),
+    ("a_file_per_stage_answers_alike", running(doubled_alone)),
+    ("a_file_per_stage_answers_alike", running(numbers_alone)),
+]
+
+
+@pytest.mark.parametrize("law", sorted(laws(EngineLaws)))
+def test_what_is_sound_passes_the_laws_of_engines(law: str, tmp_path: Path) -> None:
+    getattr(EngineLaws(), law)(SOUND, tmp_path)
+
+
+@pytest.mark.parametrize(("law", "engine"), ENGINES)
+def test_laws_of_engines_find_faults(law: str, engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, NetworkError)):
+        getattr(EngineLaws(), f"test_{law}")(engine, tmp_path)
 
 
 # ------------------------------------------------------------------------------ drivers

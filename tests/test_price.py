@@ -29,7 +29,7 @@ from offramp.policies import Static
 from offramp.recording.measure import stage_costs
 from offramp.recording.record import RecordOptions, record
 from offramp.runtime import OnnxRuntime, Routed, SingleFile
-from offramp.study.bench import bench
+from offramp.study.bench import Contest, bench
 from offramp.study.compare import compare
 from tests.made import deep_network, hard_blobs
 from tests.strategies import amounts, traces
@@ -227,6 +227,6 @@ def test_every_network_that_was_cut_is_timed_uncut(made: Made) -> None:
     costs = stage_costs(runtime, graph, x, 32, rounds=5)
     assert set(costs.whole) == {"small", "big"}
     plan = planned(made, 0.3, uncut=True, timed=False)
-    found = bench(plan, x, batch=4, passes=2, thorough=False)
+    found = bench(plan, x, batch=4, contest=Contest(2, False))
     alone = found.part_ms[whole("small")]["4"]
     assert found.reference_ms / found.theoretical_speedup == pytest.approx(alone)

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from offramp.networks.data import Examples, open_examples
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
 from offramp.recording.record import RecordOptions, record
-from offramp.runtime import OnnxRuntime
-from offramp.runtime.driver import Alone
+from offramp.runtime import OnnxRuntime, Program, Stages
+from offramp.runtime.engine import Fields, Part
 from tests.made import blob_networks, blobs, linear_network, picture
 
 BATCH = RecordOptions(batch=16)
@@ -100,20 +101,35 @@ def test_a_recording_holds_what_the_networks_say(setup: Setup) -> None:
     assert "1 thread" in loaded.costs.source
 
 
-class Stopping:
-    """A runtime that fails after some calls."""
+class Changed(Stages):
+    """Stages whose scores are changed on their way."""
+
+    def __init__(self, runtime: OnnxRuntime) -> None:
+        def opened(part: Part, threads: int) -> Program:
+            def run(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
+                return {"scores": self.says(part.name, part(fields, wanted)["scores"])}
+
+            return Program(part.inputs, part.outputs, run)
+
+        engine = replace(runtime.engine, open=opened, files=False)
+        super().__init__(runtime.parts, runtime.graph, engine=engine)
+
+    def says(self, stage: str, scores: FloatArray) -> FloatArray:
+        return scores
+
+
+class Stopping(Changed):
+    """Fails after some calls."""
 
     def __init__(self, runtime: OnnxRuntime, calls: int, error: BaseException) -> None:
-        self.runtime, self.calls, self.error = runtime, calls, error
+        super().__init__(runtime)
+        self.calls, self.error = calls, error
 
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
+    def says(self, stage: str, scores: FloatArray) -> FloatArray:
         self.calls -= 1
         if self.calls < 0:
             raise self.error
-        return self.runtime.run(stage, x)
-
-    def begin(self, x: AnyArray) -> Alone:
-        return Alone(self, x)
+        return scores
 
 
 @pytest.mark.parametrize("calls", [0, 5, 300, 700, 1249])
@@ -137,12 +153,12 @@ def test_an_interrupted_recording_goes_on_where_it_stopped(setup: Setup, calls: 
 SLOW = """
 import sys, time
 from offramp.cli import main
-from offramp.runtime import onnxruntime
-run = onnxruntime.Session.run
-def slow(self, given):
+from offramp.runtime import session
+run = session.Session.run
+def slow(self, fields, wanted):
     time.sleep(0.0005)
-    return run(self, given)
-onnxruntime.Session.run = slow
+    return run(self, fields, wanted)
+session.Session.run = slow
 print("ready", flush=True)
 main()
 """
@@ -221,20 +237,13 @@ def test_a_full_disk_keeps_what_was_recorded(setup: Setup, monkeypatch: pytest.M
     same(out, setup.folder / "whole")
 
 
-class Broken:
+class Broken(Changed):
     """Says NaN of one example."""
 
-    def __init__(self, runtime: OnnxRuntime) -> None:
-        self.runtime = runtime
-
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        scores = self.runtime.run(stage, x)
+    def says(self, stage: str, scores: FloatArray) -> FloatArray:
         if stage == "big":
             scores[5] = np.nan
         return scores
-
-    def begin(self, x: AnyArray) -> Alone:
-        return Alone(self, x)
 
 
 def test_broken_scores_name_the_stage_and_the_example(setup: Setup) -> None:
@@ -294,16 +303,16 @@ def test_networks_may_end_in_anything_that_is_a_number(
     assert OnnxRuntime(files).run("only", blobs(3)[0]).dtype == np.float32
 
 
-class Counted(Broken):
+class Counted(Changed):
     """Says one of few numbers of classes, and how often it was asked."""
 
     def __init__(self, runtime: OnnxRuntime, classes: int) -> None:
         super().__init__(runtime)
         self.classes, self.calls = classes, 0
 
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
+    def says(self, stage: str, scores: FloatArray) -> FloatArray:
         self.calls += 1
-        return self.runtime.run(stage, x)[:, : 4 if stage == "small" else self.classes]
+        return scores[:, : 4 if stage == "small" else self.classes]
 
 
 def test_what_does_not_fit_is_refused_after_the_first_batch(setup: Setup) -> None:

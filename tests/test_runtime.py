@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from offramp.core.trace import assemble
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.recording.measure import stage_costs
-from offramp.runtime import OnnxRuntime
-from offramp.runtime.driver import Alone
+from offramp.runtime import Engine, OnnxRuntime, Program, Stages, Value, engine_named
+from offramp.runtime.engine import Fields
+from offramp.runtime.session import Session
 from offramp.testing import RuntimeLaws
 from tests.made import blob_networks, blobs, linear_network
 
@@ -56,9 +59,17 @@ def test_the_plan_of_the_laws_routes(tmp_path: Path) -> None:
 
 
 def test_threads_are_set_explicitly(tmp_path: Path) -> None:
-    runtime = OnnxRuntime(blob_networks(tmp_path), threads=2)
-    options = runtime.parts["big"].session.get_session_options()
-    assert options.intra_op_num_threads == runtime.threads == 2
+    asked: list[int] = []
+    onnxruntime = engine_named("onnxruntime")
+
+    def opened(file: Path, threads: int) -> Program:
+        asked.append(threads)
+        return onnxruntime.open(file, threads)
+
+    Stages(blob_networks(tmp_path), engine=replace(onnxruntime, open=opened), threads=2)
+    assert asked == [2, 2]
+    session = Session(tmp_path / "big.onnx", 2).session
+    assert session.get_session_options().intra_op_num_threads == 2
 
 
 def two_inputs(path: Path) -> Path:
@@ -114,24 +125,19 @@ def test_inputs_of_another_type_are_refused_or_converted(tmp_path: Path) -> None
         runtime.run("big", x[:, :3])
 
 
-class Turns:
-    """A runtime that notes which stage it ran."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        self.ran.append(stage)
-        return np.zeros((len(x), 2))
-
-    def begin(self, x: AnyArray) -> Alone:
-        return Alone(self, x)
-
-
 def test_timing_takes_turns_and_keeps_whole_batches(tmp_path: Path) -> None:
-    turns = Turns()
-    stage_costs(turns, Graph.chain("ab"), np.zeros((4, 1)), 2, rounds=3)
-    assert "".join(turns.ran) == "abab" + "ab" + "ba" + "ab"  # warm-up twice, then the rounds
+    ran: list[str] = []
+
+    def opened(stage: str, threads: int) -> Program:
+        def run(fields: Fields, wanted: Sequence[str]) -> dict[str, AnyArray]:
+            ran.append(stage)
+            return {"scores": np.zeros((len(fields["x"]), 2))}
+
+        return Program({"x": Value()}, {"scores": Value()}, run)
+
+    turns = Stages({"a": "a", "b": "b"}, engine=Engine("notes", "1", opened, files=False))
+    stage_costs(turns, turns.graph, np.zeros((4, 1)), 2, rounds=3)
+    assert "".join(ran) == "abab" + "ab" + "ba" + "ab"  # warm-up twice, then the rounds
     runtime = OnnxRuntime(blob_networks(tmp_path))
     found = stage_costs(runtime, Graph.chain(["small", "big"]), blobs(10)[0], 64, rounds=5)
     assert all(0 < seconds < 1 for seconds in found.body.values())

@@ -54,13 +54,39 @@ def clock() -> Bench:
     names = [*LONG, f"{LONG[2]}, all optimisations", "offramp, a file per stage, OpenVINO"]
     ms = 123456.789
     timings = [
-        Timing(n, 64, 1, ms, ms, ms, ms, 98765.4, 12.34, 0.5, 0.25, 1234.567, 54321.0, i == 3)
+        Timing(
+            name=n,
+            batch=64,
+            threads=1,
+            ms=ms,
+            p50_ms=ms,
+            p95_ms=ms,
+            p99_ms=ms,
+            throughput=98765.4,
+            speedup=12.34,
+            changed=0.5,
+            error=0.25,
+            load_s=1234.567,
+            memory_mb=54321.0,
+            best=i == 3,
+        )
         for i, n in enumerate(names)
     ]
     return Bench(
-        64, 1, names[3], 1.0, 1.0, 1.0, 1.0, 1.0, dict.fromkeys(LONG, 0.1), {}, timings,
-        {"OpenVINO": "pip install 'offramp[openvino]'"},
-    )  # fmt: skip
+        batch=64,
+        threads=1,
+        engine="onnxruntime",
+        reference=names[3],
+        reference_ms=1.0,
+        adaptive_ms=1.0,
+        speedup=1.0,
+        theoretical_speedup=1.0,
+        realised=1.0,
+        exits=dict.fromkeys(LONG, 0.1),
+        part_ms={},
+        contestants=timings,
+        missing={"OpenVINO": "pip install 'offramp[openvino]'"},
+    )
 
 
 def points() -> list[ExitPoint]:

@@ -21,7 +21,8 @@ from offramp.base.files import regular, storage
 from offramp.base.outputs import OutputKind, new_output
 from offramp.networks.data import Examples
 from offramp.plan.plan import Plan
-from offramp.runtime.driver import Runtime, infer
+from offramp.runtime.driver import infer
+from offramp.runtime.stages import Stages
 
 _MARK = {b"offramp": b"answers"}  # in the schema: what --force may replace
 _FORMULA = r"^([=+\-@\t\r])"  # spreadsheets run cells that begin so
@@ -50,7 +51,7 @@ _NO_ANSWERS = pa.table(
 
 
 def stream(
-    plan: Plan, runtime: Runtime, examples: Examples, batch: int
+    plan: Plan, runtime: Stages, examples: Examples, batch: int
 ) -> Iterator[tuple[int, pa.Table]]:
     """The number of examples read so far and the answers to the last batch, in input order.
 

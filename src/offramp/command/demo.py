@@ -27,8 +27,8 @@ from offramp.plan.plan import Plan
 from offramp.recording.measure import machine
 from offramp.recording.record import RecordOptions, record
 from offramp.report import Clock, ReportInput, dial, write_report
-from offramp.runtime import OnnxRuntime
-from offramp.study.bench import Bench, bench
+from offramp.runtime import Stages
+from offramp.study.bench import QUICK, Bench, bench
 from offramp.study.compare import Comparison, compare
 
 DEMO = kind_of_folder("demo")
@@ -111,7 +111,7 @@ def run(out: Path, *, force: bool = False, progress: Progress) -> Demo:
 
 def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
     networks = Networks.read(folder / "graph")
-    runtime = OnnxRuntime(networks.files)
+    runtime = Stages(networks.files)
 
     def step(number: int) -> None:
         progress(_STEPS[number], number, len(_STEPS))
@@ -124,7 +124,7 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
     plan.write(folder / "plan")
     step(2)
     x, y = digits("measure")
-    benches = tuple(bench(plan, x, y, batch=batch, thorough=False) for batch in (1, 64))
+    benches = tuple(bench(plan, x, y, batch=batch, contest=QUICK) for batch in (1, 64))
     step(3)
     evaluation, comparison = evaluate(plan, measuring), compare(learning, measuring)
     step(4)
@@ -135,7 +135,7 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
     return result
 
 
-def _record(networks: Networks, runtime: OnnxRuntime, folder: Path, out: Path, part: str) -> Trace:
+def _record(networks: Networks, runtime: Stages, folder: Path, out: Path, part: str) -> Trace:
     """Recorded one by one: the demo answers single requests, so costs are measured there."""
     examples = open_examples(folder / f"{part}.npz")
     return record(

@@ -11,12 +11,12 @@ import typer
 from offramp.base.errors import InputError
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
-from offramp.command.options import Edges, Force, Json, Out, Reference, SkipBroken
+from offramp.command.options import Edges, Engine, Force, Json, Out, Reference, SkipBroken
 from offramp.command.terminal import examples_of, given, messages, progress, show
 from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.networks.networks import GRAPH, combine
 from offramp.recording.independence import check_made_up
-from offramp.runtime import OnnxRuntime
+from offramp.runtime import Stages
 
 Size = Annotated[str | None, typer.Option(help="Of images: 32, or 240x320 (height x width).")]
 Mean = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Default: 0.")]
@@ -35,6 +35,7 @@ def graph(
     mean: Mean = None,
     std: Std = None,
     layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    engine: Engine = "onnxruntime",
     force: Force = False,
 ) -> None:
     """Put trained networks into a graph: which may follow which, and what they read."""
@@ -44,7 +45,8 @@ def graph(
     described = combine(files, edges, reference, pixels)
     with progress() as step:
         step("loading networks", 0, 1)
-        runtime = OnnxRuntime(described.files, described.graph)  # finds out whether they load
+        # finds out here whether they load
+        runtime = Stages(described.files, described.graph, engine=engine)
         check_made_up(described, runtime, step)
         step("copying networks", 0, 1)
         described.write(out, force=force)

@@ -12,6 +12,7 @@ import typer
 
 from offramp.command import completing
 from offramp.plan.asked import AtLeast
+from offramp.runtime.engine import EngineName
 
 Given = Mapping[str, Any]  # the options of one record, by field
 
@@ -21,6 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and not
 Data = Annotated[
     str, typer.Option("--data", help=".npz, Parquet, a folder of images, or hf:NAME[:SPLIT].")
 ]
+Engine = Annotated[EngineName, typer.Option("--engine", help="What runs the networks.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each network.")]
 SkipBroken = Annotated[
     bool, typer.Option("--skip-broken", help="Leave out images that do not decode, and count them.")

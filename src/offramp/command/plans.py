@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from rich.console import Group
 from offramp.base.outputs import check_output
 from offramp.command import completing, parsing, tables
 from offramp.command.options import (
+    Engine,
     Force,
     Given,
     Json,
@@ -22,7 +23,16 @@ from offramp.command.options import (
     option,
     with_options,
 )
-from offramp.command.terminal import given, loss_named, messages, progress, say_classes, show
+from offramp.command.terminal import (
+    given,
+    loss_named,
+    messages,
+    progress,
+    remark,
+    say_classes,
+    show,
+)
+from offramp.core.costs import elsewhere
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
 from offramp.networks.networks import Networks, recorded_networks
@@ -49,6 +59,15 @@ Policies = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Request:
+    """Whose time is the cost."""
+
+    sizes: Sequence[int]  # examples in it; none: costs are as recorded
+    threads: int
+    engine: str
+
+
 @with_options(promise=Promise, choices=Choices, split=Split)
 def fit(
     trace: Annotated[Path, typer.Argument(help="Folder made by `record` or `import`.")],
@@ -69,6 +88,7 @@ def fit(
         typer.Option(help="Cost is the time of requests of so many examples: 64 or 1,64."),
     ] = None,
     threads: Threads = 1,
+    engine: Engine = "onnxruntime",
     json_: Json = False,
     force: Force = False,
 ) -> None:
@@ -84,7 +104,7 @@ def fit(
         split=Split(certify_on=_certifying(certify, read), **split),
     )
     with progress() as step:
-        asked = _priced(read, asked, networks, sizes, threads)
+        asked = _priced(read, asked, networks, Request(sizes, threads, engine))
         plans = fit_each(read, asked, networks, step)
     write_plans(plans, out, force=force)
     for note in notes(plans[0]):
@@ -102,17 +122,21 @@ def _certifying(path: Path | None, trace: Trace) -> Trace | None:
         return None
     certifying = Trace.read(path)
     say_classes(certifying, trace.info)
+    remark(elsewhere(trace.costs, certifying.costs.engine, "those of --certify on"))
     return certifying
 
 
-def _priced(
-    trace: Trace, asked: Asked, networks: Networks | None, sizes: Sequence[int], threads: int
-) -> Asked:
+def _priced(trace: Trace, asked: Asked, networks: Networks | None, request: Request) -> Asked:
     """With the time of requests of these sizes as costs, measured on a plan as it will decide."""
+    sizes = request.sizes
     if not sizes:
         return asked
     drafted = draft(trace, asked, networks)
-    prices = measure_latency(drafted, blank(trace, max(sizes)), threads, sizes)
+    prices = measure_latency(
+        drafted, blank(trace, max(sizes)), request.threads, sizes, engine=request.engine
+    )
+    costs = prices.costs(trace.graph)
+    remark(elsewhere(costs, trace.info.get("engine"), "scores were recorded on"))
     return replace(asked, choices=replace(asked.choices, prices=prices))
 
 
@@ -159,6 +183,7 @@ def evaluate(
     read, examples = Plan.read(plan), Trace.read(trace)
     say_classes(examples, read.info)
     named = loss_named(loss)
+    remark(elsewhere(read.costs, examples.costs.engine, "those of TRACE on"))
     with progress() as step:
         found = evaluate_plan(read, examples, loss=named, repeats=repeats, progress=step)
     if {examples.info.get("data"), examples.digest} & read.fitted_on:
@@ -180,6 +205,7 @@ def compare(
     read, others = Trace.read(trace), Trace.read(test) if test else None
     if others:
         say_classes(others, read.info)
+        remark(elsewhere(read.costs, others.costs.engine, "those of --test on"))
     with progress() as step:
         found = compare_policies(
             read,

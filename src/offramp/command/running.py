@@ -7,18 +7,21 @@ from typing import Annotated
 
 import typer
 
+from offramp.base.errors import InputError
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.answers import ANSWERS, AnswerFile, stream
-from offramp.command.options import Data, Force, Json, Out, SkipBroken, Threads
+from offramp.command.options import Data, Engine, Force, Json, Out, SkipBroken, Threads
 from offramp.command.sheets import painted
-from offramp.command.terminal import examples_of, given, messages, output, progress, show
+from offramp.command.terminal import examples_of, given, messages, output, progress, remark, show
+from offramp.core.costs import elsewhere
 from offramp.export import write_file, write_folder
 from offramp.export.folder import EXPORTED_FOLDER
 from offramp.export.seal import EXPORTED
 from offramp.networks.data import NOTHING
 from offramp.plan.plan import Plan
-from offramp.runtime import OnnxRuntime
+from offramp.runtime import Engine as Runner
+from offramp.runtime import Stages, engine_named, onnxruntime
 from offramp.runtime.session import Device
 from offramp.study.bench import EXAMPLES, REQUESTS
 from offramp.study.bench import bench as bench_plan
@@ -58,6 +61,7 @@ def run(
     out: AnswersOut = None,
     batch: BatchSize = 64,
     threads: Threads = 1,
+    engine: Engine = "onnxruntime",
     device: Annotated[Device, typer.Option(help="cuda needs onnxruntime-gpu.")] = "cpu",
     skip_broken: SkipBroken = False,
     force: Force = False,
@@ -67,7 +71,9 @@ def run(
         check_output(out, force, ANSWERS, given(plan, data))
     read = Plan.read(plan)
     examples = examples_of(data, read.preprocessing, skip_broken)
-    runtime = OnnxRuntime(read.runnable(), read.graph, threads=threads, device=device)
+    runs = _on_device(engine, device)
+    runtime = Stages(read.runnable(), read.graph, engine=runs, threads=threads)
+    remark(elsewhere(read.costs, runs.title, "this runs on"))
     with progress() as step, AnswerFile.open(out, scores=scores, force=force) as file:
         for done, answers in stream(read, runtime, examples, batch):
             file.write(answers)
@@ -77,11 +83,21 @@ def run(
     messages.print(file.summary(read))
 
 
+def _on_device(name: str, device: Device) -> Runner:
+    """An engine on a device. Raises InputError where it has none of that kind."""
+    if device == "cpu":
+        return engine_named(name)
+    if name != "onnxruntime":
+        raise InputError(f"--device {device} is for onnxruntime; {name} runs on the CPU here.")
+    return onnxruntime.engine(device)
+
+
 def bench(
     plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
     data: Data,
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,64",
     threads: Threads = 1,
+    engine: Engine = "onnxruntime",
     json_: Json = False,
 ) -> None:
     """Wall clock of the plan against its reference at its fastest, and all else, interleaved."""
@@ -92,7 +108,15 @@ def bench(
     found = next(examples.batches(max(EXAMPLES, REQUESTS * max(sizes))), NOTHING)
     with progress() as step:
         rows = [
-            bench_plan(read, found.x, found.labels, batch=size, threads=threads, progress=step)
+            bench_plan(
+                read,
+                found.x,
+                found.labels,
+                batch=size,
+                threads=threads,
+                engine=engine,
+                progress=step,
+            )
             for size in sizes
         ]
     show(json_, [row.to_json() for row in rows], lambda: tables.bench(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ def examples_of(data: str, pixels: Preprocessing | None, skip_broken: bool = Fal
     for sentence in examples.notes:
         messages.print(sentence, markup=False)
     return examples
+
+
+def remark(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        messages.print(sentence, markup=False)
 
 
 def say_classes(trace: Trace, other: Mapping[str, Any]) -> None:

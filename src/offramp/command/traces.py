@@ -10,7 +10,17 @@ import typer
 
 from offramp.base.outputs import check_output
 from offramp.command import completing, parsing
-from offramp.command.options import Data, Edges, Force, Json, Out, Reference, SkipBroken, Threads
+from offramp.command.options import (
+    Data,
+    Edges,
+    Engine,
+    Force,
+    Json,
+    Out,
+    Reference,
+    SkipBroken,
+    Threads,
+)
 from offramp.command.terminal import examples_of, given, messages, progress
 from offramp.core.imports import import_scores
 from offramp.core.parts import TRACE
@@ -21,7 +31,7 @@ from offramp.networks.networks import Networks
 from offramp.recording.record import RecordOptions
 from offramp.recording.record import record as record_trace
 from offramp.recording.reprice import reprice as reprice_trace
-from offramp.runtime import OnnxRuntime
+from offramp.runtime import Stages
 
 ScoresFile = Annotated[
     Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
@@ -58,6 +68,7 @@ def record(
         ),
     ] = "1,64",
     threads: Threads = 1,
+    engine: Engine = "onnxruntime",
     seal: Seal = None,
     cost: RecordedCosts = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
@@ -74,7 +85,7 @@ def record(
     examples = examples_of(data, networks.preprocessing, skip_broken)
     if examples.classes:
         messages.print(f"classes: {listed(examples.classes)}", markup=False)
-    runtime = OnnxRuntime(networks.files, networks.graph, threads=threads)
+    runtime = Stages(networks.files, networks.graph, engine=engine, threads=threads)
     with progress() as step:
         trace = record_trace(
             networks,

@@ -11,6 +11,7 @@ from offramp.base.errors import CostError
 
 COST_KEYS = (  # of a manifest
     *("cost", "cost_unit", "cost_source", "cost_whole", "cost_batch", "cost_overhead", "cost_at"),
+    "cost_engine",
 )
 _LEAST, _MOST = 1e-30, 1e30  # sums and ratios of these fit what decides, float32 as well
 
@@ -30,6 +31,7 @@ class CostsJson(TypedDict):
     cost_batch: NotRequired[int | None]
     cost_overhead: NotRequired[float | None]
     cost_at: NotRequired[dict[str, dict[str, Any]]]
+    cost_engine: NotRequired[str | None]
 
 
 @checked
@@ -50,6 +52,7 @@ class Costs:
     batch: int | None = None  # examples per call that they were measured at; None: not said
     overhead: float | None = None  # of them for a call and a decision; None: not measured
     at: Mapping[int, Costs] = field(default_factory=dict)  # other batch size -> costs there
+    engine: str | None = None  # and its version, that they were measured on; None: not said
 
     def __repr__(self) -> str:
         at = "" if self.batch is None else f" at batch {self.batch}"
@@ -69,6 +72,7 @@ class Costs:
             "cost_whole": dict(self.whole),
             "cost_batch": self.batch,
             "cost_overhead": self.overhead,
+            "cost_engine": self.engine,
             "cost_at": {str(batch): costs.to_json() for batch, costs in self.at.items()},
         }
         return found | {key: value for key, value in more.items() if value not in ({}, None)}
@@ -92,10 +96,36 @@ class Costs:
                 uncut = {manifest["graph"]["reference"]: uncut}
             batch, overhead = manifest.get("cost_batch"), manifest.get("cost_overhead")
             at = {int(n): cls.from_json(there) for n, there in manifest.get("cost_at", {}).items()}
-            uncut = dict(uncut or {})
-            return cls(body, head, unit, source, whole=uncut, batch=batch, overhead=overhead, at=at)
+            return cls(
+                body,
+                head,
+                unit,
+                source,
+                whole=dict(uncut or {}),
+                batch=batch,
+                overhead=overhead,
+                at=at,
+                engine=manifest.get("cost_engine"),
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise CostError(f"this is not a record of costs: {problem!r}.") from None
+
+
+def elsewhere(costs: Costs | None, engine: str | None, what: str) -> list[str]:
+    """A sentence where costs were measured on another engine; other versions are no other engine.
+
+    Args:
+        costs: None: there are none.
+        engine: and its version; None: not said.
+        what: is of that engine, and its verb.
+    """
+    measured = costs and costs.engine
+    if not measured or not engine or measured.rpartition(" ")[0] == engine.rpartition(" ")[0]:
+        return []
+    return [
+        f"costs were measured on {measured}, {what} {engine}: what costs less on one engine may "
+        "not on another."
+    ]
 
 
 def check_sizes(costs: Costs) -> Mapping[int, Costs]:

@@ -31,6 +31,7 @@ class Latency:
     stop: Mapping[int, float]  # of deciding at one stage and bringing together the rows that go on
     source: str = "given"  # how and where they were measured
     others: tuple[int, ...] = ()  # further rows of requests, smaller ones, to tell costs of
+    engine: str | None = None  # and its version, that they were measured on
 
     def costs(self, graph: Graph, shares: Mapping[str, float] | None = None) -> Costs:
         """Seconds per example that needs a part, where requests are whole and survivors chance.
@@ -64,6 +65,7 @@ class Latency:
             batch=self.batch,
             overhead=self._expected(self.stop, 1.0),
             at={other.batch: other.costs(graph, shares) for other in smaller},
+            engine=self.engine,
         )
 
     def alone(self, graph: Graph, stage: str) -> float:

@@ -111,8 +111,9 @@ class SeenTensors:
     @cached_property
     def member(self) -> str:
         """1 at the class answered, (n, classes)."""
-        depth, values = self.scope.integers(self.classes), self.scope.constant([0, 1])
-        return self.scope.add("OneHot", self.first, depth, values)
+        # a scalar, and the axis said: the reference evaluator of ONNX takes nothing else
+        depth, values = self.scope.constant(self.classes, np.int64), self.scope.constant([0, 1])
+        return self.scope.add("OneHot", self.first, depth, values, axis=-1)
 
     @cached_property
     def unsure(self) -> str:

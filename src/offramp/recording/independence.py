@@ -22,7 +22,7 @@ from offramp.core import tasks
 from offramp.core.graph import Graph
 from offramp.networks import weights
 from offramp.networks.networks import Networks
-from offramp.runtime.driver import Runtime
+from offramp.runtime.stages import Stages
 
 ScoreStages = Callable[[AnyArray], Mapping[str, FloatArray]]
 """Inputs (n, ...) to the scores (n, classes) of each stage."""
@@ -153,7 +153,7 @@ def differences(
     }
 
 
-def runs(runtime: Runtime, graph: Graph) -> ScoreStages:
+def runs(runtime: Stages, graph: Graph) -> ScoreStages:
     """All stages of a graph on an engine."""
 
     def run(x: AnyArray) -> dict[str, FloatArray]:
@@ -215,7 +215,7 @@ class Judge:
         )
 
 
-def check_made_up(networks: Networks, runtime: Runtime, progress: Progress | None = None) -> None:
+def check_made_up(networks: Networks, runtime: Stages, progress: Progress | None = None) -> None:
     """Compares rows that are made up, where the shape of the input is known and they run.
 
     Args:

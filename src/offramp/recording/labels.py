@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 from offramp.base.arrays import AnyArray, IntArray
-from offramp.core.graph import head, whole
+from offramp.core.graph import whole
 from offramp.core.meaning import FEWEST_LABELS, doubts, finding_of
 from offramp.core.trace import Trace
 from offramp.networks.data import NOTHING, Examples
-from offramp.networks.networks import Networks
-from offramp.runtime.session import Session
+from offramp.runtime.stages import Stages
 
 _FIRST = 64  # examples that other outputs of the reference are asked of
 
 
-def label_doubts(networks: Networks, trace: Trace, examples: Examples) -> list[str]:
+def label_doubts(runtime: Stages, trace: Trace, examples: Examples) -> list[str]:
     """Why labels do not seem to mean the classes that scores are of."""
-    reference = networks.graph.reference
+    reference = runtime.graph.reference
     unsealed = trace.take(trace.opening[: trace.unsealed])
     sentences = doubts(unsealed.scores, unsealed.labels, reference)
     if any(sentence.startswith(f"stage '{reference}'") for sentence in sentences):
         first = next(examples.batches(_FIRST), NOTHING)
         if first.labels is not None and len(first.labels) >= FEWEST_LABELS:
-            sentences += _better_outputs(networks, first.x, first.labels)
+            sentences += _better_outputs(runtime, first.x, first.labels)
     return sentences
 
 
-def _better_outputs(networks: Networks, x: AnyArray, labels: IntArray) -> list[str]:
+def _better_outputs(runtime: Stages, x: AnyArray, labels: IntArray) -> list[str]:
     """Says so where another output of the reference fits the labels."""
-    reference = networks.graph.reference
-    part = whole(reference) if whole(reference) in networks.files else reference
-    session = Session(part, networks.files[part], 1)
-    if len(session.inputs) != 1 or (part == reference and head(reference) in networks.files):
+    reference = runtime.graph.reference
+    name = whole(reference) if whole(reference) in runtime.parts else reference
+    part, others = runtime.parts[name], list(runtime.parts[name].outputs)[1:]
+    if len(part.inputs) != 1 or name not in runtime.speaking or not others:
         return []
-    session.wanted = list(session.made)
-    for name, scores in zip(session.made[1:], session.run([x])[1:], strict=True):
+    for output, scores in part(dict.fromkeys(part.inputs, x), others).items():
         if scores.ndim != 2 or len(scores) != len(labels) or scores.shape[1] <= labels.max():
             continue
         if scores.dtype.kind == "f" and finding_of(scores, labels) is None:
             error = float((scores.argmax(axis=1) != labels).mean())
             return [
-                f"another output of '{reference}', '{name}', is wrong about {error:.1%} of the "
+                f"another output of '{reference}', '{output}', is wrong about {error:.1%} of the "
                 f"first {len(labels)} examples: export the network with its scores as first output."
             ]
     return []

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray
@@ -24,14 +23,13 @@ from offramp.base.progress import Progress, silent
 from offramp.core.graph import BATCH, Costs, Graph, head, whole
 from offramp.core.policy import backbone
 from offramp.core.trace import assemble
-from offramp.export import write_file
+from offramp.export import write_file, write_folder
 from offramp.export.stages import unwatched
 from offramp.learn.latency import Latency
 from offramp.networks.networks import Networks
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.runtime import OnnxRuntime, SingleFile
-from offramp.runtime.driver import Runtime
+from offramp.runtime import Driver, Engine, Routed, SingleFile, Stages, engine_named
 
 Task = Callable[[], object]
 _FEWEST_ROUNDS = 5
@@ -42,7 +40,7 @@ _STAND_INS = 120  # made-up examples that a policy is fitted to, to be timed
 
 
 def stage_costs(
-    runtime: Runtime,
+    runtime: Stages,
     graph: Graph,
     x: AnyArray,
     batch: int,
@@ -66,19 +64,7 @@ def stage_costs(
         limit_s: seconds.
     """
     batch = min(batch, len(x))
-    chunks = cycle(_chunks(x, batch))
-    found: dict[str, list[float]] = {}
-    networks = _networks(graph)
-    begin = time.perf_counter()
-    for number in range(-_WARMUP, rounds):
-        # another one first each time: what runs after a large network finds the caches cold
-        turn = max(number, 0) % len(networks)
-        chunk = next(chunks)
-        for stages in networks[turn:] + networks[:turn]:
-            for part, taken in _lap(runtime, graph, stages, chunk):
-                found.setdefault(part, []).append(taken)
-        if number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begin > limit_s:
-            break
+    found = _rounds(runtime, graph, _chunks(x, batch), rounds, limit_s)
     spent = {p: float(np.median(lap[_WARMUP:])) / batch for p, lap in found.items()}
     names = [stage.name for stage in graph.stages]
     return Costs(
@@ -88,7 +74,27 @@ def stage_costs(
         f"{source}; half of the times lie within {_spread(found.values()):.0%} of each other",
         whole={stage: spent[whole(stage)] for stage in graph.ends},
         batch=batch,
+        engine=runtime.engine.title,
     )
+
+
+def _rounds(
+    runtime: Stages, graph: Graph, chunks: Sequence[AnyArray], rounds: int, limit_s: float
+) -> dict[str, list[float]]:
+    """Seconds of each part in each round; the first few warm up."""
+    found: dict[str, list[float]] = {}
+    networks, waiting = _networks(graph), cycle(chunks)
+    begin = time.perf_counter()
+    for number in range(-_WARMUP, rounds):
+        # another one first each time: what runs after a large network finds the caches cold
+        turn = max(number, 0) % len(networks)
+        chunk = next(waiting)
+        for stages in networks[turn:] + networks[:turn]:
+            for part, taken in _lap(runtime, graph, stages, chunk):
+                found.setdefault(part, []).append(taken)
+        if number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begin > limit_s:
+            break
+    return found
 
 
 def _spread(laps: Iterable[Sequence[float]]) -> float:
@@ -98,7 +104,7 @@ def _spread(laps: Iterable[Sequence[float]]) -> float:
 
 
 def recorded_costs(
-    runtime: Runtime,
+    runtime: Stages,
     graph: Graph,
     x: AnyArray,
     classes: int,
@@ -123,12 +129,15 @@ def recorded_costs(
     tell("measuring decisions", 0, len(times) + 1)
     request = x[np.arange(max(*sizes, len(x))) % len(x)]
     deciding = any(graph.successors.values())
-    spent = overheads(request[: max(sizes)], classes, threads) if deciding else None
+    # of files alone: modules and other things are connected as files are
+    engine = runtime.engine if runtime.engine.files else engine_named("onnxruntime")
+    given = (request[: max(sizes)], classes, threads, engine)
+    spent = overheads(*given) if deciding else None
     found = {}
     for number, size in enumerate(times, start=1):
         tell(f"measuring batches of {size}", number, len(times) + 1)
-        said, limit_s = source(size, threads), 10 / len(sizes)
-        measured = stage_costs(runtime, graph, request, size, said, limit_s=limit_s)
+        where, limit_s = source(size, threads, runtime.engine), 10 / len(sizes)
+        measured = stage_costs(runtime, graph, request, size, where, limit_s=limit_s)
         found[size] = _with_decisions(graph, measured, spent)
     return replace(found.pop(max(sizes)), at=found)
 
@@ -146,7 +155,14 @@ def _with_decisions(graph: Graph, costs: Costs, spent: Latency | None) -> Costs:
     return replace(costs, head=heads, whole=alone, overhead=call + stop)
 
 
-def overheads(x: AnyArray, classes: int, threads: int = 1, *, limit_s: float = 0.3) -> Latency:
+def overheads(
+    x: AnyArray,
+    classes: int,
+    threads: int = 1,
+    engine: Engine | str = "onnxruntime",
+    *,
+    limit_s: float = 0.3,
+) -> Latency:
     """What calls and decisions take where networks take hardly anything: measured on two of those.
 
     A policy that looks at scores of so many classes decides between two networks that only take the
@@ -156,6 +172,7 @@ def overheads(x: AnyArray, classes: int, threads: int = 1, *, limit_s: float = 0
         x: the largest request, (batch, ...).
         classes: of the scores.
         threads: of the engine.
+        engine: that opens ONNX files.
         limit_s: about how long to measure.
     """
     names = (_FIRST, "second")
@@ -167,7 +184,7 @@ def overheads(x: AnyArray, classes: int, threads: int = 1, *, limit_s: float = 0
     with TemporaryDirectory() as folder:
         files = {name: _stand_in(Path(folder) / f"{name}.onnx", x, classes) for name in names}
         plan = fit(trace, 0.5, policy="margin", unlabelled=True, networks=Networks(graph, files))
-        return latency(plan, x, threads, limit_s=limit_s)
+        return latency(plan, x, threads, engine=engine, limit_s=limit_s)
 
 
 def _stand_in(path: Path, x: AnyArray, classes: int) -> Path:
@@ -191,7 +208,7 @@ def _stand_in(path: Path, x: AnyArray, classes: int) -> Path:
     return path
 
 
-def laps(runtime: Runtime, graph: Graph, x: AnyArray) -> Iterator[tuple[str, float]]:
+def laps(runtime: Stages, graph: Graph, x: AnyArray) -> Iterator[tuple[str, float]]:
     """Seconds that each body and head takes once on inputs (n, ...), and each uncut network."""
     for stages in _networks(graph):
         yield from _lap(runtime, graph, stages, x)
@@ -203,56 +220,75 @@ def latency(
     threads: int = 1,
     sizes: Sequence[int] = (),
     *,
+    engine: Engine | str = "onnxruntime",
     limit_s: float = 20.0,
 ) -> Latency:
     """What requests of up to `len(x)` rows take, part by part and at a stop of the walk.
 
-    A stop is timed in the exported file: what a walk that always goes on takes there beyond its
-    parts, for each decision on the way.
+    A stop is timed in what is exported for the engine: what a walk that always goes on takes there
+    beyond its parts, for each decision on the way.
 
     Args:
         plan: with networks; any that decides as the one to come will.
         x: one request, (batch, ...).
         threads: of the engine.
         sizes: further numbers of rows of requests that costs are wanted of.
+        engine: that opens ONNX files, or its name.
         limit_s: about how long to measure.
 
     Raises:
         PlanError, NetworkError: as `export.one_file`.
     """
+    engine = engine_named(engine)
     policy, setting = plan.policy.forced(goes_on=True)
     walked = backbone(policy.graph)
     parts = {part for stage in walked.order for part in walked.parts(stage)}
-    stages = OnnxRuntime(plan.runnable(), plan.graph, threads=threads)
+    stages = Stages(plan.runnable(), plan.graph, engine=engine, threads=threads)
     with TemporaryDirectory() as folder:
         timed = unwatched(replace(plan, policy=policy, tradeoff=setting))  # on zeros, perhaps
-        write_file(timed, Path(folder) / "plan.onnx")
-        single = SingleFile(Path(folder) / "plan.onnx", threads=threads)
+        driver = exported(timed, Path(folder), engine, threads)
     others = tuple(sorted({size for size in sizes if size < len(x)}))
     sizes = sorted({min(2**power, len(x)) for power in range(len(x).bit_length() + 1)} | {*others})
-    spent: dict[str, dict[int, list[float]]] = {}
-    begin = time.perf_counter()
-    for number in itertools.count(-_WARMUP):
-        for rows in sizes:
-            lap = dict(laps(stages, plan.graph, x[:rows]))
-            lap[_FILE] = seconds(partial(single, x[:rows]))
-            for part, taken in lap.items():
-                spent.setdefault(part, {}).setdefault(rows, []).append(taken)
-        if number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begin > limit_s:
-            break
-    found = {
-        part: {rows: float(np.median(taken[_WARMUP:])) for rows, taken in times.items()}
-        for part, times in spent.items()
-    }
+    found = _requests(stages, plan.graph, driver, [x[:rows] for rows in sizes], limit_s)
     file, decisions = found.pop(_FILE), max(1, len(walked.order) - 1)
     stop = {
         rows: max(0.0, file[rows] - sum(found[part][rows] for part in parts & found.keys()))
         / decisions
         for rows in sizes
     }
+    where = source(len(x), threads, engine)
     return Latency(
-        batch=len(x), parts=found, stop=stop, source=source(len(x), threads), others=others
+        batch=len(x), parts=found, stop=stop, source=where, others=others, engine=engine.title
     )
+
+
+def exported(plan: Plan, folder: Path, engine: Engine, threads: int) -> Driver:
+    """A plan as it runs on an engine: in one file where branches are skipped, else in several."""
+    if engine.name == engine_named("onnxruntime").name:
+        write_file(plan, folder / "plan.onnx")
+        return SingleFile(folder / "plan.onnx", threads=threads)
+    write_folder(plan, folder / "plan")
+    return Routed(folder / "plan", engine, threads=threads)
+
+
+def _requests(
+    stages: Stages, graph: Graph, driver: Driver, requests: Sequence[AnyArray], limit_s: float
+) -> dict[str, dict[int, float]]:
+    """Seconds of each part, and of the driver as `_FILE`, by number of rows; medians of rounds."""
+    spent: dict[str, dict[int, list[float]]] = {}
+    begin = time.perf_counter()
+    for number in itertools.count(-_WARMUP):
+        for x in requests:
+            lap = dict(laps(stages, graph, x))
+            lap[_FILE] = seconds(partial(driver, x))
+            for part, taken in lap.items():
+                spent.setdefault(part, {}).setdefault(len(x), []).append(taken)
+        if number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begin > limit_s:
+            break
+    return {
+        part: {rows: float(np.median(taken[_WARMUP:])) for rows, taken in times.items()}
+        for part, times in spent.items()
+    }
 
 
 def _networks(graph: Graph) -> list[list[str]]:
@@ -264,7 +300,7 @@ def _networks(graph: Graph) -> list[list[str]]:
 
 
 def _lap(
-    runtime: Runtime, graph: Graph, stages: Sequence[str], x: AnyArray
+    runtime: Stages, graph: Graph, stages: Sequence[str], x: AnyArray
 ) -> Iterator[tuple[str, float]]:
     """Seconds that each part of a network takes once."""
     running = runtime.begin(x)
@@ -289,10 +325,10 @@ def _chunks(x: AnyArray, batch: int) -> list[AnyArray]:
     return [x[start : start + batch] for start in range(0, len(x) - batch + 1, batch)]
 
 
-def source(batch: int, threads: int) -> str:
+def source(batch: int, threads: int, engine: Engine) -> str:
     """How and where costs were measured, in words."""
     return (
-        f"measured: ONNX Runtime {ort.__version__}, {machine()['processor']}, batch {batch}, "
+        f"measured: {engine.title}, {machine()['processor']}, batch {batch}, "
         f"{threads} thread(s), median per example"
     )
 

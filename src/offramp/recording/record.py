@@ -36,7 +36,7 @@ from offramp.recording.labels import label_doubts
 from offramp.recording.measure import recorded_costs
 from offramp.recording.resume import begun, note
 from offramp.recording.running import Recorder, recorded_range
-from offramp.runtime.driver import Runtime
+from offramp.runtime.stages import Stages
 
 _PART = 2048  # examples per part, about
 
@@ -64,7 +64,7 @@ class RecordOptions:
 
 def record(
     networks: Networks,
-    runtime: Runtime,
+    runtime: Stages,
     examples: Examples,
     out: Path,
     options: RecordOptions,
@@ -100,7 +100,7 @@ def record(
     given = None if costs is None else networks.graph.check_costs(costs)
     recording = _Recording(networks, runtime, examples, options, progress or silent)
     trace = recording.run(out, given, force)
-    for sentence in label_doubts(networks, trace, examples):
+    for sentence in label_doubts(runtime, trace, examples):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
@@ -110,7 +110,7 @@ class _Recording:
     """What is run on which examples."""
 
     networks: Networks
-    runtime: Runtime
+    runtime: Stages
     examples: Examples
     options: RecordOptions
     tell: Progress
@@ -164,6 +164,7 @@ class _Recording:
             "data": examples.fingerprint,
             **({"class_names": list(examples.classes)} if examples.classes else {}),
             "given": examples.examples,
+            "engine": self.runtime.engine.title,
             "batch": options.batch,
             "threads": options.threads,
             "seal": checked_seal(options.seal),

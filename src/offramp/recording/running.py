@@ -31,7 +31,7 @@ from offramp.recording.independence import (
     differences,
     runs,
 )
-from offramp.runtime.driver import Runtime
+from offramp.runtime.stages import Stages
 
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
 _TOGETHER = 64  # examples, at least, that are compared with the same run alone
@@ -54,7 +54,7 @@ class Recorder:
     """Networks, what runs them, and what tells whether their rows depend on each other."""
 
     networks: Networks
-    runtime: Runtime
+    runtime: Stages
     judge: Judge
     kind: Kind | None  # what all scores are; None: as they look once all are there
 

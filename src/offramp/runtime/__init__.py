@@ -1,4 +1,4 @@
-"""Drivers of plans, one per engine: the walk driven from outside, or inside a file.
+"""Engines, and what drives plans on them: the walk driven from outside, or inside a file.
 
 Each is loaded when it is asked for, so that what runs an exported file loads nothing else.
 """
@@ -8,29 +8,35 @@ from typing import TYPE_CHECKING
 from offramp.base.lazy import from_homes
 
 if TYPE_CHECKING:
-    from offramp.runtime.driver import Driver, Runtime, Walker, infer
+    from offramp.runtime.driver import Driver, Walker, infer
+    from offramp.runtime.engine import Engine, Program, Value, engine_named
     from offramp.runtime.format import Answers
-    from offramp.runtime.onnxruntime import OnnxRuntime
     from offramp.runtime.routed import Routed
     from offramp.runtime.single import SingleFile
+    from offramp.runtime.stages import OnnxRuntime, Stages
 
 __all__ = [
     "Answers",
     "Driver",
+    "Engine",
     "OnnxRuntime",
+    "Program",
     "Routed",
-    "Runtime",
     "SingleFile",
+    "Stages",
+    "Value",
     "Walker",
+    "engine_named",
     "infer",
 ]
 
 _MODULES = {
-    "driver": "Driver Runtime Walker infer",
+    "driver": "Driver Walker infer",
+    "engine": "Engine Program Value engine_named",
     "format": "Answers",
-    "onnxruntime": "OnnxRuntime",
     "routed": "Routed",
     "single": "SingleFile",
+    "stages": "OnnxRuntime Stages",
 }
 __getattr__ = from_homes(
     "offramp.runtime",

@@ -9,49 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from offramp.answering.committees import Speaker
-from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray
 from offramp.core import tasks
 from offramp.core.walk import Outcome, Work, drive, walk
 from offramp.plan.plan import Plan
+from offramp.runtime.engine import Fields, fields_of
 from offramp.runtime.format import Answers
-
-
-class Batch(Protocol):
-    """A batch on its way: what stages handed on is kept, so that nothing runs twice."""
-
-    def advance(self, stage: str, rows: IntArray | None) -> None:
-        """Runs what must run to pass `stage` and has not run yet, for some rows (None: all)."""
-
-    def answer(self, stage: str, rows: IntArray | None) -> FloatArray:
-        """The scores (n, classes) of a stage that the rows have advanced to."""
-
-
-class Runtime(Protocol):
-    """An engine that runs stages."""
-
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        """The scores of a stage alone, (n, classes), for inputs (n, ...) of at least one row.
-
-        Raises:
-            NetworkError: the stage cannot run on these inputs.
-        """
-
-    def begin(self, x: AnyArray) -> Batch:
-        """Starts a batch of inputs (n, ...)."""
-
-
-@dataclass
-class Alone:
-    """A batch of an engine whose stages hand nothing on: each reads the input."""
-
-    runtime: Runtime
-    x: AnyArray
-
-    def advance(self, stage: str, rows: IntArray | None) -> None:
-        self.scores = self.runtime.run(stage, self.x if rows is None else self.x[rows])
-
-    def answer(self, stage: str, rows: IntArray | None) -> FloatArray:
-        return self.scores
+from offramp.runtime.stages import Stages
 
 
 class Driver(Protocol):
@@ -72,22 +36,22 @@ class Driver(Protocol):
 
 @dataclass(frozen=True)
 class Walker:
-    """Drives the walk of a plan on a runtime."""
+    """Drives the walk of a plan from outside, over its stages on an engine."""
 
     plan: Plan
-    runtime: Runtime
+    runtime: Stages
 
-    def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
+    def __call__(self, x: AnyArray | Fields, tradeoff: float | None = None) -> Answers:
         return infer(self.plan.turned(tradeoff), self.runtime, x)
 
 
-def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
+def infer(plan: Plan, runtime: Stages, x: AnyArray | Fields) -> Answers:
     """Runs just enough network for each row of `x`.
 
     Args:
         plan: what decides.
-        runtime: holds the networks of the plan.
-        x: inputs of the root, (n, ...); n may be 0.
+        runtime: the stages of the plan, on an engine.
+        x: inputs (n, ...), or several fields by name; n may be 0.
 
     Returns:
         The answers, in the order of `x`.
@@ -98,46 +62,60 @@ def infer(plan: Plan, runtime: Runtime, x: AnyArray) -> Answers:
     Warns:
         UnlikeInputs: they are of another type or range than those recorded; once for a plan.
     """
-    plan.watch(x)
+    fields = fields_of(x)
+    count = len(next(iter(fields.values())))
+    if len(fields) == 1:
+        plan.watch(*fields.values())
     policy = plan.running
-    walking = walk(policy, plan.setting, plan.costs, plan.answered, len(x))
+    walking = walk(policy, plan.setting, plan.costs, plan.answered, count)
     scores = np.empty((0, plan.classes), dtype=np.float32)
 
     if len(policy.graph.order) == 1:  # no routing: the network as it is, uncut
         alone = policy.graph.root
-        scores = plan.own(alone, runtime.run(alone, x)) if len(x) else scores
+        scores = plan.own(alone, runtime.run(alone, fields)) if count else scores
         return _answers(plan, scores, drive(walking, lambda _: scores))
-    batch, speaker = runtime.begin(x), Speaker(plan.speaking, plan.refitted)
-    broken = _no_numbers(x)
+    batch, speaker = runtime.begin(fields), Speaker(plan.speaking, plan.refitted)
+    broken = _no_numbers(fields)
 
     def run(work: Work) -> FloatArray:
         nonlocal scores
-        rows = None if len(work.rows) == len(x) else work.rows
+        rows = None if len(work.rows) == count else work.rows
         batch.advance(work.stage, rows)
         said = plan.own(work.stage, batch.answer(work.stage, rows))
         found = speaker(work.stage, work.rows, said)
         if rows is None:
             scores = found
         else:
-            scores = scores.copy()  # the earlier ones belong to the walk, and to the runtime
+            scores = scores.copy()  # the earlier ones belong to the walk, and to the batch
             scores[rows] = found
         return found if broken is None else np.where(broken[work.rows, None], np.nan, found)
 
-    outcome = drive(walking, run)
+    outcome = drive(walking, run)  # which makes the scores
     return _answers(plan, scores, outcome)
 
 
-def _no_numbers(x: AnyArray) -> AnyArray | None:
+def _no_numbers(fields: Fields) -> AnyArray | None:
     """Which inputs hold NaN or infinity, (n,); None: none does.
 
     Networks may hide it from their scores: rectifiers turn NaN into 0 on many engines.
     """
-    if not np.issubdtype(x.dtype, np.floating):
-        return None
-    total = x.reshape(len(x), math.prod(x.shape[1:])).sum(axis=1, dtype=np.float32)
-    return None if math.isfinite(total.sum()) else ~np.isfinite(total)
+    broken = None
+    for x in fields.values():
+        if not np.issubdtype(x.dtype, np.floating):
+            continue
+        total = x.reshape(len(x), math.prod(x.shape[1:])).sum(axis=1, dtype=np.float32)
+        if not math.isfinite(total.sum()):
+            more = ~np.isfinite(total)
+            broken = more if broken is None else broken | more
+    return broken
 
 
 def _answers(plan: Plan, scores: FloatArray, outcome: Outcome) -> Answers:
     names = plan.running.graph.names
-    return Answers(tasks.answers(scores), outcome.stage, names, outcome.cost, scores)
+    return Answers(
+        answer=tasks.answers(scores),
+        position=outcome.stage,
+        stages=names,
+        cost=outcome.cost,
+        scores=scores,
+    )

@@ -26,7 +26,7 @@ KIND, VERSION = "routes", 1  # of a folder with a file per stage
 PATH, SCORES = "path", "scores"  # names of tensors; keys of what is handed on contain a / or a :
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answers:
     """What a plan answered, in the order of the inputs."""
 

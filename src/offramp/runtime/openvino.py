@@ -1,4 +1,4 @@
-"""OpenVINO as an engine: for networks alone, and for the files of `offramp export --stages`.
+"""OpenVINO as an engine: for stages, and for the files of `offramp export --stages`.
 
 OpenVINO does not skip what lies inside a branch, so a whole plan in one file would run every stage.
 Needs the extra `openvino`.
@@ -6,15 +6,15 @@ Needs the extra `openvino`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from offramp.base.arrays import AnyArray
-from offramp.base.errors import InputError, MissingExtra, NetworkError
-from offramp.runtime.routed import Run
+from offramp.base.errors import MissingExtra
+from offramp.runtime.ends import ends
+from offramp.runtime.engine import Engine, Fields, Program
 
 try:
     import openvino
@@ -22,57 +22,25 @@ except ImportError:
     raise MissingExtra("openvino", "openvino") from None
 
 
-def compiled(file: Path, threads: int) -> Run:
-    """An ONNX file on the CPU; outputs are views that the next call overwrites.
+def engine() -> Engine:
+    """OpenVINO on the CPU, in single precision."""
+    return Engine("OpenVINO", openvino.__version__.partition("-")[0], _opened)
 
-    Raises:
-        NetworkError: it does not load; or, when it runs, inputs of another shape or type.
-    """
-    core = openvino.Core()
+
+def _opened(file: Path, threads: int) -> Program:
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     settings["INFERENCE_PRECISION_HINT"] = "f32"
-    try:
-        model = core.compile_model(file, "CPU", settings)
-    except Exception as problem:  # OpenVINO raises RuntimeError and others
-        raise NetworkError(
-            f"{file} does not load in OpenVINO: {_first_line(problem)}. Export it again."
-        ) from None
+    model = openvino.Core().compile_model(file, "CPU", settings)
     request = model.create_infer_request()
-    read = {value.name for value in onnx.load(file, load_external_data=False).graph.input}
+    read, made = ends(file)
     # OpenVINO also calls an input as what is computed from it without change
-    inputs = {name: port for port in model.inputs for name in port.names & read}
+    inputs = {name: port for port in model.inputs for name in port.names & read.keys()}
     outputs = {name: port for port in model.outputs for name in port.names}
 
-    def run(given: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        feeds = {}
-        for name, port in inputs.items():
-            x, dtype = given[name], port.get_element_type().to_dtype()
-            if not np.can_cast(x.dtype, dtype, casting="same_kind"):
-                raise NetworkError(
-                    f"'{file.stem}' reads {np.dtype(dtype).name}, but the examples are {x.dtype}. "
-                    "Convert them."
-                )
-            shape = port.get_partial_shape()
-            if not shape.compatible(openvino.PartialShape(list(x.shape))):
-                raise NetworkError(
-                    f"'{file.stem}' reads {name} of shape {shape}, but got {x.shape}. "
-                    "Check the examples and the preprocessing of the graph."
-                )
-            feeds[name] = np.asarray(x, dtype=dtype, order="C")
-        try:
-            request.infer(feeds, share_inputs=True)
-        except InputError:
-            raise
-        except Exception as problem:  # see above
-            raise NetworkError(
-                f"'{file.stem}' cannot run on these inputs: {_first_line(problem)}. "
-                "Check the examples and the preprocessing of the graph."
-            ) from None
-        return {name: request.get_tensor(port).data for name, port in outputs.items()}
+    def run(fields: Fields, wanted: Sequence[str]) -> dict[str, AnyArray]:
+        feeds = {port: np.asarray(fields[name], order="C") for name, port in inputs.items()}
+        request.infer(feeds, share_inputs=True)
+        # a copy: the next call writes to the same memory
+        return {name: request.get_tensor(outputs[name]).data.copy() for name in wanted}
 
-    return run
-
-
-def _first_line(problem: Exception) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else "no reason"
+    return Program({name: read[name] for name in inputs}, made, run)

@@ -6,22 +6,19 @@ it. Copy it where another language or engine is spoken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
-from offramp.base.arrays import AnyArray, IntArray
-from offramp.base.errors import NetworkError, PlanError, foreign
+from offramp.base.arrays import AnyArray
+from offramp.base.errors import PlanError, foreign
 from offramp.base.manifests import PRINTS, Manifest, read_manifest
 from offramp.networks.inputs import Watch
+from offramp.runtime.engine import Engine, Part, engine_named
 from offramp.runtime.format import KIND, PATH, SCORES, VERSION, Answers, check_tradeoff
-from offramp.runtime.session import Device, Session
-
-Run = Callable[[Mapping[str, AnyArray]], Mapping[str, AnyArray]]
-Engine = Callable[[Path, int], Run]
-"""Opens a file with a number of threads; what it gives turns inputs into outputs, by name."""
+from offramp.runtime.rows import Made
 
 
 class File(TypedDict):
@@ -57,7 +54,7 @@ class Routed:
 
     Args:
         folder: written by `offramp export --stages`.
-        engine: opens each file; ONNX Runtime by default.
+        engine: that opens each file, or its name: onnxruntime, openvino.
         threads: of each file.
 
     Raises:
@@ -66,7 +63,7 @@ class Routed:
     """
 
     def __init__(
-        self, folder: str | Path, engine: Engine | None = None, *, threads: int = 1
+        self, folder: str | Path, engine: Engine | str = "onnxruntime", *, threads: int = 1
     ) -> None:
         folder = Path(folder)
         found = read_manifest(folder, KIND, VERSION, Routes, PlanError)
@@ -87,40 +84,34 @@ class Routed:
             or not {path for file in self.files for path in file["entering"]} <= set(paths)
         ):
             raise PlanError(f"{folder} is damaged: its routes do not fit; export the plan again.")
-        open_ = engine or onnxruntime
-        with foreign(NetworkError, f"the files of {folder} do not load", "Export the plan again."):
-            self.runs = [open_(folder / name, threads) for name in names]
+        self.engine = engine_named(engine)
+        self.parts = [
+            Part(file["stage"], folder / name, self.engine, threads)
+            for file, name in zip(self.files, names, strict=True)
+        ]
 
     def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
         self.watch(x)
-        with foreign(NetworkError, f"{self.folder} cannot run on these inputs"):
-            return self._answers(x, check_tradeoff(tradeoff, self.about, self.dial))
+        return self._answers(x, check_tradeoff(tradeoff, self.about, self.dial))
 
     def _answers(self, x: AnyArray, turned: Mapping[str, AnyArray]) -> Answers:
         path = np.zeros(len(x), dtype=np.int64)
         scores = np.zeros((len(x), self.about["classes"]), dtype=np.float32)
-        kept: dict[str, tuple[IntArray, AnyArray]] = {"x": (np.arange(len(x)), x)}
-        for file, run in zip(self.files, self.runs, strict=True):
+        kept = {"x": Made(np.arange(len(x)), {"x": x}, {"x": 0})}
+        for file, part in zip(self.files, self.parts, strict=True):
             rows = np.flatnonzero(np.isin(path, file["entering"]))
             if not rows.size:
                 continue
-            given = {key: _rows(kept[key], rows, axis) for key, axis in file["reads"].items()}
-            made = run({**given, PATH: path[rows], **turned})
-            scores[rows] = made.get(SCORES, scores[rows])
-            path[rows] = made.get("next", path[rows])
-            kept |= {key: (rows, made[key]) for key in file["makes"]}
-        stage, cost = self.stage_of_path[path], self.cost_of_path[path]
-        return Answers(scores.argmax(axis=1), stage, self.stages, cost, scores)
-
-
-def _rows(kept: tuple[IntArray, AnyArray], rows: IntArray, axis: int | None) -> AnyArray:
-    """What was kept for some rows, for a part of them."""
-    known, values = kept
-    if axis is None or len(known) == len(rows):
-        return values
-    return values.take(np.searchsorted(known, rows), axis)
-
-
-def onnxruntime(file: Path, threads: int, device: Device = "cpu") -> Run:
-    """ONNX Runtime, with inputs and outputs bound rather than passed."""
-    return Session(file.stem, file, threads, device=device).bound
+            given = {key: kept[key].of(key, rows) for key in file["reads"]}
+            values = part({**given, PATH: path[rows], **turned}, list(part.outputs))
+            scores[rows] = values.get(SCORES, scores[rows])
+            path[rows] = values.get("next", path[rows])
+            made = Made(rows, values, file["makes"])
+            kept |= dict.fromkeys(file["makes"], made)
+        return Answers(
+            answer=scores.argmax(axis=1),
+            position=self.stage_of_path[path],
+            stages=self.stages,
+            cost=self.cost_of_path[path],
+            scores=scores,
+        )

@@ -13,6 +13,7 @@ from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
 from offramp.base.files import read_bytes
 from offramp.networks.inputs import Watch
+from offramp.runtime.engine import Part
 from offramp.runtime.format import (
     ABOUT,
     OUTPUTS,
@@ -23,7 +24,10 @@ from offramp.runtime.format import (
     check_tradeoff,
     check_weights,
 )
-from offramp.runtime.session import Device, Session
+from offramp.runtime.onnxruntime import engine
+from offramp.runtime.session import Device
+
+_WANTED = tuple(OUTPUTS)
 
 
 class SingleFile:
@@ -43,16 +47,23 @@ class SingleFile:
         # before it is loaded, although hashing takes a quarter of the time of loading: what was
         # damaged may end the process of an engine that reads it
         check_seal(read_bytes(path, NetworkError), str(path))
-        self.session = Session(str(path), path, threads, device=device, spins=True)
-        check_weights(path, self.session.metadata.get(WEIGHTS))
-        self.about: Mapping[str, Any] = json.loads(self.session.metadata[ABOUT])
+        self.part = Part(str(path), path, engine(device, spins=True), threads)
+        metadata = self.part.program.metadata
+        check_weights(path, metadata.get(WEIGHTS))
+        self.about: Mapping[str, Any] = json.loads(metadata[ABOUT])
         self.watch = Watch.of(self.about.get("input"))
         self.stages = np.array(self.about["stages"])
-        self.session.wanted = list(OUTPUTS)
-        self.dial = TRADEOFF if TRADEOFF in self.session.inputs else None
+        self.dial = TRADEOFF if TRADEOFF in self.part.inputs else None
+        self.reads = next(name for name in self.part.inputs if name != TRADEOFF)
 
     def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
         self.watch(x)
         turned = check_tradeoff(tradeoff, self.about, self.dial)
-        scores, answer, stage, cost = self.session.run([x, *turned.values()])
-        return Answers(answer, stage, self.stages, cost, scores)
+        found = self.part({self.reads: x, **turned}, _WANTED)
+        return Answers(
+            answer=found["answer"],
+            position=found["stage"],
+            stages=self.stages,
+            cost=found["cost"],
+            scores=found["scores"],
+        )

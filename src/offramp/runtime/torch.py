@@ -5,14 +5,18 @@ Needs the extra `torch`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray
 from offramp.base.errors import MissingExtra, NetworkError
 from offramp.core.graph import Graph, head
+from offramp.runtime.engine import Engine, Fields, Program, Value, fields_of
+from offramp.runtime.rows import join
+from offramp.runtime.stages import Batch, Stages
 
 try:
     import torch
@@ -20,9 +24,43 @@ try:
 except ImportError as problem:
     raise MissingExtra(problem.name or "torch", "torch") from None
 
+_X, _SCORES = "x", "scores"  # names of tensors; what bodies hand on is called as their stage
 
-class TorchRuntime:
-    """Runs stages from modules; carries stay on the device, rows that stop are dropped there.
+
+@dataclass(frozen=True)
+class Named:
+    """A module that reads one tensor and gives one, with the names that graphs connect them by."""
+
+    module: nn.Module
+    reads: str = _X
+    makes: str = _SCORES  # these leave the device, as float32
+
+    def __str__(self) -> str:
+        return type(self.module).__name__
+
+
+def engine(device: str = "cpu") -> Engine:
+    """PyTorch, which opens `Named` modules, or modules that turn examples into scores."""
+    place = torch.device(device)
+
+    def opened(network: Named | nn.Module, threads: int) -> Program:
+        named = network if isinstance(network, Named) else Named(network)
+        module = named.module.eval().to(place)
+        torch.set_num_threads(threads)  # of the whole process: PyTorch has no other
+
+        def run(fields: Fields, wanted: Sequence[str]) -> dict[str, Any]:
+            with torch.inference_mode():
+                found: Tensor = module(_tensor(fields[named.reads], place))
+            scores = named.makes == _SCORES
+            return {named.makes: found.float().cpu().numpy() if scores else found}
+
+        return Program({named.reads: Value()}, {named.makes: Value()}, run)
+
+    return Engine("PyTorch", torch.__version__, opened, files=False)
+
+
+class TorchRuntime(Stages):
+    """Stages from modules; carries stay on the device, rows that stop are dropped there.
 
     Args:
         modules: part -> module. A whole network or a body reads what its graph says: the examples,
@@ -45,103 +83,42 @@ class TorchRuntime:
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
-        torch.set_num_threads(threads)
-        self.graph = graph or Graph.chain(part for part in modules if "." not in part)
+        graph = graph or Graph.chain(part for part in modules if "." not in part)
+        named = {part: _named(part, module, modules, graph) for part, module in modules.items()}
+        super().__init__(named, graph, engine=engine(device), threads=threads)
         self.device = torch.device(device)
-        self.modules = {part: found.eval().to(self.device) for part, found in modules.items()}
-        for stage in self.graph.stages:
-            if stage.name not in self.modules:
-                raise NetworkError(f"stage '{stage.name}' has no module.")
-            if stage.hears:
-                raise NetworkError(
-                    f"the head of stage '{stage.name}' hears other scores, which modules cannot. "
-                    "Run the plan in ONNX Runtime."
-                )
 
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        batch = self.begin(x)
-        batch.advance(stage, None)
-        return batch.answer(stage, None)
-
-    def begin(self, x: AnyArray) -> _Batch:
-        return _Batch(self, self._tensor(x))
-
-    def _tensor(self, x: AnyArray) -> Tensor:
-        try:
-            found = torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
-        except TypeError:
-            raise NetworkError(f"PyTorch has no tensors of {x.dtype}. Convert them.") from None
-        if found.is_complex():
-            raise NetworkError(f"networks read real numbers, not {x.dtype}. Convert them.")
-        return found
+    def begin(self, x: AnyArray | Fields) -> Batch:
+        """As that of all stages; inputs move to the device once."""
+        return super().begin({n: _tensor(v, self.device) for n, v in fields_of(x).items()})
 
 
-@dataclass
-class _Batch:
-    """What each part gave, for which rows of a batch."""
-
-    runtime: TorchRuntime
-    x: Tensor
-    made: dict[str, tuple[IntArray | None, Tensor]] = field(default_factory=dict)
-
-    def advance(self, stage: str, rows: IntArray | None) -> None:
-        after = self.runtime.graph.stage(stage).after
-        if after is not None:
-            self.advance(after, rows)
-        self._need(stage, rows)
-
-    def answer(self, stage: str, rows: IntArray | None) -> FloatArray:
-        part = head(stage) if head(stage) in self.runtime.modules else stage
-        scores = self._need(part, rows)
-        if scores.ndim != 2:
+def _named(part: str, module: nn.Module, modules: Mapping[str, nn.Module], graph: Graph) -> Named:
+    name, dot, _ = part.partition(".")
+    stage = graph.stage(name)
+    if dot:
+        if stage.hears:
             raise NetworkError(
-                f"stage '{stage}' gave scores of shape {tuple(scores.shape)}; it must give "
-                "(batch, classes)."
+                f"the head of stage '{name}' hears other scores, which modules cannot. "
+                "Run the plan in ONNX Runtime."
             )
-        return np.asarray(scores.float().cpu().numpy())
-
-    def _need(self, part: str, rows: IntArray | None) -> Tensor:
-        """What a part gives for some rows, after running it for those it has not seen."""
-        known = self.made.get(part)
-        if known is None:
-            self.made[part] = (rows, self._run(part, rows))
-        elif (missing := _lacks(known[0], rows)).size:
-            old, values = known
-            assert old is not None
-            both = np.concatenate([old, missing])
-            order = np.argsort(both)
-            joined = torch.cat([values, self._run(part, missing)])[self._at(order)]
-            self.made[part] = (both[order], joined)
-        old, values = self.made[part]
-        if rows is None or (old is not None and len(old) == len(rows)):
-            return values
-        return values[self._at(rows if old is None else np.searchsorted(old, rows))]
-
-    def _run(self, part: str, rows: IntArray | None) -> Tensor:
-        stage, dot, _ = part.partition(".")
-        before = stage if dot else self.runtime.graph.stage(stage).after
-        if before is not None:
-            given = self._need(before, rows)
-        else:
-            given = self.x if rows is None else self.x[self._at(rows)]
-        try:
-            with torch.inference_mode():
-                found: Tensor = self.runtime.modules[part](given)
-        except (RuntimeError, TypeError, ValueError) as problem:
-            reason = str(problem).strip().partition("\n")[0].rstrip(".")
-            raise NetworkError(
-                f"stage '{stage}' cannot run on inputs of shape {tuple(given.shape)}: {reason}. "
-                "Check the examples and the preprocessing of the graph."
-            ) from None
-        return found
-
-    def _at(self, rows: IntArray) -> Tensor:
-        return torch.from_numpy(rows).to(self.runtime.device)
+        return Named(module, reads=name if part == head(name) else _X)
+    answers = head(name) not in modules
+    return Named(module, stage.after or _X, _SCORES if answers else name)
 
 
-def _lacks(known: IntArray | None, rows: IntArray | None) -> IntArray:
-    """Those of `rows` that are not `known`; None: all there are."""
-    if known is None:
-        return np.empty(0, dtype=np.int64)
-    assert rows is not None
-    return np.setdiff1d(rows, known, assume_unique=True)
+def _tensor(x: Any, device: torch.device) -> Tensor:
+    if isinstance(x, Tensor):
+        return x
+    try:
+        found = torch.from_numpy(np.ascontiguousarray(x)).to(device)
+    except TypeError:
+        raise NetworkError(f"PyTorch has no tensors of {x.dtype}. Convert them.") from None
+    if found.is_complex():
+        raise NetworkError(f"networks read real numbers, not {x.dtype}. Convert them.")
+    return found
+
+
+@join.register(Tensor)
+def _join(value: Tensor, more: Tensor, axis: int) -> Tensor:
+    return torch.cat([value, more], axis)

@@ -1,31 +1,30 @@
-"""Laws that any runtime or policy must pass, a runtime in memory, and traces made up.
+"""Laws that any engine or policy must pass, stages in memory, and traces made up.
 
-To test a runtime or a policy of your own, inherit its laws and give the fixtures they ask for:
+To test an engine or a policy of your own, inherit its laws and give the fixtures they ask for:
 
-    class TestMine(RuntimeLaws):
+    class TestMine(EngineLaws):
         @pytest.fixture
-        def runtime(self) -> Mine: ...
-        @pytest.fixture
-        def plan(self) -> Plan: ...
-        @pytest.fixture
-        def x(self) -> AnyArray: ...
+        def engine(self) -> Engine: ...
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from offramp._version import __version__
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.frontier import replay
-from offramp.core.graph import Costs, Graph
+from offramp.core.graph import BATCH, Costs, Graph
 from offramp.core.trace import Trace, assemble
 from offramp.plan.plan import Plan
-from offramp.runtime.driver import Alone, Driver, Runtime, infer
+from offramp.runtime.driver import Driver, infer
+from offramp.runtime.engine import Engine, Fields, Program, Value
 from offramp.runtime.format import Answers
+from offramp.runtime.laws import EngineLaws as EngineLaws
+from offramp.runtime.stages import Stages
 from offramp.testing.closeness import MOST_CLOSE, close, seen_at
 from offramp.testing.policies import PolicyLaws
 
@@ -42,23 +41,26 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class MemoryRuntime:
-    """Answers from recorded scores: an input is the number of an example, (n, 1)."""
+def _remembered(scores: FloatArray, threads: int) -> Program:
+    def run(fields: Fields, wanted: Sequence[str]) -> dict[str, AnyArray]:
+        return {"scores": scores[fields["x"][:, 0].astype(np.int64)]}
 
-    scores: Mapping[str, FloatArray]  # stage -> (examples, classes)
+    return Program({"x": Value(None, (BATCH, 1))}, {"scores": Value()}, run)
+
+
+MEMORY = Engine("memory", __version__, _remembered, files=False)
+"""Opens recorded scores, (examples, classes): an input is the number of an example, (n, 1)."""
+
+
+class MemoryRuntime(Stages):
+    """Stages that answer from recorded scores, by stage: an input is the number of an example."""
+
+    def __init__(self, scores: Mapping[str, FloatArray]) -> None:
+        super().__init__(scores, engine=MEMORY)
 
     @classmethod
     def of(cls, trace: Trace) -> MemoryRuntime:
         return cls(trace.scores)
-
-    def run(self, stage: str, x: AnyArray) -> FloatArray:
-        if x.ndim != 2 or x.shape[1] != 1:
-            raise NetworkError(f"stage '{stage}' reads numbers of examples, (n, 1).")
-        return self.scores[stage][x[:, 0].astype(np.int64)]
-
-    def begin(self, x: AnyArray) -> Alone:
-        return Alone(self, x)
 
 
 def synthetic(
@@ -91,12 +93,15 @@ def synthetic(
 
 
 class RuntimeLaws:
-    """What every runtime must do. Fixtures: `runtime`, its `plan`, and `x` (n, ...), n >= 8."""
+    """What stages on any engine must do. Fixtures: `runtime`, its `plan`, and `x` (n, ...), n >= 8.
+
+    `EngineLaws` hold them for an engine of your own, on networks of their making.
+    """
 
     tolerance: float = 1e-4  # of scores, between batches of different sizes
 
     def test_scores_have_one_finite_row_per_input(
-        self, runtime: Runtime, plan: Plan, x: AnyArray
+        self, runtime: Stages, plan: Plan, x: AnyArray
     ) -> None:
         for stage in plan.graph.order:
             scores = runtime.run(stage, x)
@@ -104,7 +109,7 @@ class RuntimeLaws:
             assert np.isfinite(scores).all()
 
     def test_a_row_does_not_depend_on_its_batch(
-        self, runtime: Runtime, plan: Plan, x: AnyArray
+        self, runtime: Stages, plan: Plan, x: AnyArray
     ) -> None:
         some = np.array([5, 0, 3])
         for stage in plan.graph.order:
@@ -114,29 +119,29 @@ class RuntimeLaws:
             )
             np.testing.assert_allclose(runtime.run(stage, x[2:3]), whole[2:3], atol=self.tolerance)
 
-    def test_live_is_replay(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+    def test_live_is_replay(self, runtime: Stages, plan: Plan, x: AnyArray) -> None:
         check_replay(infer(plan, runtime, x), runtime, plan, x, self.tolerance)
 
-    def test_batch_order_changes_nothing(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+    def test_batch_order_changes_nothing(self, runtime: Stages, plan: Plan, x: AnyArray) -> None:
         order = np.random.default_rng(0).permutation(len(x))
         one, other = infer(plan, runtime, x), infer(plan, runtime, x[order])
         assert (one.stage[order] == other.stage).all()
         np.testing.assert_allclose(one.scores[order], other.scores, atol=self.tolerance)
 
-    def test_batch_size_changes_nothing(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+    def test_batch_size_changes_nothing(self, runtime: Stages, plan: Plan, x: AnyArray) -> None:
         whole = infer(plan, runtime, x)
         parts = [infer(plan, runtime, x[i : i + 3]) for i in range(0, len(x), 3)]
         assert (whole.stage == np.concatenate([part.stage for part in parts])).all()
         scores = np.concatenate([part.scores for part in parts])
         np.testing.assert_allclose(whole.scores, scores, atol=self.tolerance)
 
-    def test_zero_rows_give_zero_answers(self, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+    def test_zero_rows_give_zero_answers(self, runtime: Stages, plan: Plan, x: AnyArray) -> None:
         found = infer(plan, runtime, x[:0])
         assert len(found.answer) == len(found.stage) == len(found.cost) == 0
         assert found.scores.shape == (0, plan.classes)
 
     def test_inputs_of_another_shape_are_refused(
-        self, runtime: Runtime, plan: Plan, x: AnyArray
+        self, runtime: Stages, plan: Plan, x: AnyArray
     ) -> None:
         wrong = np.zeros((2, *x.shape[1:], 3), dtype=x.dtype)
         try:
@@ -155,13 +160,11 @@ class DriverLaws:
 
     tolerance: float = 1e-4  # of scores, between engines and batches of different sizes
 
-    def test_live_is_replay(
-        self, driver: Driver, runtime: Runtime, plan: Plan, x: AnyArray
-    ) -> None:
+    def test_live_is_replay(self, driver: Driver, runtime: Stages, plan: Plan, x: AnyArray) -> None:
         self._check(driver(x), runtime, plan, x)
 
     def test_the_dial_turns_as_in_replay(
-        self, driver: Driver, runtime: Runtime, plan: Plan, x: AnyArray
+        self, driver: Driver, runtime: Stages, plan: Plan, x: AnyArray
     ) -> None:
         self._check(driver(x, float("nan")), runtime, plan, x)
         settings = plan.policy.settings
@@ -171,7 +174,7 @@ class DriverLaws:
             if dial:
                 self._check(driver(x, tradeoff), runtime, plan.turned(tradeoff), x)
 
-    def _check(self, found: Answers, runtime: Runtime, plan: Plan, x: AnyArray) -> None:
+    def _check(self, found: Answers, runtime: Stages, plan: Plan, x: AnyArray) -> None:
         check_replay(found, runtime, plan, x, self.tolerance)
 
     def test_batch_order_changes_nothing(self, driver: Driver, x: AnyArray) -> None:
@@ -242,7 +245,7 @@ def has_dial(driver: Driver, x: AnyArray, tradeoff: float) -> bool:
 
 
 def check_replay(
-    found: Answers, runtime: Runtime, plan: Plan, x: AnyArray, tolerance: float
+    found: Answers, runtime: Stages, plan: Plan, x: AnyArray, tolerance: float
 ) -> None:
     """Raises AssertionError where answers are not those of the recorded stages and the walk.
 
