@@ -117,9 +117,15 @@ class Trace:
         """The logarithms of the probabilities of a stage, (examples, classes)."""
         return tasks.log_probabilities(self.scores[stage], self.kinds[stage])
 
-    def doubts(self) -> list[str]:
-        """Sentences on stages many of whose rows look like scores of another kind."""
-        found = (tasks.doubt(self.scores[s], self.kinds[s], s) for s in self.graph.order)
+    def doubts(self, known: Mapping[str, Kind] | None = None) -> list[str]:
+        """Sentences on stages many of whose rows look like scores of another kind.
+
+        Args:
+            known: what scores are, of stages of which there is no doubt.
+        """
+        sure = {s for s, kind in (known or {}).items() if self.kinds[s] == kind}
+        doubtful = [s for s in self.graph.order if s not in sure]
+        found = (tasks.doubt(self.scores[s], self.kinds[s], s) for s in doubtful)
         return [sentence for sentence in found if sentence]
 
     def other_classes(self, names: Sequence[str] = ()) -> list[str]:
