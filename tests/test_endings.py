@@ -546,6 +546,17 @@ def test_trees_before_a_network_go_the_whole_way(tmp_path: Path, offramp: Offram
     np.testing.assert_array_equal(one.stage, each.stage)
 
 
+def test_openvino_says_what_it_lacks(tmp_path: Path, offramp: Offramp) -> None:
+    classifier(tmp_path / "a.onnx")
+    given = [f"a={tmp_path / 'a.onnx'}", "--engine", "openvino", "--out", tmp_path / "graph"]
+    said = offramp("graph", *given)
+    assert said.code == 2
+    text = " ".join(said.err.split())
+    assert "LinearClassifier of ai.onnx.ml, which OpenVINO does not have" in text
+    assert "--engine onnxruntime" in text
+    assert not (tmp_path / "graph").exists()
+
+
 def test_exits_find_the_scores_behind_a_label(tmp_path: Path, offramp: Offramp) -> None:
     x, y = blobs(2000)
     np.savez(tmp_path / "data.npz", x=x, y=y)

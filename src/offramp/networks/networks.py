@@ -167,18 +167,7 @@ def combine(
     graph = Graph.build(combined.stages, edges, reference)
     if edges is None:
         graph = Graph(graph.stages, (*graph.edges, *combined.skips), graph.reference)
-    taught = np.unique(np.concatenate(combined.taught)) if combined.taught else None
-    owner = combined.owner[graph.reference]
-    brought = bring(combined.files, combined.speaking, owner, outputs, combined.names)
-    return Networks(
-        graph,
-        brought.files,
-        combined.preprocessing,
-        taught,
-        outputs=brought.outputs,
-        class_names=brought.names,
-        scratch=brought.scratch,
-    )
+    return combined.networks(graph, outputs)
 
 
 @dataclass
@@ -193,6 +182,20 @@ class _Combined:
     speaking: list[Speaking] = field(default_factory=list)  # parts that score
     owner: dict[str, str] = field(default_factory=dict)  # of each stage the network as given
     names: dict[str, Names] = field(default_factory=dict)  # of classes, by network
+
+    def networks(self, graph: Graph, outputs: Outputs) -> Networks:
+        """All of them, their scores in one form."""
+        owner = self.owner[graph.reference]
+        brought = bring(self.files, self.speaking, owner, outputs, self.names)
+        return Networks(
+            graph,
+            brought.files,
+            self.preprocessing,
+            np.unique(np.concatenate(self.taught)) if self.taught else None,
+            outputs=brought.outputs,
+            class_names=brought.names,
+            scratch=brought.scratch,
+        )
 
     def add_network(self, name: str, path: Path) -> None:
         self.stages.append(Stage(name))

@@ -98,7 +98,6 @@ def record(
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")
     given = None if costs is None else networks.graph.check_costs(costs)
-    check_order(examples.classes, networks.class_names)
     recording = _Recording(networks, runtime, examples, options, progress or silent)
     trace = recording.run(out, given, force)
     for sentence in label_doubts(runtime, trace, examples):
@@ -117,6 +116,7 @@ class _Recording:
     tell: Progress
 
     def run(self, out: Path, costs: Costs | None, force: bool) -> Trace:
+        check_order(self.examples.classes, self.networks.class_names)
         self.tell("comparing rows together and alone", 0, 1)
         judge = Judge.of(self.networks)
         recorder = Recorder(self.networks, self.runtime, judge, self.options.kind)
