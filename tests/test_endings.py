@@ -174,6 +174,30 @@ def test_copies_go_when_nobody_needs_them(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores_of(read.files["a"], X), softmax(SUMS), atol=1e-5)
 
 
+def test_an_input_of_any_length_is_tried_with_some(tmp_path: Path) -> None:
+    """As encoders of text are exported: ids (batch, length), and no shape of what they give."""
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["numbers"], to=FLOAT),
+        helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("MatMul", ["mean", "weights"], ["sums"]),
+        helper.make_node("Reshape", ["sums", "to"], ["scores"]),
+    ]
+    arrays = {"weights": np.ones((1, 4), np.float32), "to": np.array([0, 1, 4])}
+    graph = helper.make_graph(
+        nodes,
+        "text",
+        [value("ids", INT64, ["batch", "length"])],
+        [value("scores", FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "a.onnx")
+    networks = combine({"a": tmp_path / "a.onnx"})
+    ids = np.array([[1, 2], [3, 4], [5, 6]])
+    found = Stages(networks.files).run("a", ids)
+    np.testing.assert_allclose(found, np.repeat(ids.mean(axis=1)[:, None], 4, axis=1))
+
+
 SHAPES: dict[str, tuple[list[onnx.NodeProto], list[int | str] | None, list[int]]] = {
     "n1c": ([helper.make_node("Reshape", ["sums", "to"], ["out"])], ["batch", 1, 4], [0, 1, 4]),
     "nc1": ([helper.make_node("Reshape", ["sums", "to"], ["out"])], ["batch", 4, 1], [0, 4, 1]),
@@ -356,6 +380,21 @@ def several(path: Path) -> Path:
     return network(path, nodes, described, constants={"more": np.ones((4, 9), np.float32)})
 
 
+def test_scores_that_are_not_what_the_network_shows_are_named(tmp_path: Path) -> None:
+    networks = combine(blob_networks(tmp_path), outputs=Outputs(kind={"big": "probabilities"}))
+    x, y = blobs(100)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    trace = record(
+        networks,
+        OnnxRuntime(networks.files, networks.graph),
+        open_examples(tmp_path / "data.npz"),
+        tmp_path / "trace",
+        RecordOptions(),
+    )
+    assert trace.kinds["big"] == "logits"
+    assert "'big' shows scores of kind probabilities" in trace.doubts(networks.kinds)[0]
+
+
 def test_any_output_can_be_named(tmp_path: Path) -> None:
     file = several(tmp_path / "a.onnx")
     first = combine({"a": file})
@@ -472,6 +511,15 @@ def test_counts_that_differ_are_refused_with_what_to_write(
     both = [*few, "--classes", f"big={tmp_path / 'big.json'}"]
     assert offramp("graph", *networks, *both, "--out", tmp_path / "graph").code == 0
     assert Networks.read(tmp_path / "graph").class_names == ("a", "b", "c", "d")
+
+
+def test_names_of_one_network_alone_are_said(tmp_path: Path) -> None:
+    files = blob_networks(tmp_path)
+    networks = combine(files, outputs=Outputs(classes={"big": tuple("abcd")}))
+    assert networks.class_names == tuple("abcd")
+    assert "in the same order" in networks.notes[0]
+    assert "--classes small=labels.txt" in networks.notes[0]
+    assert networks.files == files
 
 
 def test_networks_that_share_no_class_are_refused(tmp_path: Path) -> None:

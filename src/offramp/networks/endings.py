@@ -196,13 +196,20 @@ class _Network:
             return found
         rows = trial(self.model, self.file, chosen.tensor)
         if rows is None:
-            return found
+            return found if chosen.shape is not None else replace(found, notes=self._unknown(found))
         if rows.ndim < 1 or len(rows) != ROWS or len(_wide(rows.shape)) > 1:
             raise NetworkError(
                 f"output {chosen.output} of stage '{self.stage}' has shape {rows.shape} for {ROWS} "
                 "rows; it must be scores (batch, classes), one row for each."
             )
         return replace(found, rows=rows, shape=(None, *rows.shape[1:]))
+
+    def _unknown(self, found: Ending) -> tuple[str, ...]:
+        note = (
+            f"its file does not say the shape of {found.candidate.output}, and rows that are made "
+            "up do not run; it is taken to be (batch, classes)"
+        )
+        return (*found.notes, note)
 
     def _choice(self, chosen: ScoredOutput) -> Iterable[str]:
         """What is to be said of the choice of an output."""

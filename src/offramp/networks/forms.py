@@ -146,7 +146,8 @@ def bring(
     orders = _orders(counts, names, reference, asked)
     found = _Found(dict(files))
     for each in speaking:
-        found.add(each, endings[each.part], orders.get(each.network), reference)
+        ending = _with_notes(endings[each.part], names[each.network], names[reference], reference)
+        found.add(each, ending, orders.get(each.network), reference)
     return Brought(
         files=found.files,
         outputs=found.outputs,
@@ -205,6 +206,18 @@ def _orders(
                 f"line: --classes {network}=labels.txt --classes {reference}=labels.txt."
             )
     return orders
+
+
+def _with_notes(ending: Ending, own: Names, wanted: Names, reference: str) -> Ending:
+    """An ending that says so where the classes of one network have names, of another not."""
+    if bool(own) == bool(wanted):
+        return ending
+    lacking = reference if own else ending.stage
+    note = (
+        f"it is taken to score the classes of '{reference}', in the same order; the names of those "
+        f"of '{lacking}' are not known (--classes {lacking}=labels.txt)"
+    )
+    return replace(ending, notes=(*ending.notes, note))
 
 
 def _some(names: Names) -> str:

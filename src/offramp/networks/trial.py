@@ -13,6 +13,7 @@ from offramp.base.arrays import AnyArray
 from offramp.networks import weights
 
 ROWS = 3  # that no number of classes is likely to be taken for
+_OPEN = (8, 64, 224)  # what dimensions are tried with that may be of any size
 
 
 def trial(model: onnx.ModelProto, file: Path, tensor: str) -> AnyArray | None:
@@ -23,9 +24,6 @@ def trial(model: onnx.ModelProto, file: Path, tensor: str) -> AnyArray | None:
         file: of the network.
         tensor: of floats, where it is no output of the network.
     """
-    given = _rows(model)
-    if given is None:
-        return None
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is no news: others say it
@@ -33,9 +31,14 @@ def trial(model: onnx.ModelProto, file: Path, tensor: str) -> AnyArray | None:
         session = ort.InferenceSession(
             _opened(model, file, tensor), options, providers=["CPUExecutionProvider"]
         )
-        return np.asarray(session.run([tensor], given)[0])
     except Exception:  # ONNX Runtime's errors share no public base class
         return None
+    for size in _OPEN if _is_open(model) else _OPEN[:1]:
+        try:
+            return np.asarray(session.run([tensor], _rows(model, size))[0])
+        except Exception:  # see above; and inputs that are no numbers
+            continue
+    return None
 
 
 def _opened(model: onnx.ModelProto, file: Path, tensor: str) -> str | bytes:
@@ -51,30 +54,31 @@ def _opened(model: onnx.ModelProto, file: Path, tensor: str) -> str | bytes:
     return bytes(changed.SerializeToString())
 
 
-def _rows(model: onnx.ModelProto) -> dict[str, AnyArray] | None:
-    """Values for every input, by name; None where the shape of one is not known."""
+def _read(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     constants = {tensor.name for tensor in model.graph.initializer}
-    found = {}
-    for value in model.graph.input:
-        if value.name in constants:
-            continue
-        rows = _made_up(value)
-        if rows is None:
-            return None
-        found[value.name] = rows
-    return found
+    return [value for value in model.graph.input if value.name not in constants]
 
 
-def _made_up(value: onnx.ValueInfoProto) -> AnyArray | None:
-    """Rows for an input (batch, ...); None where its shape is not known, or it reads no numbers."""
+def _is_open(model: onnx.ModelProto) -> bool:
+    """Whether an input has a dimension of any size besides its rows."""
+    dims = [dim for value in _read(model) for dim in value.type.tensor_type.shape.dim[1:]]
+    return not all(dim.HasField("dim_value") for dim in dims)
+
+
+def _rows(model: onnx.ModelProto, size: int) -> dict[str, AnyArray]:
+    """Values for every input, by name; open dimensions are of some size.
+
+    Raises:
+        Exception: one reads no numbers.
+    """
+    return {value.name: _made_up(value, size) for value in _read(model)}
+
+
+def _made_up(value: onnx.ValueInfoProto, size: int) -> AnyArray:
     kind = value.type.tensor_type
-    dims = kind.shape.dim[1:]
-    if not kind.shape.dim or not all(dim.HasField("dim_value") for dim in dims):
-        return None
+    dims = [d.dim_value if d.HasField("dim_value") else size for d in kind.shape.dim[1:]]
     dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-    if dtype.kind not in "fiub":
-        return None
-    random, shape = np.random.default_rng(0), (ROWS, *(dim.dim_value for dim in dims))
+    random, shape = np.random.default_rng(0), (ROWS, *dims)
     if dtype.kind == "f":
         return random.random(shape).astype(dtype)
     return random.integers(0, 2, shape).astype(dtype)  # every vocabulary knows 0 and 1
