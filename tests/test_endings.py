@@ -63,10 +63,16 @@ def network(
     return path
 
 
-def classifier(path: Path, *, zipmap: bool = False, names: Sequence[str] = ()) -> Path:
+def classifier(
+    path: Path,
+    *,
+    zipmap: bool = False,
+    names: Sequence[str] = (),
+    numbers: Sequence[int] = (0, 1, 2, 3),
+) -> Path:
     """As converters of scikit-learn write one: the label, then the probabilities."""
-    labels = {"classlabels_strings": names} if names else {"classlabels_ints": [0, 1, 2, 3]}
-    keys = {"classlabels_strings": names} if names else {"classlabels_int64s": [0, 1, 2, 3]}
+    labels = {"classlabels_strings": names} if names else {"classlabels_ints": numbers}
+    keys = {"classlabels_strings": names} if names else {"classlabels_int64s": numbers}
     kind = TensorProto.STRING if names else INT64
     nodes = [
         helper.make_node(
@@ -74,8 +80,8 @@ def classifier(path: Path, *, zipmap: bool = False, names: Sequence[str] = ()) -
             ["input"],
             ["label", "raw"],
             domain="ai.onnx.ml",
-            coefficients=BEST.T.reshape(-1).tolist(),
-            intercepts=[0.0] * 4,
+            coefficients=BEST.T[: len(numbers)].reshape(-1).tolist(),
+            intercepts=[0.0] * len(numbers),
             multi_class=1,
             post_transform="SOFTMAX",
             **labels,
@@ -90,7 +96,7 @@ def classifier(path: Path, *, zipmap: bool = False, names: Sequence[str] = ()) -
         given = helper.make_value_info("probabilities", helper.make_sequence_type_proto(pairs))
     else:
         nodes.append(helper.make_node("Identity", ["raw"], ["probabilities"]))
-        given = value("probabilities", FLOAT, ["batch", 4])
+        given = value("probabilities", FLOAT, ["batch", len(numbers)])
     return network(path, nodes, [value("label", kind, ["batch"]), given])
 
 
@@ -520,6 +526,21 @@ def test_names_of_one_network_alone_are_said(tmp_path: Path) -> None:
     assert "in the same order" in networks.notes[0]
     assert "--classes small=labels.txt" in networks.notes[0]
     assert networks.files == files
+
+
+def test_classes_that_a_file_numbers(tmp_path: Path) -> None:
+    """A classical model that never met class 2 of four, and one that counts from 1."""
+    big = linear_network(tmp_path / "b.onnx", BEST, [6])
+    few = classifier(tmp_path / "few.onnx", numbers=(0, 1, 3))
+    networks = combine({"few": few, "big": big})
+    expected = softmax(X @ BEST[:, :3])
+    scores = scores_of(networks.files["few"], X)
+    np.testing.assert_allclose(scores[:, [0, 1, 3]], expected, atol=1e-5)
+    assert (scores[:, 2] == 0).all()
+    assert "lowest score: 2" in " ".join(networks.notes)
+    from_one = combine({"a": classifier(tmp_path / "one.onnx", numbers=(1, 2, 3, 4)), "big": big})
+    np.testing.assert_allclose(scores_of(from_one.files["a"], X), softmax(SUMS), atol=1e-5)
+    assert "numbers its classes 1, 2, 3, 4" in " ".join(from_one.notes)
 
 
 def test_networks_that_share_no_class_are_refused(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ class Ending:
     binary: Literal["sigmoid", "logits"] | None = None  # what its only column is
     rows: AnyArray | None = None  # what the network made of a few rows, if it was asked
     names: tuple[str, ...] = ()  # of its classes, where the file says them
+    numbers: tuple[int, ...] = ()  # likewise, where the file numbers them
     notes: tuple[str, ...] = ()
 
     @property
@@ -190,6 +191,7 @@ class _Network:
             first=self.model.graph.output[0].name == chosen.output,
             shape=chosen.shape,
             names=next(filter(None, map(_labels, self.model.graph.node)), ()),
+            numbers=next(filter(None, map(_label_numbers, self.model.graph.node)), ()),
             notes=tuple(self._choice(chosen)),
         )
         if chosen.shape is not None and None not in chosen.shape[1:]:
@@ -324,6 +326,12 @@ def _labels(node: onnx.NodeProto) -> tuple[str, ...]:
     """The names of its classes; none where they are numbers."""
     labels = _attribute(node, "classlabels_strings")
     return tuple(label.decode() for label in labels if isinstance(label, bytes))
+
+
+def _label_numbers(node: onnx.NodeProto) -> tuple[int, ...]:
+    """The numbers of its classes; none where they have names."""
+    numbers = (label for label in _attribute(node, "classlabels_") if isinstance(label, int))
+    return tuple(numbers)
 
 
 def _width(node: onnx.NodeProto) -> int | None:

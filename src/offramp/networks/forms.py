@@ -15,7 +15,7 @@ from offramp.base.errors import GraphError, NetworkError
 from offramp.core.graph import head
 from offramp.core.tasks import Kind
 from offramp.networks import weights
-from offramp.networks.classes import ClassOrder, Names, class_names
+from offramp.networks.classes import ClassOrder, Names, class_names, shortened
 from offramp.networks.copies import write_copy
 from offramp.networks.endings import Ending, ending_of, kind_of_rows
 
@@ -136,18 +136,20 @@ def bring(
         GraphError: networks that score other classes, and nobody says which.
     """
     endings = {each.part: _ending(each, files[each.part], asked) for each in speaking}
-    own = {each.network: endings[each.part].names for each in speaking}
-    names = {
-        network: asked.classes.get(network) or known.get(network) or own[network] for network in own
-    }
-    for each in speaking:
-        _check_names(each.network, endings[each.part], names[each.network])
+    names = {e.network: _names(e.network, endings[e.part], asked, known) for e in speaking}
     counts = {each.network: endings[each.part].classes for each in speaking}
-    orders = _orders(counts, names, reference, asked)
+    orders = _orders(names, reference, asked)
+    for each in speaking:
+        by_number = _by_number(endings[each.part], counts[reference])
+        if each.network not in orders and by_number is not None:
+            orders[each.network] = by_number
+    _check_counts(counts, orders, reference)
     found = _Found(dict(files))
     for each in speaking:
-        ending = _with_notes(endings[each.part], names[each.network], names[reference], reference)
-        found.add(each, ending, orders.get(each.network), reference)
+        order = orders.get(each.network)
+        alike = order is None and bool(names[each.network]) != bool(names[reference])
+        ending = _with_notes(endings[each.part], reference, alike, bool(names[each.network]))
+        found.add(each, ending, order, reference)
     return Brought(
         files=found.files,
         outputs=found.outputs,
@@ -168,24 +170,30 @@ def _ending(each: Speaking, file: Path, asked: Outputs) -> Ending:
     return ending_of(each.network, file, output=output, kind=asked.kind.get(each.network))
 
 
-def _check_names(network: str, ending: Ending, names: Names) -> None:
+def _names(network: str, ending: Ending, asked: Outputs, known: Mapping[str, Names]) -> Names:
+    """The names of the classes of a network: as given, else as known, else as its file says.
+
+    Raises:
+        GraphError: more or fewer names are given than it scores classes.
+    """
+    names = class_names(asked.classes[network]) if network in asked.classes else ()
     if names and ending.classes not in (None, len(names)):
         raise GraphError(
             f"--classes for '{network}' has {len(names)} names, but it scores {ending.classes} "
             "classes. Give the name of every class, in the order in which it scores them."
         )
+    own = ending.names if len(ending.names) == ending.classes else ()
+    return names or known.get(network) or own
 
 
-def _orders(
-    counts: Mapping[str, int | None], names: Mapping[str, Names], reference: str, asked: Outputs
-) -> dict[str, ClassOrder]:
+def _orders(names: Mapping[str, Names], reference: str, asked: Outputs) -> dict[str, ClassOrder]:
     """The order that brings each network to the classes of the reference, where names are known.
 
     Raises:
         GraphError: names are needed and missing, or two networks share no class.
     """
     wanted, orders = names[reference], {}
-    for network, count in counts.items():
+    for network in names:
         if wanted and names[network]:
             orders[network] = ClassOrder.by_name(names[network], wanted)
             if orders[network].shared < 2:
@@ -199,20 +207,54 @@ def _orders(
                 f"--classes names the classes of '{network}', but those of the reference "
                 f"'{reference}' are not known. Write --classes {reference}=labels.txt as well."
             )
-        elif count is not None and counts[reference] not in (None, count):
+    return orders
+
+
+def _by_number(ending: Ending, classes: int | None) -> ClassOrder | None:
+    """The order of a network whose file numbers its classes, some of those of the reference.
+
+    None: it scores as many, or others: whether numbers begin with 0 or 1 is then not known.
+    """
+    numbers = ending.numbers
+    if classes is None or not 2 <= len(numbers) < classes or not {*numbers} <= {*range(classes)}:
+        return None
+    return ClassOrder.by_name(tuple(map(str, numbers)), tuple(map(str, range(classes))))
+
+
+def _check_counts(
+    counts: Mapping[str, int | None], orders: Mapping[str, ClassOrder], reference: str
+) -> None:
+    """Raises GraphError for networks that score more or fewer classes, if nobody says which."""
+    for network, count in counts.items():
+        if network not in orders and None not in (count, counts[reference]):
+            if count == counts[reference]:
+                continue
             raise GraphError(
                 f"stage '{network}' scores {count} classes and the reference '{reference}' "
                 f"{counts[reference]}. Write what they are, in each one's own order, one name per "
                 f"line: --classes {network}=labels.txt --classes {reference}=labels.txt."
             )
-    return orders
 
 
-def _with_notes(ending: Ending, own: Names, wanted: Names, reference: str) -> Ending:
-    """An ending that says so where the classes of one network have names, of another not."""
-    if bool(own) == bool(wanted):
+def _with_notes(ending: Ending, reference: str, alike: bool, named: bool) -> Ending:
+    """An ending that says what its classes are taken for.
+
+    Args:
+        ending: of a network.
+        reference: the network whose classes all score.
+        alike: only one of both has names of classes.
+        named: which is this one.
+    """
+    numbers = ending.numbers
+    if numbers and numbers != tuple(range(len(numbers))):
+        note = (
+            f"its file numbers its classes {shortened([*map(str, numbers)])}; labels of examples "
+            "are positions among the scores, and count from 0"
+        )
+        ending = replace(ending, notes=(*ending.notes, note))
+    if not alike:
         return ending
-    lacking = reference if own else ending.stage
+    lacking = reference if named else ending.stage
     note = (
         f"it is taken to score the classes of '{reference}', in the same order; the names of those "
         f"of '{lacking}' are not known (--classes {lacking}=labels.txt)"

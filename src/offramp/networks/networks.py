@@ -69,8 +69,12 @@ class Networks:
     @property
     def notes(self) -> list[str]:
         """Sentences on what was taken for scores, and what was changed in the copies."""
-        said = [(part, note) for part, found in self.outputs.items() for note in found.notes]
-        return [f"stage '{part}': {note}." for part, note in said]
+        said = [
+            f"stage '{part.partition('.')[0]}': {note}."
+            for part, scores in self.outputs.items()
+            for note in scores.notes
+        ]
+        return list(dict.fromkeys(said))
 
     @property
     def kinds(self) -> dict[str, Kind]:
