@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from offramp.networks.networks import Networks, combine
 from offramp.plan.plan import Plan
 from offramp.recording.record import RecordOptions
 from offramp.runtime import Routed, SingleFile, Stages
+from offramp.study.bench import Contest, bench
 from tests.made import blob_networks, blobs, linear_network
 from tests.test_cli import Offramp, offramp
 
@@ -624,6 +626,28 @@ def test_openvino_says_what_it_lacks(tmp_path: Path, offramp: Offramp) -> None:
     assert "LinearClassifier of ai.onnx.ml, which OpenVINO does not have" in text
     assert "--engine onnxruntime" in text
     assert not (tmp_path / "graph").exists()
+
+
+def test_bench_goes_on_where_an_engine_lacks_operators(tmp_path: Path) -> None:
+    x, y = blobs(800)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    small = linear_network(tmp_path / "s.onnx", BEST * 0.1, [6])
+    networks = combine({"small": small, "big": classifier(tmp_path / "b.onnx")})
+    trace = record(
+        networks,
+        OnnxRuntime(networks.files, networks.graph),
+        open_examples(tmp_path / "data.npz"),
+        tmp_path / "trace",
+        RecordOptions(),
+        costs=Costs({"small": 1.0, "big": 9.0}, {"small": 0.0, "big": 0.0}, "unit"),
+    )
+    plan = fit(trace, 0.05, policy="margin", networks=networks)
+    chosen = replace(plan, tradeoff=float(plan.policy.settings[50]))
+    found = bench(chosen, x[:50], y[:50], batch=8, contest=Contest(1))
+    assert "LinearClassifier of ai.onnx.ml" in found.missing["OpenVINO"]
+    names = {timing.name for timing in found.contestants}
+    assert "big, all" in names
+    assert "big, OpenVINO" not in names
 
 
 def test_exits_find_the_scores_behind_a_label(tmp_path: Path, offramp: Offramp) -> None:
