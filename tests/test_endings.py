@@ -650,9 +650,8 @@ def test_bench_goes_on_where_an_engine_lacks_operators(tmp_path: Path) -> None:
     assert "big, OpenVINO" not in names
 
 
-def test_exits_find_the_scores_behind_a_label(tmp_path: Path, offramp: Offramp) -> None:
-    x, y = blobs(2000)
-    np.savez(tmp_path / "data.npz", x=x, y=y)
+def deep(path: Path) -> Path:
+    """A network of several layers that gives its label first."""
     rng = np.random.default_rng(0)
     nodes = [
         helper.make_node("Relu", ["sums"], ["hidden"]),
@@ -663,8 +662,8 @@ def test_exits_find_the_scores_behind_a_label(tmp_path: Path, offramp: Offramp) 
     ]
     described = [value("label", INT64, ["batch"]), value("logits", FLOAT, ["batch", 4])]
     second, third = rng.normal(size=(4, 16)), np.eye(16, 4)
-    file = network(
-        tmp_path / "a.onnx",
+    return network(
+        path,
         nodes,
         described,
         constants={
@@ -672,7 +671,12 @@ def test_exits_find_the_scores_behind_a_label(tmp_path: Path, offramp: Offramp) 
             "third": third.astype(np.float32),
         },
     )
-    given = ["--data", tmp_path / "data.npz"]
+
+
+def test_exits_find_the_scores_behind_a_label(tmp_path: Path, offramp: Offramp) -> None:
+    x, y = blobs(2000)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    file, given = deep(tmp_path / "a.onnx"), ["--data", tmp_path / "data.npz"]
     said = offramp("exits", file, *given, "--out", tmp_path / "exits")
     assert said.code == 0
     assert "taken from output logits" in " ".join(said.err.split())
@@ -688,6 +692,28 @@ def test_exits_find_the_scores_behind_a_label(tmp_path: Path, offramp: Offramp) 
     turned = OnnxRuntime(both.files, both.graph)
     np.testing.assert_allclose(turned.run("deep", x[:50]), found[:, ::-1], rtol=1e-4, atol=1e-4)
     assert both.class_names == names["big"]
+
+
+def test_heads_that_hear_others_hear_them_in_their_own_order(
+    tmp_path: Path, offramp: Offramp
+) -> None:
+    x, y = blobs(2000)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    given = ["--data", tmp_path / "data.npz", "--hears", "--at", "sums,wide"]
+    made = offramp("exits", deep(tmp_path / "a.onnx"), *given, "--out", tmp_path / "exits")
+    assert made.code == 0
+    plain = combine({"deep": tmp_path / "exits"})
+    assert any(stage.hears for stage in plain.graph.stages)
+    big = linear_network(tmp_path / "b.onnx", BEST[:, ::-1].copy(), [6])
+    names = {"deep": ("a", "b", "c", "d"), "big": ("d", "c", "b", "a")}
+    both = combine({"deep": tmp_path / "exits", "big": big}, outputs=Outputs(classes=names))
+    before = OnnxRuntime(plain.files, plain.graph).begin(x[:20])
+    after = OnnxRuntime(both.files, both.graph).begin(x[:20])
+    for stage in plain.graph.order:
+        before.advance(stage, None)
+        after.advance(stage, None)
+        turned = after.answer(stage, None)[:, ::-1]
+        np.testing.assert_allclose(turned, before.answer(stage, None), rtol=1e-4, atol=1e-4)
 
 
 def onnx_logits(file: Path, x: FloatArray) -> AnyArray:

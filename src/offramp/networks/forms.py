@@ -213,10 +213,10 @@ def _orders(names: Mapping[str, Names], reference: str, asked: Outputs) -> dict[
 def _by_number(ending: Ending, classes: int | None) -> ClassOrder | None:
     """The order of a network whose file numbers its classes, some of those of the reference.
 
-    None: it scores as many, or others: whether numbers begin with 0 or 1 is then not known.
+    None: it has others: numbers that begin with 1, say.
     """
     numbers = ending.numbers
-    if classes is None or not 2 <= len(numbers) < classes or not {*numbers} <= {*range(classes)}:
+    if classes is None or not 2 <= len(numbers) <= classes or not {*numbers} <= {*range(classes)}:
         return None
     return ClassOrder.by_name(tuple(map(str, numbers)), tuple(map(str, range(classes))))
 
