@@ -19,7 +19,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("core", "walk frontier"),
     ("promise", "pvalues order certify split"),
     ("answering", "committees refit posterior"),
-    ("networks", "preprocessing inputs weights networks images folders data"),
+    ("networks", "preprocessing inputs weights classes trial endings copies forms"),
+    ("networks", "networks images folders data"),
     ("policies", "statistics logistic operators families baselines"),
     ("policies", "regression features learned rules thresholds alike gates routing"),
     ("", "policies"),
@@ -99,9 +100,12 @@ def test_extras_are_imported_only_where_they_are_asked_for() -> None:
         assert not {name.partition(".")[0] for name in names} & EXTRAS, file
 
 
+_FORMATS = "weights trial endings copies images folders data"
+
+
 def test_the_core_does_not_know_the_engine() -> None:
     # which know the formats of networks and images
-    outside = {f"networks.{name}" for name in ("weights", "images", "folders", "data")}
+    outside = {f"networks.{name}" for name in _FORMATS.split()}
     core = {*ORDER[: ORDER.index("runtime.format")]} - outside
     for file in files():
         if name_of(file) in core:

@@ -25,6 +25,7 @@ from offramp.core.graph import Stage
 from offramp.core.imports import import_scores
 from offramp.export import write_file, write_folder
 from offramp.learn.latency import Latency
+from offramp.networks.forms import Outputs
 from offramp.networks.networks import combine
 from offramp.plan.asked import Asked
 from offramp.plan.fit import fit_each
@@ -40,7 +41,7 @@ HEADING, ROW = re.compile(r"^#+ (.+)$"), re.compile(r"^\| `([^`]+)` \|")
 NAMED = {
     **dict.fromkeys(("cost", "scores", "exits", "before", "after", "dropped"), ("<stage>",)),
     **dict.fromkeys(("models", "cuts", "weights", "actions", "costs", "refits"), ("<stage>",)),
-    **dict.fromkeys(("networks", "recorded_networks"), ("<part>",)),
+    **dict.fromkeys(("networks", "recorded_networks", "outputs"), ("<part>",)),
     **dict.fromkeys(("reads", "makes"), ("<tensor>",)),
     "committees": ("<stage>", "<stage>"),
     "policies_tried": ("<policy>",),
@@ -106,6 +107,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("formats")
     networks = combine(blob_networks(made / "onnx"))
     networks.write(made / "graph")
+    orders = {"small": tuple("bacd"), "big": tuple("abcd")}
+    combine(networks.files, outputs=Outputs(classes=orders)).write(made / "orders")
     pixels = Preprocessing((2, 3), (0.5,), (0.5,))
     heard = replace(
         networks.graph,
@@ -159,8 +162,8 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 def test_graphs(folder: Path) -> None:
-    plain, images = (manifest(folder / name / "graph.json") for name in ("heads", "images"))
-    agree("graph.json", written(plain, images))
+    graphs = [manifest(folder / name / "graph.json") for name in ("heads", "images", "orders")]
+    agree("graph.json", written(*graphs))
 
 
 def test_traces(folder: Path) -> None:

@@ -13,6 +13,7 @@ from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.options import Edges, EngineOption, Force, Json, Out, Reference, SkipBroken
 from offramp.command.terminal import examples_of, given, messages, progress, show
+from offramp.core.tasks import Kind
 from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.networks.networks import GRAPH, combine
 from offramp.recording.independence import check_made_up
@@ -21,6 +22,22 @@ from offramp.runtime import Stages
 Size = Annotated[str | None, typer.Option(help="Of images: 32, or 240x320 (height x width).")]
 Mean = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Default: 0.")]
 Std = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Default: 1.")]
+NetworkOutput = Annotated[
+    list[str] | None,
+    typer.Option("--output", help="big=probabilities: which output of a network is its scores."),
+]
+NetworkKind = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind", help="big=sigmoid: what its scores are: logits, probabilities, sigmoid."
+    ),
+]
+NetworkClasses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes", help="big=labels.txt: names of what it scores, one per line or a JSON list."
+    ),
+]
 HeadStyle = Literal["auto", "linear", "deep"]
 
 
@@ -35,6 +52,9 @@ def graph(
     mean: Mean = None,
     std: Std = None,
     layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    output: NetworkOutput = None,
+    kind: NetworkKind = None,
+    classes: NetworkClasses = None,
     engine: EngineOption = "onnxruntime",
     force: Force = False,
 ) -> None:
@@ -42,14 +62,18 @@ def graph(
     files = parsing.files(networks)
     check_output(out, force, GRAPH, files.values())
     pixels = parsing.preprocessing(size, mean, std, layout)
-    described = combine(files, edges, reference, pixels)
+    asked = parsing.outputs(output or [], kind or [], classes or [])
     with progress() as step:
+        step("looking at networks", 0, 1)
+        described = combine(files, edges, reference, pixels, asked)
         step("loading networks", 0, 1)
         # finds out here whether they load
         runtime = Stages(described.files, described.graph, engine=engine)
         check_made_up(described, runtime, step)
         step("copying networks", 0, 1)
         described.write(out, force=force)
+    for sentence in described.notes:
+        messages.print(sentence, markup=False)
     messages.print(
         f"{out}: {' '.join(described.graph.order)}, reference {described.graph.reference}"
     )
@@ -71,6 +95,12 @@ def exits(
     std: Std = None,
     layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
     seed: Annotated[int, typer.Option(min=0, help="Of heads and held-out examples.")] = 0,
+    output: Annotated[
+        str | None, typer.Option("--output", help="Which of its outputs is its scores.")
+    ] = None,
+    kind: Annotated[
+        Kind | None, typer.Option("--kind", help="What its scores are. Default: finds out.")
+    ] = None,
     skip_broken: SkipBroken = False,
     json_: Json = False,
     force: Force = False,
@@ -78,23 +108,27 @@ def exits(
     """Put early exits into one trained network: where to cut, heads, and which of them pay."""
     pixels = parsing.preprocessing(size, mean, std, layout)
     examples = examples_of(data, pixels, skip_broken) if data else None
-    if list_:
-        places = candidate_points(model, examples)
-        show(json_, [place.to_json() for place in places], lambda: tables.points(places))
-        return
-    if out is None:
-        raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
-    check_output(out, force, GRAPH, given(model, data))
     settings = ExitOptions(
         at=parsing.exit_names(at),
         style=None if head == "auto" else head,
         hears=hears,
         padding=padding,
         seed=seed,
+        output=output,
+        kind=kind,
     )
+    if list_:
+        places = candidate_points(model, examples, settings)
+        show(json_, [place.to_json() for place in places], lambda: tables.points(places))
+        return
+    if out is None:
+        raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
+    check_output(out, force, GRAPH, given(model, data))
     with TemporaryDirectory() as folder, progress() as step:
         found = add_exits(
             model, examples, settings, Path(folder), preprocessing=pixels, progress=step
         )
         found.networks.write(out, force=force)
+    for sentence in found.networks.notes:
+        messages.print(sentence, markup=False)
     show(json_, found.to_json(), lambda: tables.exits(found))

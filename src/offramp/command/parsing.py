@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import cast, get_args
 
 from offramp.base.errors import BudgetError, CostError, GraphError, InputError, LossError
 from offramp.core import tasks
 from offramp.core.graph import Costs, Stage, whole
+from offramp.core.tasks import Kind
+from offramp.networks.classes import read_class_names
+from offramp.networks.forms import Outputs
 from offramp.networks.preprocessing import Preprocessing
 
 WHOLE = whole("")  # after the name of a stage: its network, uncut
@@ -29,6 +33,33 @@ def files(networks: list[str]) -> dict[str, Path]:
         if not Path(file).exists():
             raise GraphError(f"the network of stage '{name}', {file}, does not exist.")
         found[name] = Path(file)
+    return found
+
+
+def outputs(output: list[str], kind: list[str], classes: list[str]) -> Outputs:
+    """What --output, --kind and --classes say of networks, each NAME=VALUE."""
+    kinds = _by_network("kind", "sigmoid", kind)
+    for name, value in kinds.items():
+        if value not in get_args(Kind):
+            raise GraphError(f"--kind {name}={value}: it is one of {', '.join(get_args(Kind))}.")
+    files = _by_network("classes", "labels.txt", classes)
+    return Outputs(
+        output=_by_network("output", "probabilities", output),
+        kind=cast(dict[str, Kind], kinds),
+        classes={name: read_class_names(Path(file)) for name, file in files.items()},
+    )
+
+
+def _by_network(option: str, example: str, texts: list[str]) -> dict[str, str]:
+    """ "big=VALUE", once for each network."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise GraphError(f"--{option} {text} is not of the form NAME=VALUE: big={example}.")
+        if name in found:
+            raise GraphError(f"--{option} is given twice for '{name}'; give it once.")
+        found[name] = value
     return found
 
 

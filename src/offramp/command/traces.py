@@ -107,7 +107,8 @@ def record(
     skipped = examples.examples - trace.examples
     if skipped:
         messages.print(f"left out {skipped} images that do not decode")
-    said = [*examples.remarks, *([] if scores_kind else trace.doubts()), *trace.other_classes()]
+    doubts = [] if scores_kind else trace.doubts(networks.kinds)
+    said = [*examples.remarks, *doubts, *trace.other_classes()]
     for sentence in said:
         messages.print(sentence, markup=False)
     messages.print(f"{out}: {trace.examples} examples, {trace.costs.source}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray
-from offramp.base.errors import BudgetError, ScoresError, TraceError
+from offramp.base.errors import BudgetError, DataError, ScoresError, TraceError
 from offramp.core import tasks
 
 UNSEALED_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
@@ -95,6 +95,22 @@ def check_shapes(scores: Mapping[str, FloatArray]) -> None:
                 )
     if not len(wanted):
         raise TraceError("there are no examples; record at least a few hundred.")
+
+
+def check_order(names: Sequence[str], scored: Sequence[str]) -> None:
+    """Looks at classes by name: of labels, and as networks score them; either may not be known.
+
+    Raises:
+        DataError: a class has one number as a label, and another one as a score.
+    """
+    at = {name: number for number, name in enumerate(scored)}
+    for label, name in enumerate(names):
+        if at.get(name, label) != label:
+            raise DataError(
+                f"'{name}' is label {label} of the examples, but class {at[name]} of the networks. "
+                "Number the labels as the networks score them, or make the graph again with "
+                "--classes for its reference."
+            )
 
 
 def other_classes(names: Sequence[str], others: Sequence[str], classes: int) -> list[str]:

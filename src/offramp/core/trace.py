@@ -117,10 +117,25 @@ class Trace:
         """The logarithms of the probabilities of a stage, (examples, classes)."""
         return tasks.log_probabilities(self.scores[stage], self.kinds[stage])
 
-    def doubts(self) -> list[str]:
-        """Sentences on stages many of whose rows look like scores of another kind."""
-        found = (tasks.doubt(self.scores[s], self.kinds[s], s) for s in self.graph.order)
+    def doubts(self, known: Mapping[str, Kind] | None = None) -> list[str]:
+        """Sentences on stages many of whose rows look like scores of another kind.
+
+        Args:
+            known: what scores are, as the networks of stages show it.
+        """
+        found = (self._doubt(stage, (known or {}).get(stage)) for stage in self.graph.order)
         return [sentence for sentence in found if sentence]
+
+    def _doubt(self, stage: str, known: Kind | None) -> str | None:
+        kind = self.kinds[stage]
+        if known is None:
+            return tasks.doubt(self.scores[stage], kind, stage)
+        if known == kind:
+            return None
+        return (
+            f"the network of stage '{stage}' shows scores of kind {known}, but they are not: taken "
+            f"as {kind}. If they are not, say --scores."
+        )
 
     def other_classes(self, names: Sequence[str] = ()) -> list[str]:
         """Sentences on the names of classes: fewer than are scored, or others than `names`."""

@@ -15,7 +15,7 @@ from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError, InputError, NetworkError
 from offramp.base.progress import Progress, silent
 from offramp.core.graph import Costs
-from offramp.core.tasks import log_probabilities
+from offramp.core.tasks import Kind, log_probabilities
 from offramp.core.trace import assemble
 from offramp.exits.cutting import ExitPoint, exit_point, exit_points
 from offramp.exits.features import FEATURE_BATCH, HeadFeatures, head_features
@@ -25,6 +25,14 @@ from offramp.exits.placement import Placement, place, propose
 from offramp.exits.pooling import Pooling, Style
 from offramp.exits.stages import cut_into_stages
 from offramp.networks.data import Examples
+from offramp.networks.forms import (
+    Brought,
+    Outputs,
+    ScoresOutput,
+    Speaking,
+    bring,
+    scoring_parts,
+)
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
 from offramp.recording.measure import stage_costs
@@ -45,6 +53,8 @@ class ExitOptions:
     hears: bool = False  # heads read the scores of the heads before them
     padding: int | None = None  # the token that is no token
     seed: int = 0
+    output: str | None = None  # of the network, that is its scores; None: the one that can be
+    kind: Kind | None = None  # of its scores; None: what its last operator says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +90,22 @@ class Exits:
         }
 
 
-def candidate_points(path: Path, examples: Examples | None = None) -> list[ExitPoint]:
+def candidate_points(
+    path: Path, examples: Examples | None = None, settings: ExitOptions | None = None
+) -> list[ExitPoint]:
     """The points of a network that exits may answer from, cheapest first.
 
     Args:
         path: an ONNX file.
         examples: a few are run; None makes some up where the shape of the input is known.
+        settings: which of its outputs is its scores.
 
     Raises:
         NetworkError: it does not load or run.
     """
     first = None if examples is None else next(examples.batches(3), None)
-    return exit_points(Network.read(path, None if first is None else first.x))
+    brought = _in_one_form(path, settings or ExitOptions())
+    return exit_points(Network.read(brought.files[FINAL], None if first is None else first.x))
 
 
 def add_exits(
@@ -123,7 +137,8 @@ def add_exits(
         return _as_it_is(path, examples, folder, preprocessing)
     tell = progress or silent
     tell("reading the network", 0, 1)
-    network, given = _labelled(path, examples)
+    brought = _in_one_form(path, settings)
+    network, given = _labelled(brought.files[FINAL], examples)
     places = _places(network, settings)
     poolings = _poolings(network, places, settings)
     seen = head_features(network, poolings, given, tell)
@@ -136,7 +151,23 @@ def add_exits(
         preprocessing=preprocessing,
         taught=seen.hashes,
     )
-    return _placed(trained, poolings, lesson, folder)
+    found = _placed(trained, poolings, lesson, folder)
+    return replace(found, networks=_noted(found.networks, brought.outputs[FINAL]))
+
+
+def _in_one_form(path: Path, settings: ExitOptions) -> Brought:
+    """A network whose first output is its scores, as `FINAL`."""
+    asked = Outputs(
+        output={} if settings.output is None else {FINAL: settings.output},
+        kind={} if settings.kind is None else {FINAL: settings.kind},
+    )
+    return bring({FINAL: path}, [Speaking(FINAL, FINAL)], FINAL, asked, {})
+
+
+def _noted(networks: Networks, scores: ScoresOutput) -> Networks:
+    """Networks that say where the scores of the one that was cut came from."""
+    ends = [part for part in scoring_parts(networks.files) if part.partition(".")[0] == FINAL]
+    return replace(networks, outputs=dict.fromkeys(ends, scores))
 
 
 def _poolings(

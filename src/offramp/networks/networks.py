@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -16,7 +16,19 @@ from offramp.base.files import regular, storage
 from offramp.base.manifests import PRINTS, Manifest, kind_of_folder, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core.graph import Graph, GraphJson, Stage, head, whole
+from offramp.core.tasks import Kind
 from offramp.networks import weights
+from offramp.networks.classes import Names
+from offramp.networks.forms import (
+    AS_THEY_COME,
+    OutputJson,
+    Outputs,
+    ScoresOutput,
+    Scratch,
+    Speaking,
+    bring,
+    scoring_parts,
+)
 from offramp.networks.preprocessing import Preprocessing
 
 GRAPH_VERSION = 1
@@ -36,6 +48,8 @@ class GraphManifest(Manifest, GraphJson):
 
     networks: dict[str, str]  # part -> fingerprint
     preprocessing: NotRequired[PreprocessingJson | None]
+    outputs: NotRequired[dict[str, OutputJson]]  # part -> where its scores come from
+    class_names: NotRequired[list[str]]
 
 
 @checked
@@ -47,6 +61,30 @@ class Networks:
     files: Mapping[str, Path]  # part -> ONNX file; a whole network, or bodies and heads
     preprocessing: Preprocessing | None = None  # None: examples are arrays, read as they are
     taught: AnyArray | None = None  # (n,) uint64, hashes of the examples that trained heads
+    _: KW_ONLY
+    outputs: Mapping[str, ScoresOutput] = field(default_factory=dict)  # by part that scores
+    class_names: Names = ()  # in the order of the scores; none: they are not known
+    scratch: Scratch | None = field(default=None, repr=False)  # keeps files that were changed
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what was taken for scores, and what was changed in the copies."""
+        said = [
+            f"stage '{part.partition('.')[0]}': {note}."
+            for part, scores in self.outputs.items()
+            for note in scores.notes
+        ]
+        return list(dict.fromkeys(said))
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """What scores are, of each stage whose network shows it."""
+        ends = {s.name: (head(s.name), s.name) for s in self.graph.stages}
+        known = {part: found.kind for part, found in self.outputs.items()}
+        found = {
+            s: next((known[p] for p in parts if p in known), None) for s, parts in ends.items()
+        }
+        return {stage: kind for stage, kind in found.items() if kind is not None}
 
     def fingerprints(self) -> dict[str, str]:
         return {part: weights.network_fingerprint(file) for part, file in self.files.items()}
@@ -64,6 +102,9 @@ class Networks:
             prints = copy_networks(self.files, folder)
             value = {"version": GRAPH_VERSION, **self.graph.to_json(), "networks": prints}
             value["preprocessing"] = self.preprocessing and self.preprocessing.to_json()
+            value["outputs"] = {part: found.to_json() for part, found in self.outputs.items()}
+            if self.class_names:
+                value["class_names"] = list(self.class_names)
             if self.taught is not None:
                 with storage(folder / TAUGHT):
                     np.save(folder / TAUGHT, self.taught)
@@ -84,7 +125,14 @@ class Networks:
         missing = [stage.name for stage in graph.stages if stage.name not in files]
         if missing:
             raise GraphError(f"{path} has no network for stage '{missing[0]}'; make it again.")
-        return cls(graph, files, read_preprocessing(value), _read_taught(path, value))
+        return cls(
+            graph,
+            files,
+            read_preprocessing(value),
+            _read_taught(path, value),
+            outputs={p: ScoresOutput.from_json(v) for p, v in value.get("outputs", {}).items()},
+            class_names=tuple(value.get("class_names", ())),
+        )
 
 
 def combine(
@@ -92,6 +140,7 @@ def combine(
     edges: str | None = None,
     reference: str | None = None,
     preprocessing: Preprocessing | None = None,
+    outputs: Outputs = AS_THEY_COME,
 ) -> Networks:
     """Networks, and networks with exits, in one graph.
 
@@ -104,11 +153,14 @@ def combine(
         edges: "a>b,a>c" between stages; None: see above.
         reference: None takes the last.
         preprocessing: None takes that of the folders, which must agree.
+        outputs: which outputs are scores, of what kind, and of which classes.
 
     Raises:
         GraphError: a folder that is no graph, names or edges that do not fit, or other
-            preprocessing than that of a folder.
+            preprocessing than that of a folder; networks that score other classes.
+        NetworkError: a network without scores.
     """
+    outputs.check(given)
     combined = _Combined(preprocessing)
     for name, path in given.items():
         if path.is_dir():
@@ -119,8 +171,7 @@ def combine(
     graph = Graph.build(combined.stages, edges, reference)
     if edges is None:
         graph = Graph(graph.stages, (*graph.edges, *combined.skips), graph.reference)
-    taught = np.unique(np.concatenate(combined.taught)) if combined.taught else None
-    return Networks(graph, combined.files, combined.preprocessing, taught)
+    return combined.networks(graph, outputs)
 
 
 @dataclass
@@ -132,10 +183,29 @@ class _Combined:
     stages: list[Stage] = field(default_factory=list)
     skips: list[tuple[str, str]] = field(default_factory=list)  # past the exits of a graph
     taught: list[AnyArray] = field(default_factory=list)  # hashes of what trained heads
+    speaking: list[Speaking] = field(default_factory=list)  # parts that score
+    owner: dict[str, str] = field(default_factory=dict)  # of each stage the network as given
+    names: dict[str, Names] = field(default_factory=dict)  # of classes, by network
+
+    def networks(self, graph: Graph, outputs: Outputs) -> Networks:
+        """All of them, their scores in one form."""
+        owner = self.owner[graph.reference]
+        brought = bring(self.files, self.speaking, owner, outputs, self.names)
+        return Networks(
+            graph,
+            brought.files,
+            self.preprocessing,
+            np.unique(np.concatenate(self.taught)) if self.taught else None,
+            outputs=brought.outputs,
+            class_names=brought.names,
+            scratch=brought.scratch,
+        )
 
     def add_network(self, name: str, path: Path) -> None:
         self.stages.append(Stage(name))
         self.files[name] = path
+        self.owner[name] = name
+        self.speaking.append(Speaking(name, name))
 
     def add_graph(self, name: str, path: Path) -> None:
         """The stages of a folder, under names that say of which network they are."""
@@ -147,7 +217,12 @@ class _Combined:
         self.stages += [_renamed(stage, names) for stage in added.graph.stages]
         for part, file in added.files.items():
             stage, dot, kind = part.partition(".")
-            self.files[f"{names[stage]}{dot}{kind}"] = file
+            called = f"{names[stage]}{dot}{kind}"
+            self.files[called] = file
+            if part in scoring_parts(added.files):
+                self.speaking.append(Speaking(called, name, True, added.outputs.get(part)))
+        self.owner |= dict.fromkeys(names.values(), name)
+        self.names[name] = added.class_names
         if before is not None and len(names) > 1:
             self.skips.append((before, name))
 

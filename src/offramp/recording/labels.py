@@ -38,6 +38,7 @@ def _better_outputs(runtime: Stages, x: AnyArray, labels: IntArray) -> list[str]
             error = float((scores.argmax(axis=1) != labels).mean())
             return [
                 f"another output of '{reference}', '{output}', is wrong about {error:.1%} of the "
-                f"first {len(labels)} examples: export the network with its scores as first output."
+                f"first {len(labels)} examples: make the graph again with "
+                f"--output {reference}={output}."
             ]
     return []

@@ -25,7 +25,7 @@ from offramp.core.graph import Costs
 from offramp.core.ledger import Ledger
 from offramp.core.meaning import DoubtfulLabels
 from offramp.core.parts import part_path, read_parts, versions, write_part
-from offramp.core.rows import RowFacts, checked_seal
+from offramp.core.rows import RowFacts, check_order, checked_seal
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
 from offramp.networks.data import Examples
@@ -35,7 +35,7 @@ from offramp.recording.independence import Judge, RowsDepend
 from offramp.recording.labels import label_doubts
 from offramp.recording.measure import recorded_costs
 from offramp.recording.resume import begun, note
-from offramp.recording.running import Recorder, recorded_range
+from offramp.recording.running import Recorder, recorded_range, shown_kinds
 from offramp.runtime.stages import Stages
 
 _PART = 2048  # examples per part, about
@@ -115,6 +115,7 @@ class _Recording:
     tell: Progress
 
     def run(self, out: Path, costs: Costs | None, force: bool) -> Trace:
+        check_order(self.examples.classes, self.networks.class_names)
         self.tell("comparing rows together and alone", 0, 1)
         judge = Judge.of(self.networks)
         recorder = Recorder(self.networks, self.runtime, judge, self.options.kind)
@@ -154,14 +155,14 @@ class _Recording:
     def _identity(self) -> dict[str, Any]:
         """What an interrupted recording must share with the one that continues it."""
         networks, examples, options = self.networks, self.examples, self.options
-        folder = options.graph_folder
+        folder, names = options.graph_folder, examples.classes or networks.class_names
         return {
             "graph": networks.graph.to_json(),
             "graph_folder": None if folder is None else str(folder.resolve()),
             "networks": networks.fingerprints(),
             "preprocessing": networks.preprocessing and networks.preprocessing.to_json(),
             "data": examples.fingerprint,
-            **({"class_names": list(examples.classes)} if examples.classes else {}),
+            **({"class_names": list(names)} if names else {}),
             "given": examples.examples,
             "engine": self.runtime.engine.title,
             "batch": options.batch,
@@ -203,6 +204,8 @@ class _Recording:
             info={**kept, "input": inputs.to_json(), "versions": versions(), "created": _now()},
             seal=self.options.seal,
         )
+        if self.options.kind is None:
+            trace = replace(trace, kinds={**trace.kinds, **shown_kinds(self.networks, trace)})
         write_manifest(out, "trace", trace.manifest(), prints)
         return replace(trace, ledger=Ledger.read(out))
 

@@ -18,8 +18,8 @@ from offramp.base.schema import record_of as record_of
 from offramp.core.graph import Costs
 from offramp.core.parts import parts
 from offramp.core.rows import RowFacts
-from offramp.core.tasks import Kind, no_scores
-from offramp.core.trace import assemble
+from offramp.core.tasks import Kind, check_kind, no_scores
+from offramp.core.trace import Trace, assemble
 from offramp.networks.data import ExampleBatch, Examples
 from offramp.networks.inputs import Range
 from offramp.networks.networks import Networks
@@ -130,6 +130,19 @@ class Recorder:
         expected = {stage: values[ends[chosen]] for stage, values in scores.items()}
         groups = [np.arange(len(x)), np.array([0]), np.array([len(x) - 1])]
         return self.judge(differences(self.run, x, expected, groups, self.judge.tolerances))
+
+
+def shown_kinds(networks: Networks, trace: Trace) -> dict[str, Kind]:
+    """What scores are, of the stages whose networks show it and whose scores are so."""
+    shown = {}
+    for stage, kind in networks.kinds.items():
+        if stage in trace.scores:
+            try:
+                check_kind(trace.scores[stage], kind, stage)
+            except ScoresError:
+                continue  # what they look like counts
+            shown[stage] = kind
+    return shown
 
 
 def _labels(kept: list[ExampleBatch]) -> AnyArray | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import MissingExtra
+from offramp.networks import weights
 from offramp.runtime.ends import ends
 from offramp.runtime.engine import Engine, Fields, Program
 
@@ -27,10 +28,24 @@ def engine() -> Engine:
     return Engine("OpenVINO", openvino.__version__.partition("-")[0], _opened)
 
 
+def _lacking(file: Path) -> list[str]:
+    """Operators of classical models in a network."""
+    nodes = weights.parsed(file).graph.node
+    return sorted({node.op_type for node in nodes if node.domain == "ai.onnx.ml"})
+
+
 def _opened(file: Path, threads: int) -> Program:
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     settings["INFERENCE_PRECISION_HINT"] = "f32"
-    model = openvino.Core().compile_model(file, "CPU", settings)
+    try:
+        model = openvino.Core().compile_model(file, "CPU", settings)
+    except RuntimeError:
+        if lacking := _lacking(file):
+            raise ValueError(
+                f"it holds {', '.join(lacking)} of ai.onnx.ml, which OpenVINO does not have; "
+                "--engine onnxruntime runs it"
+            ) from None
+        raise
     request = model.create_infer_request()
     read, made = ends(file)
     # OpenVINO also calls an input as what is computed from it without change

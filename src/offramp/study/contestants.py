@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from offramp.base.arrays import AnyArray
-from offramp.base.errors import MissingExtra
+from offramp.base.errors import MissingExtra, NetworkError
 from offramp.core.graph import head, whole
 from offramp.export import one_file, write_file, write_folder
 from offramp.export.stages import refitted
@@ -64,10 +65,23 @@ class Entry:
             runs = onnxruntime(level=level, spins=True)
             yield self._network(f"{name}, {level}", name, reference, runs, exact=True)
         for engine in self._others():
-            yield self._network(f"{name}, {engine.name}", name, reference, engine, exact=True)
+            title = f"{name}, {engine.name}"
+            network = partial(self._network, title, name, reference, engine, exact=True)
+            yield from self._if_it_opens(engine, network)
         if thorough:
             yield from self._in_other_forms()
             yield from self._other_networks()
+
+    def _if_it_opens(self, engine: Engine, make: Callable[[], Contestant]) -> Iterator[Contestant]:
+        """What another engine may lack operators for."""
+        try:
+            found = make()
+        except NetworkError as problem:
+            if engine.name == self.engine.name:
+                raise
+            self.missing[engine.name] = str(problem)
+        else:
+            yield found
 
     def _others(self) -> list[Engine]:
         """The engines besides ONNX Runtime: OpenVINO, and the one that the plan is for."""
@@ -101,7 +115,7 @@ class Entry:
             yield self._planned(_FASTEST)
         for engine in (engine_named("onnxruntime"), *self._others()):
             if in_stages(engine) != first:
-                yield self._routed(engine)
+                yield from self._if_it_opens(engine, partial(self._routed, engine))
 
     def _other_networks(self) -> Iterator[Contestant]:
         """The reference in int8, and the other networks alone."""
