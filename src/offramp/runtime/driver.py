@@ -10,12 +10,12 @@ import numpy as np
 
 from offramp.answering.committees import Speaker
 from offramp.base.arrays import AnyArray, FloatArray
-from offramp.core import tasks
 from offramp.core.walk import Outcome, Work, drive, walk
 from offramp.plan.plan import Plan
 from offramp.runtime.engine import Fields, fields_of
 from offramp.runtime.format import Answers
 from offramp.runtime.stages import Batch, Stages
+from offramp.tasks import SINGLE
 
 
 class Driver(Protocol):
@@ -67,7 +67,7 @@ def infer(plan: Plan, runtime: Stages, x: AnyArray | Fields) -> Answers:
     if len(fields) == 1:
         plan.watch(*fields.values())
     policy = plan.running
-    walking = walk(policy, plan.setting, plan.costs, plan.answered, count)
+    walking = walk(policy, plan.setting, plan.costs, plan.answered, count, plan.task)
     scores = np.empty((0, plan.classes), dtype=np.float32)
 
     if len(policy.graph.order) == 1:  # no routing: the network as it is, uncut
@@ -120,10 +120,19 @@ def _no_numbers(fields: Fields) -> AnyArray | None:
     return broken
 
 
+def answered(plan: Plan, scores: FloatArray, outcome: Outcome) -> AnyArray:
+    """What the stages answered where walks ended, (n,) or (n, m); their scores may be of kinds."""
+    order, kinds = plan.running.graph.order, plan.answered
+    if len({kinds[stage] for stage in order}) == 1 or plan.task == SINGLE:
+        return plan.task.answers(scores, kinds[order[0]])
+    each = [plan.task.answers(scores, kinds[stage]) for stage in order]
+    return np.stack(each)[outcome.stage, np.arange(len(scores))]
+
+
 def _answers(plan: Plan, scores: FloatArray, outcome: Outcome) -> Answers:
     names = plan.running.graph.names
     return Answers(
-        answer=tasks.answers(scores),
+        answer=answered(plan, scores, outcome),
         position=outcome.stage,
         stages=names,
         cost=outcome.cost,

@@ -176,7 +176,8 @@ def compare(
         trace: recorded examples; without `test` a random half tunes and the other measures.
         test: other examples of the same graph.
         loss: as in `Trace.losses`.
-        policies: families or their names; None: all, and `auto`, what `fit` does by default.
+        policies: families or their names; None: all that fit the task, and `auto`, what `fit` does
+            by default.
         seed: of the split, and of the draws that bands come from.
         bands: how far numbers may move with the draw of examples (`offramp.study.bands`).
         progress: called with what is done, how many steps are, and how many there are.
@@ -184,7 +185,8 @@ def compare(
     Raises:
         TraceError, InputError: another graph or too few examples; an unknown policy.
     """
-    learners = _learners(policies or (OWN, *FAMILIES))
+    fitting = [name for name, each in FAMILIES.items() if each.fits(trace.task)]
+    learners = _learners(policies or (OWN, *fitting))
     tuning, measuring = _two(trace, test, seed)
     draws = Resamples.of(measuring.examples, DRAWS if bands else 0, seed)
     bench = _Bench(measuring, measuring.losses(loss), draws)
