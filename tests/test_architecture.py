@@ -41,7 +41,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
-    ("testing", "closeness policies"),
+    ("testing", "closeness policies tasks"),
     ("", "testing"),
     ("command", "completing parsing answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),

@@ -32,6 +32,7 @@ from offramp.recording.record import RecordOptions
 from offramp.recording.record import record as record_trace
 from offramp.recording.reprice import reprice as reprice_trace
 from offramp.runtime import Stages
+from offramp.tasks import SINGLE, task_named
 
 ScoresFile = Annotated[
     Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
@@ -48,6 +49,12 @@ RecordedCosts = Annotated[
 ScoresKind = Annotated[
     Kind | None,
     typer.Option("--scores", help="What the scores of all stages are. Default: finds out."),
+]
+TaskName = Annotated[
+    str,
+    typer.Option(
+        "--task", help="single; labels; regression/SCALE[/spreads]; sequences/CLASSES; your own."
+    ),
 ]
 Seal = Annotated[
     float | None,
@@ -73,6 +80,7 @@ def record(
     cost: RecordedCosts = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
     scores_kind: ScoresKind = None,
+    task: TaskName = SINGLE.name,
     skip_broken: SkipBroken = False,
     json_: Json = False,
     force: Force = False,
@@ -82,7 +90,8 @@ def record(
     if force:
         check_output(out, force, TRACE, given(graph, data))
     networks = Networks.read(graph)
-    examples = examples_of(data, networks.preprocessing, skip_broken)
+    meant = task_named(task)
+    examples = examples_of(data, networks.preprocessing, skip_broken, meant)
     if examples.classes:
         messages.print(f"classes: {listed(examples.classes)}", markup=False)
     runtime = Stages(networks.files, networks.graph, engine=engine, threads=threads)
@@ -98,6 +107,7 @@ def record(
                 sizes=tuple(sizes),
                 seal=seal,
                 kind=scores_kind,
+                task=meant,
                 graph_folder=graph,
             ),
             costs=parsing.costs(cost, cost_unit) if cost else None,
@@ -122,6 +132,7 @@ def import_(
     edges: Edges = None,
     reference: Reference = None,
     scores_kind: ScoresKind = None,
+    task: TaskName = SINGLE.name,
     seal: Seal = None,
     json_: Json = False,
     force: Force = False,
@@ -139,6 +150,7 @@ def import_(
             reference=reference,
             kind=scores_kind,
             seal=seal,
+            task=task,
         )
         step("writing the trace", 1, 2)
         trace.write(out, force=force)
@@ -155,6 +167,7 @@ def _say(trace: Trace, as_json: bool) -> None:
     value = {
         "examples": trace.examples,
         "classes": trace.classes,
+        "task": str(trace.task),
         "stages": list(trace.graph.order),
         "reference": trace.graph.reference,
         "scores": dict(trace.kinds),

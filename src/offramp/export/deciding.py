@@ -18,6 +18,7 @@ from offramp.plan.plan import Plan
 from offramp.policies import Deployable
 from offramp.policies.operators import FLOAT, INT64, Decision, Dial, Get, SeenTensors
 from offramp.runtime.format import TRADEOFF
+from offramp.tasks import SINGLE, Task
 
 Recipe = Callable[[Scope, Get], str]
 """How to make what is recorded, where it is asked for: most examples never come that far."""
@@ -100,6 +101,7 @@ class Decisions:
     dial: Dial
     kinds: Mapping[str, Kind]  # of the scores of each stage
     classes: int
+    task: Task = SINGLE  # what scores mean
     wary: bool = False  # of engines on which a comparison with NaN may hold
 
     def decide(
@@ -129,6 +131,7 @@ class Decisions:
             get=get,
             taint=taint,
             wary=self.wary,
+            task=self.task,
         )
 
     @classmethod
@@ -141,6 +144,7 @@ class Decisions:
         setting: float,
         *,
         dial: bool = False,
+        task: Task = SINGLE,
     ) -> onnx.ModelProto:
         """The decision at one stage and nothing else.
 
@@ -149,7 +153,7 @@ class Decisions:
         """
         scope, observed = Scope(), policy.graph.observed[stage]
         turns = turned(scope, policy.settings, setting, TRADEOFF) if dial else Dial(setting)
-        here = cls(policy=policy, dial=turns, kinds=kinds, classes=classes)
+        here = cls(policy=policy, dial=turns, kinds=kinds, classes=classes, task=task)
         known = {spoken(each): each for each in observed}
         recipes = {key: make for each in observed for key, make in here.recorded(each).items()}
 
@@ -226,5 +230,6 @@ class Decider:
             dial=self.dial or Dial(plan.setting),
             kinds=plan.answered,
             classes=plan.classes,
+            task=plan.task,
             wary=self.wary,
         )

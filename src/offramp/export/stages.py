@@ -22,6 +22,7 @@ from offramp.networks.networks import sources
 from offramp.networks.preprocessing import Preprocessing
 from offramp.plan.plan import Plan
 from offramp.policies.operators import Decision, Get
+from offramp.tasks import SINGLE, TaskForm
 
 X = "x"  # the key of the examples
 
@@ -48,10 +49,23 @@ class Stages:
     """The networks of a plan, ready to be placed.
 
     Raises:
+        PlanError: of a task without a form in ONNX.
         NetworkError: a network that does not load, or of a version that cannot be converted.
     """
 
     plan: Plan
+
+    def __post_init__(self) -> None:
+        if self.plan.task != SINGLE and self.form is None:
+            raise PlanError(
+                f"the task '{self.plan.task}' has no form in ONNX, so its plans cannot be "
+                "exported. Answer with `offramp run`, or give the task a `form`."
+            )
+
+    @property
+    def form(self) -> TaskForm | None:
+        """What the task of the plan says in operators; None for one label."""
+        return self.plan.task.form(self.plan.classes)
 
     @cached_property
     def uncut(self) -> bool:

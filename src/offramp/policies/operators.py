@@ -16,7 +16,7 @@ from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.operators import Operators as Operators
 from offramp.core.tasks import FEW_CLASSES, NEAREST, SMALLEST_PROBABILITY, Kind
 from offramp.policies.statistics import LOWEST, SURE
-from offramp.tasks import SINGLE, Task
+from offramp.tasks import SINGLE, Task, TaskForm
 
 FLOAT, INT64 = 1, 7  # types of tensors as ONNX numbers them, for its operator Cast
 
@@ -92,7 +92,7 @@ class SeenTensors:
     @cached_property
     def answer(self) -> str:
         """The class answered, (n, 1); of another task its answers, (n, m)."""
-        if form := self.task.form:
+        if form := self.form:
             return form.answers(self.scope, self.scores, self.kind)
         return self.scope.add("Unsqueeze", self.first, self.scope.integers(1))
 
@@ -109,7 +109,7 @@ class SeenTensors:
 
         Of one label 1 minus the highest probability.
         """
-        if form := self.task.form:
+        if form := self.form:
             return form.unsure(self.scope, self.scores, self.kind)
         others = self.scope.add("Sub", self.scope.constant(1.0), self.member)
         rest = self.scope.add("Mul", self.probabilities, others)
@@ -175,21 +175,20 @@ class SeenTensors:
         and there must be an earlier one.
         """
         answer = self.answer
-        if form := self.task.form:
-            before = self.get(f"{self.observed[-2]}:answers")
-            earlier = len(self.observed) - 1
-            parts = [before]
-            if earlier > 1:
-                parts = self.scope.several(earlier, "Split", before, axis=1)
-            agreed = [form.agreement(self.scope, part, answer) for part in parts]
-            return agreed[0] if earlier == 1 else self.scope.add("Concat", *agreed, axis=1)
+        if form := self.form:
+            before, wide = self.get(f"{self.observed[-2]}:answers"), form.columns
+            agreed = [
+                form.agreement(self.scope, self._columns(before, wide * at, wide), answer)
+                for at in range(len(self.observed) - 1)
+            ]
+            return agreed[0] if len(agreed) == 1 else self.scope.add("Concat", *agreed, axis=1)
         alike = self.scope.add("Equal", self.get(f"{self.observed[-2]}:answers"), answer)
         return self.scope.add("Cast", alike, to=FLOAT)
 
     @cached_property
     def task_observations(self) -> str:
         """`Task.observations`, (n, k); not for one label, where policies look at more."""
-        form = self.task.form
+        form = self.form
         assert form is not None
         return form.observations(self.scope, self.scores, self.kind)
 
@@ -198,6 +197,17 @@ class SeenTensors:
         """How far earlier answers agree, then what was observed before, (n, earlier features)."""
         before = self.get(f"{self.observed[-2]}:observed")
         return self.scope.add("Concat", self.alike, before, axis=1)
+
+    @property
+    def form(self) -> TaskForm | None:
+        """What the task says in operators; None for one label, of which policies say more."""
+        return self.task.form(self.classes)
+
+    def _columns(self, tensor: str, start: int, count: int) -> str:
+        """Some columns of (n, k), (n, count)."""
+        return self.scope.add(
+            "Gather", tensor, self.scope.integers(*range(start, start + count)), axis=1
+        )
 
     def column(self, tensor: str, number: int) -> str:
         """One column of (n, k), as (n, 1)."""

@@ -37,6 +37,7 @@ from offramp.recording.measure import recorded_costs
 from offramp.recording.resume import begun, note
 from offramp.recording.running import Recorder, recorded_range
 from offramp.runtime.stages import Stages
+from offramp.tasks import SINGLE, Task
 
 _PART = 2048  # examples per part, about
 
@@ -50,6 +51,7 @@ class RecordOptions:
     sizes: tuple[int, ...] = ()  # further rows per call to measure costs at
     seal: float | None = None  # share of the rows that only certificates may see; see `assemble`
     kind: Kind | None = None  # what all scores are; None finds out once all are there
+    task: Task = SINGLE  # what scores and labels mean
     graph_folder: Path | None = None  # where networks were read from, for `fit` to find them again
 
     @property
@@ -99,7 +101,7 @@ def record(
     given = None if costs is None else networks.graph.check_costs(costs)
     recording = _Recording(networks, runtime, examples, options, progress or silent)
     trace = recording.run(out, given, force)
-    for sentence in label_doubts(runtime, trace, examples):
+    for sentence in label_doubts(runtime, trace, examples) if trace.task == SINGLE else ():
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
@@ -117,7 +119,8 @@ class _Recording:
     def run(self, out: Path, costs: Costs | None, force: bool) -> Trace:
         self.tell("comparing rows together and alone", 0, 1)
         judge = Judge.of(self.networks)
-        recorder = Recorder(self.networks, self.runtime, judge, self.options.kind)
+        kind, task = self.options.kind, self.options.task
+        recorder = Recorder(self.networks, self.runtime, judge, kind, task)
         notes = recorder.compared(self.examples, self.options.batch)
         _warn(notes)
         identity = self._identity()
@@ -168,6 +171,7 @@ class _Recording:
             "threads": options.threads,
             "seal": checked_seal(options.seal),
             "kind": options.kind,
+            "task": str(options.task),
         }
 
     def _first(self) -> AnyArray:
@@ -199,7 +203,12 @@ class _Recording:
             {stage: columns[f"{stage}.scores"] for stage in graph.order},
             labels=columns.get("label"),
             kind=self.options.kind,
-            facts=RowFacts(ids=columns["id"], hashes=columns["hash"], taught=columns.get("taught")),
+            facts=RowFacts(
+                ids=columns["id"],
+                hashes=columns["hash"],
+                taught=columns.get("taught"),
+                task=self.options.task,
+            ),
             info={**kept, "input": inputs.to_json(), "versions": versions(), "created": _now()},
             seal=self.options.seal,
         )
@@ -207,7 +216,7 @@ class _Recording:
         return replace(trace, ledger=Ledger.read(out))
 
 
-_APART = ("graph", "seal", "kind")  # what a trace says in its own words
+_APART = ("graph", "seal", "kind", "task")  # what a trace says in its own words
 
 
 def _warn(sentences: list[str]) -> None:

@@ -32,6 +32,7 @@ from offramp.recording.independence import (
     runs,
 )
 from offramp.runtime.stages import Stages
+from offramp.tasks import SINGLE, Task
 
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
 _TOGETHER = 64  # examples, at least, that are compared with the same run alone
@@ -57,6 +58,7 @@ class Recorder:
     runtime: Stages
     judge: Judge
     kind: Kind | None  # what all scores are; None: as they look once all are there
+    task: Task = SINGLE  # what scores and labels mean
 
     @property
     def run(self) -> ScoreStages:
@@ -96,8 +98,9 @@ class Recorder:
             ids=np.concatenate([batch.ids for batch in kept]),
             hashes=hashes,
             taught=None if taught is None else np.isin(hashes, taught),
+            task=self.task,
         )
-        graph, kind = self.networks.graph, self.kind or "logits"
+        graph, kind = self.networks.graph, self.kind or self.task.kinds[0]
         trace = assemble(graph, self._free, scores, labels=_labels(kept), kind=kind, facts=facts)
         seen = Range.together(Range.of(batch.x) for batch in kept)
         return PartRows(trace.columns(), {_RANGE: json.dumps(seen and asdict(seen))}, notes)
@@ -116,7 +119,8 @@ class Recorder:
             scores[stage] = running.answer(stage, None)
             _check_rows(stage, scores[stage], batch)
         # refuses what does not fit
-        assemble(graph, self._free, scores, labels=batch.labels, kind=self.kind)
+        facts = RowFacts(task=self.task)
+        assemble(graph, self._free, scores, labels=batch.labels, kind=self.kind, facts=facts)
         return scores
 
     def _again(self, kept: list[ExampleBatch], scores: Mapping[str, FloatArray]) -> list[str]:

@@ -17,6 +17,7 @@ from offramp.policies import policy_to_json
 from offramp.promise.certify import KEEP
 from offramp.report import sentences
 from offramp.report.page import plan_facts
+from offramp.tasks import SINGLE
 
 _MARK = b"<!-- a model card by offramp -->"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")  # what Markdown would read as its own
@@ -97,7 +98,8 @@ def _running(plan: Plan) -> Iterator[str]:
             ("stages", ", ".join(running.order)),
             ("may be followed by", ", ".join(f"{a} > {b}" for a, b in running.edges) or "nothing"),
             ("reference", graph.reference),
-            ("classes", str(plan.classes)),
+            *([("task", str(plan.task))] if plan.task != SINGLE else []),
+            ("classes" if plan.task == SINGLE else "outputs", str(plan.classes)),
             *[(f"'{stage}' answers with", str(c)) for stage, c in plan.speaking.items()],
         ],
     )

@@ -15,7 +15,6 @@ from offramp.plan.plan import Plan
 from offramp.runtime.engine import Fields, fields_of
 from offramp.runtime.format import Answers
 from offramp.runtime.stages import Batch, Stages
-from offramp.tasks import SINGLE
 
 
 class Driver(Protocol):
@@ -120,19 +119,10 @@ def _no_numbers(fields: Fields) -> AnyArray | None:
     return broken
 
 
-def answered(plan: Plan, scores: FloatArray, outcome: Outcome) -> AnyArray:
-    """What the stages answered where walks ended, (n,) or (n, m); their scores may be of kinds."""
-    order, kinds = plan.running.graph.order, plan.answered
-    if len({kinds[stage] for stage in order}) == 1 or plan.task == SINGLE:
-        return plan.task.answers(scores, kinds[order[0]])
-    each = [plan.task.answers(scores, kinds[stage]) for stage in order]
-    return np.stack(each)[outcome.stage, np.arange(len(scores))]
-
-
 def _answers(plan: Plan, scores: FloatArray, outcome: Outcome) -> Answers:
-    names = plan.running.graph.names
+    names, kinds = plan.running.graph.names, plan.answered
     return Answers(
-        answer=answered(plan, scores, outcome),
+        answer=plan.task.answers_of(scores, [kinds[s] for s in outcome.order], outcome.stage),
         position=outcome.stage,
         stages=names,
         cost=outcome.cost,

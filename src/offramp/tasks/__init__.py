@@ -5,11 +5,12 @@ from offramp.tasks.recorded import Recorded
 from offramp.tasks.regression import Regression
 from offramp.tasks.sequences import Sequences
 from offramp.tasks.single import SINGLE, Single
-from offramp.tasks.task import TASKS, Task, TaskForm, register, task_named
+from offramp.tasks.task import TASKS, AnswerLoss, Task, TaskForm, register, task_named
 
 __all__ = [
     "SINGLE",
     "TASKS",
+    "AnswerLoss",
     "Labels",
     "Recorded",
     "Regression",

@@ -56,9 +56,8 @@ class Labels(Task):
             "subset": lambda answers, labels: np.asarray((answers != labels).any(axis=1)),
         }
 
-    @property
-    def form(self) -> TaskForm:
-        return _LabelsForm()
+    def form(self, width: int) -> TaskForm:
+        return _LabelsForm(width)
 
     def kind_of(self, outputs: FloatArray, stage: str) -> Kind:
         """Sigmoids where all lie within [0, 1], else logits."""
@@ -82,32 +81,42 @@ def _doubts(outputs: FloatArray, kind: Kind) -> FloatArray:
     return np.asarray(1.0 / (1.0 + np.exp(np.minimum(np.abs(values), 700.0))))
 
 
+@dataclass(frozen=True)
 class _LabelsForm:
     """What `Labels` says, in operators."""
+
+    columns: int
+    dtype: type[np.int64] | type[np.float32] = np.int64
 
     def answers(self, scope: Operators, outputs: str, kind: Kind) -> str:
         on = scope.add("Greater", outputs, scope.constant(_HALF[kind]))
         return scope.add("Cast", on, to=INT64)
 
     def unsure(self, scope: Operators, outputs: str, kind: Kind) -> str:
-        doubts = self._doubts(scope, outputs, kind)
-        most = scope.add("ReduceMax", doubts, axes=[1])
+        most = self._most(scope, self._doubts(scope, outputs, kind))
         return scope.add("Add", most, most)
 
     def observations(self, scope: Operators, outputs: str, kind: Kind) -> str:
         doubts = self._doubts(scope, outputs, kind)
-        both = [scope.add(name, doubts, axes=[1]) for name in ("ReduceMax", "ReduceMean")]
         one = scope.constant(1.0)
+        both = [self._most(scope, doubts), self._mean(scope, doubts)]
         sure = [scope.add("Sub", one, scope.add("Add", each, each)) for each in both]
-        return scope.add("Concat", *sure, self._likely(scope, outputs, kind), axis=1)
+        if self.columns > FEW_CLASSES:
+            return scope.add("Concat", *sure, axis=1)
+        likely = outputs if kind == "sigmoid" else scope.add("Sigmoid", outputs)
+        return scope.add("Concat", *sure, likely, axis=1)
 
     def agreement(self, scope: Operators, answers: str, others: str) -> str:
         same = scope.add("Cast", scope.add("Equal", answers, others), to=FLOAT)
-        return scope.add("ReduceMean", same, axes=[1])
+        return self._mean(scope, same)
+
+    def _mean(self, scope: Operators, values: str) -> str:
+        total = scope.add("ReduceSum", values, scope.integers(1))
+        return scope.add("Mul", total, scope.constant(1.0 / self.columns))
 
     @staticmethod
-    def _likely(scope: Operators, outputs: str, kind: Kind) -> str:
-        return outputs if kind == "sigmoid" else scope.add("Sigmoid", outputs)
+    def _most(scope: Operators, values: str) -> str:
+        return scope.several(2, "TopK", values, scope.integers(1), axis=1)[0]
 
     @staticmethod
     def _doubts(scope: Operators, outputs: str, kind: Kind) -> str:

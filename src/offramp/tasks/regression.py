@@ -67,12 +67,12 @@ class Regression(Task):
         return np.asarray(1.0 / (1.0 + self._spreads(outputs).mean(axis=1)))
 
     def observations(self, outputs: FloatArray, kind: Kind) -> FloatArray:
-        """The numbers and the logarithms of spreads, of few; all in units of `scale`."""
+        """The numbers, if few, and log(1 + spread), in units of `scale`."""
         numbers = self.answers(outputs, kind).astype(np.float64) / self.scale
-        columns = [numbers] if numbers.shape[1] <= FEW_CLASSES else []
-        if self.spreads:
-            columns.append(np.log1p(self._spreads(outputs)))
-        return np.hstack(columns) if columns else np.empty((len(outputs), 0))
+        if not self.spreads:
+            return numbers
+        few = [numbers] if numbers.shape[1] <= FEW_CLASSES else []
+        return np.hstack([*few, np.log1p(self._spreads(outputs))])
 
     def agreement(self, answers: AnyArray, others: AnyArray) -> FloatArray:
         return 1.0 - self._absolute(answers, others)
@@ -81,9 +81,8 @@ class Regression(Task):
     def losses(self) -> Mapping[str, AnswerLoss]:
         return {"absolute": self._absolute, "squared": self._squared}
 
-    @property
-    def form(self) -> TaskForm:
-        return _RegressionForm(self)
+    def form(self, width: int) -> TaskForm:
+        return _RegressionForm(self, width // 2 if self.spreads else width)
 
     def check_outputs(self, outputs: AnyArray, stage: str) -> FloatArray:
         values = super().check_outputs(outputs, stage)
@@ -131,37 +130,45 @@ class _RegressionForm:
     """What `Regression` says, in operators."""
 
     task: Regression
+    columns: int
+    dtype: type[np.int64] | type[np.float32] = np.float32
 
     def answers(self, scope: Operators, outputs: str, kind: Kind) -> str:
-        return scope.several(2, "Split", outputs, axis=1)[0] if self.task.spreads else outputs
+        if not self.task.spreads:
+            return outputs
+        return scope.add("Gather", outputs, scope.integers(*range(self.columns)), axis=1)
 
     def unsure(self, scope: Operators, outputs: str, kind: Kind) -> str:
+        """s / (1 + s) of the mean spread s; 1 without spreads."""
+        one = scope.constant(1.0)
         if not self.task.spreads:
-            nothing = scope.add(
-                "Mul", scope.add("ReduceMean", outputs, axes=[1]), scope.constant(0.0)
-            )
-            return scope.add("Add", nothing, scope.constant(1.0))
-        mean = scope.add("ReduceMean", self._spreads(scope, outputs), axes=[1])
-        return scope.add("Div", mean, scope.add("Add", mean, scope.constant(1.0)))
+            nothing = scope.constant(np.zeros((self.columns, 1)))
+            return scope.add("Add", scope.add("MatMul", outputs, nothing), one)
+        mean = self._mean(scope, self._spreads(scope, outputs))
+        return scope.add("Div", mean, scope.add("Add", mean, one))
 
     def observations(self, scope: Operators, outputs: str, kind: Kind) -> str:
-        numbers = self._scaled(scope, self.answers(scope, outputs, kind))
-        if not self.task.spreads:
-            return numbers
-        logs = scope.add(
-            "Log", scope.add("Add", self._spreads(scope, outputs), scope.constant(1.0))
-        )
-        return scope.add("Concat", numbers, logs, axis=1)
+        columns = []
+        if self.columns <= FEW_CLASSES or not self.task.spreads:
+            columns.append(self._scaled(scope, self.answers(scope, outputs, kind)))
+        if self.task.spreads:
+            more = scope.add("Add", self._spreads(scope, outputs), scope.constant(1.0))
+            columns.append(scope.add("Log", more))
+        return scope.add("Concat", *columns, axis=1)
 
     def agreement(self, scope: Operators, answers: str, others: str) -> str:
         apart = scope.add("Abs", self._scaled(scope, scope.add("Sub", answers, others)))
-        mean = scope.add("ReduceMean", apart, axes=[1])
         one = scope.constant(1.0)
-        return scope.add("Sub", one, scope.add("Min", mean, one))
+        return scope.add("Sub", one, scope.add("Min", self._mean(scope, apart), one))
+
+    def _mean(self, scope: Operators, values: str) -> str:
+        total = scope.add("ReduceSum", values, scope.integers(1))
+        return scope.add("Mul", total, scope.constant(1.0 / self.columns))
 
     def _scaled(self, scope: Operators, values: str) -> str:
         return scope.add("Div", values, scope.constant(self.task.scale))
 
     def _spreads(self, scope: Operators, outputs: str) -> str:
-        spreads = scope.several(2, "Split", outputs, axis=1)[1]
+        second = range(self.columns, 2 * self.columns)
+        spreads = scope.add("Gather", outputs, scope.integers(*second), axis=1)
         return self._scaled(scope, scope.add("Max", spreads, scope.constant(0.0)))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
 
-from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError, InputError, LossError, ScoresError, TraceError
 from offramp.core import tasks
 from offramp.core.operators import Operators
@@ -27,10 +27,21 @@ AnswerLoss = Callable[[AnyArray, AnyArray], FloatArray]
 
 
 class TaskForm(Protocol):
-    """The same as a task says, in ONNX operators; tensors of n rows go by their names."""
+    """The same as a task says, in ONNX operators; tensors of n rows go by their names.
+
+    Operators must mean the same in every version of ONNX from 13 on.
+    """
+
+    @property
+    def columns(self) -> int:
+        """Of answers."""
+
+    @property
+    def dtype(self) -> type[np.int64] | type[np.float32]:
+        """Of answers."""
 
     def answers(self, scope: Operators, outputs: str, kind: Kind) -> str:
-        """(n, m), int64 or float32; m is 1 where a task's answers are (n,)."""
+        """(n, columns)."""
 
     def unsure(self, scope: Operators, outputs: str, kind: Kind) -> str:
         """1 minus `Task.sure`, without losing its digits near 0, (n, 1)."""
@@ -39,7 +50,7 @@ class TaskForm(Protocol):
         """(n, k)."""
 
     def agreement(self, scope: Operators, answers: str, others: str) -> str:
-        """Of answers (n, m), (n, 1)."""
+        """Of answers (n, columns), (n, 1)."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +112,8 @@ class Task(ABC):
         same = np.asarray(answers == others, dtype=np.float64)
         return same if same.ndim == 1 else np.asarray(same.mean(axis=1))
 
-    @property
-    def form(self) -> TaskForm | None:
-        """The same in ONNX operators; None: plans of this task run, but are not exported."""
+    def form(self, width: int) -> TaskForm | None:
+        """The same of outputs (n, width) in ONNX operators; None: plans are not exported."""
         return None
 
     def kind_of(self, outputs: FloatArray, stage: str) -> Kind:
@@ -156,6 +166,21 @@ class Task(ABC):
             values = self.losses[name](self.answers(outputs, kind), labels)
             return tasks.check_loss(np.asarray(values), len(outputs), name)
         return tasks.loss_function(name)(outputs, labels)
+
+    def answers_of(self, outputs: FloatArray, kinds: Sequence[Kind], stage: IntArray) -> AnyArray:
+        """The answers of rows that different stages answer, (n,) or (n, m).
+
+        Args:
+            outputs: (n, width), each of its own stage.
+            kinds: of the outputs of every stage.
+            stage: (n,) numbers of stages.
+        """
+        different = list(dict.fromkeys(kinds))
+        answers = self.answers(outputs, different[0])
+        for kind in different[1:]:
+            rows = np.array([each == kind for each in kinds])[stage]
+            answers[rows] = self.answers(outputs[rows], kind)
+        return answers
 
     def is_binary(self, loss: str) -> bool:
         """Whether a loss is known to be 0 or 1, whatever the data."""
