@@ -16,9 +16,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("base", "lazy errors checked palette notebook progress arrays hashing files outputs"),
     ("base", "manifests schema"),
     ("core", "costs graph prices tasks operators"),
-    ("tasks", "task single labels regression sequences recorded"),
-    ("", "tasks"),
-    ("core", "hulls ledger meaning rows parts trace imports policy"),
+    ("core.task", "task single labels regression sequences recorded"),
+    ("core", "task hulls ledger meaning rows parts trace imports policy"),
     ("core", "walk frontier"),
     ("promise", "pvalues order certify split"),
     ("answering", "committees refit posterior"),
@@ -46,7 +45,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("command", "completing parsing answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),
     ("", "cli"),
-    ("", "errors data preprocessing trace"),  # addresses for users; nothing here imports them
+    ("", "errors data preprocessing trace tasks"),  # addresses for users; nothing here imports them
 ]
 ORDER = [f"{folder}.{name}".strip(".") for folder, names in HOUSE for name in names.split()]
 PLAIN = {"base", "core", "promise", "answering", "networks", "learn", "plan", "recording", "study"}

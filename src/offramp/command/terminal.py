@@ -26,11 +26,11 @@ from rich.table import Column
 from offramp.base.errors import OfframpWarning
 from offramp.base.progress import Progress
 from offramp.command import parsing
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import is_own
 from offramp.core.trace import Trace
 from offramp.networks.data import Examples, open_examples
 from offramp.networks.preprocessing import Preprocessing
-from offramp.tasks import SINGLE, Task
 
 messages = Console(stderr=True, highlight=False, markup=False)
 output = Console(highlight=False)

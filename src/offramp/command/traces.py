@@ -24,6 +24,7 @@ from offramp.command.options import (
 from offramp.command.terminal import examples_of, given, messages, progress
 from offramp.core.imports import import_scores
 from offramp.core.parts import TRACE
+from offramp.core.task import SINGLE, task_named
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace
 from offramp.networks.folders import listed
@@ -32,7 +33,6 @@ from offramp.recording.record import RecordOptions
 from offramp.recording.record import record as record_trace
 from offramp.recording.reprice import reprice as reprice_trace
 from offramp.runtime import Stages
-from offramp.tasks import SINGLE, task_named
 
 ScoresFile = Annotated[
     Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
@@ -53,7 +53,7 @@ ScoresKind = Annotated[
 TaskName = Annotated[
     str,
     typer.Option(
-        "--task", help="single; labels; regression/SCALE[/spreads]; sequences/CLASSES; your own."
+        "--task", help="single, labels, regression/2.5, sequences/9, ... or one of your own."
     ),
 ]
 Seal = Annotated[

@@ -18,9 +18,9 @@ from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.meaning import DoubtfulLabels, doubts
 from offramp.core.parts import read_npz, unread, versions
 from offramp.core.rows import RowFacts, checked_seal
+from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
-from offramp.tasks import SINGLE, Task, task_named
 
 
 def import_scores(

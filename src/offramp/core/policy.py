@@ -12,9 +12,9 @@ import numpy as np
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.core import tasks
 from offramp.core.graph import Graph
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind, Losses
 from offramp.core.trace import Trace
-from offramp.tasks import SINGLE, Task
 
 STOP = 0  # the action that returns the present answer; action i goes to the i-th successor
 TRADEOFFS = np.geomspace(1000.0, 1.0, 60)  # the dial of everything that weighs loss against cost

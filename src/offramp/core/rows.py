@@ -11,7 +11,7 @@ import numpy as np
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from offramp.base.errors import BudgetError, DataError, ScoresError, TraceError
 from offramp.core import tasks
-from offramp.tasks import SINGLE, Task
+from offramp.core.task import SINGLE, Task
 
 UNSEALED_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
 UNSEALED_MOST = 2500  # examples, likewise

@@ -39,9 +39,9 @@ from offramp.core.rows import (
     learning_share,
     other_classes,
 )
+from offramp.core.task import SINGLE, Task, task_named
+from offramp.core.task.recorded import Recorded, alike
 from offramp.core.tasks import DISAGREEMENT, Excess, Kind, Losses
-from offramp.tasks import SINGLE, Task, task_named
-from offramp.tasks.recorded import Recorded, alike
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ import numpy as np
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Costs, Graph
 from offramp.core.policy import STOP, Policy, Seen
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
-from offramp.tasks import SINGLE, Task
 
 
 @dataclass(frozen=True)

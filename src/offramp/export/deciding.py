@@ -12,13 +12,13 @@ from onnx import helper
 from offramp.answering.committees import SMALLEST
 from offramp.base.arrays import FloatArray
 from offramp.core.graph import BATCH
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
 from offramp.export.scope import OLDEST_OPSET, Scope, value
 from offramp.plan.plan import Plan
 from offramp.policies import Deployable
 from offramp.policies.operators import FLOAT, INT64, Decision, Dial, Get, SeenTensors
 from offramp.runtime.format import TRADEOFF
-from offramp.tasks import SINGLE, Task
 
 Recipe = Callable[[Scope, Get], str]
 """How to make what is recorded, where it is asked for: most examples never come that far."""

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, inliner, version_converter
 
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.graph import BATCH, Graph, head, whole
+from offramp.core.task import SINGLE, TaskForm
 from offramp.export.deciding import TAINT, Decider, Recipe, refitted_scores, spoken, tainted
 from offramp.export.itinerary import Block, Itinerary
 from offramp.export.scope import OLDEST_OPSET, Scope, is_float, value
@@ -22,7 +23,6 @@ from offramp.networks.networks import sources
 from offramp.networks.preprocessing import Preprocessing
 from offramp.plan.plan import Plan
 from offramp.policies.operators import Decision, Get
-from offramp.tasks import SINGLE, TaskForm
 
 X = "x"  # the key of the examples
 

@@ -19,11 +19,11 @@ from offramp.base.arrays import AnyArray
 from offramp.base.errors import DataError, MissingExtra, TraceError, foreign
 from offramp.base.files import fingerprint, regular
 from offramp.core.parts import read_npz, unread
+from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import LABELS, whole_labels
 from offramp.networks.folders import fingerprint_text, read_folder
 from offramp.networks.images import Skipped, decode
 from offramp.networks.preprocessing import Preprocessing
-from offramp.tasks import SINGLE, Task, task_named
 
 _COLUMNS = ("label", *LABELS)  # what tables call labels, before others
 Source = bytes | Path | DataError  # of an image: what is in the file, the file, or why neither

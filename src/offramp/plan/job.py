@@ -18,6 +18,7 @@ from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.meaning import chance_loss, doubts
 from offramp.core.parts import versions
 from offramp.core.policy import seen_by_all
+from offramp.core.task import Recorded
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
@@ -30,7 +31,6 @@ from offramp.plan.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family, policy_to_json
 from offramp.promise.certify import Certificate, Saving, Trial, certify
 from offramp.promise.order import Candidate, Order, safest_first
-from offramp.tasks import Recorded
 
 
 @dataclass(frozen=True)

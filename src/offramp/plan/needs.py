@@ -13,6 +13,7 @@ from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.policy import Policy
+from offramp.core.task import Recorded
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
 from offramp.policies import Family, Static, family
@@ -20,7 +21,6 @@ from offramp.promise import split
 from offramp.promise.certify import check_promise
 from offramp.promise.pvalues import POWER, examples_expected
 from offramp.promise.split import FEWEST
-from offramp.tasks import Recorded
 
 ASSUMED = (0.0, 0.25, 0.5)  # mean excess loss, as shares of the budget
 _SETTINGS = 10  # of the dial, to show

@@ -31,6 +31,7 @@ from offramp.core import tasks
 from offramp.core.costs import COST_KEYS, CostsJson
 from offramp.core.graph import Costs, Graph, GraphJson
 from offramp.core.policy import Policy, Static
+from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace
 from offramp.networks.inputs import Watch
@@ -43,7 +44,6 @@ from offramp.networks.networks import (
 from offramp.networks.preprocessing import Preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.promise.certify import KEEP, ROUTE, Certificate
-from offramp.tasks import SINGLE, Task, task_named
 
 VERSION = 1
 PLAN = kind_of_folder("plan")

@@ -19,11 +19,11 @@ import numpy as np
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
 from offramp.core.policy import STOP, Seen, backbone
+from offramp.core.task import SINGLE
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.families import ALWAYS, Family, Saved
 from offramp.policies.operators import ANSWERS, FLOAT, Decision, Dial, Memory, SeenTensors
-from offramp.tasks import SINGLE
 
 _ALIKE = 0.9  # answers that agree so far count as one: of labels and numbers few are equal
 

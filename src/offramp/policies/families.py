@@ -20,10 +20,10 @@ from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import InputError, PlanError
 from offramp.core.graph import Graph
 from offramp.core.policy import Policy
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
-from offramp.tasks import SINGLE, Task
 
 ALWAYS = 1e6  # more than any sureness, and than any cost in units of the reference's
 T = TypeVar("T")

@@ -25,6 +25,7 @@ from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
 from offramp.core.policy import STOP, TRADEOFFS, Seen, seen_by_all
+from offramp.core.task import SINGLE
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.families import ALWAYS, Family, Saved, numbers
@@ -32,7 +33,6 @@ from offramp.policies.features import BLOCKS, Features
 from offramp.policies.observed import Observed
 from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
 from offramp.policies.regression import Hidden, Regression
-from offramp.tasks import SINGLE
 
 FOLDS = 5
 SAMPLE = 50_000  # larger learning sets are sampled

@@ -14,9 +14,9 @@ import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.operators import Operators as Operators
+from offramp.core.task import SINGLE, Task, TaskForm
 from offramp.core.tasks import FEW_CLASSES, NEAREST, SMALLEST_PROBABILITY, Kind
 from offramp.policies.statistics import LOWEST, SURE
-from offramp.tasks import SINGLE, Task, TaskForm
 
 FLOAT, INT64 = 1, 7  # types of tensors as ONNX numbers them, for its operator Cast
 

@@ -26,6 +26,7 @@ from offramp.core.ledger import Ledger
 from offramp.core.meaning import DoubtfulLabels
 from offramp.core.parts import part_path, read_parts, versions, write_part
 from offramp.core.rows import RowFacts, checked_seal
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
 from offramp.networks.data import Examples
@@ -37,7 +38,6 @@ from offramp.recording.measure import recorded_costs
 from offramp.recording.resume import begun, note
 from offramp.recording.running import Recorder, recorded_range
 from offramp.runtime.stages import Stages
-from offramp.tasks import SINGLE, Task
 
 _PART = 2048  # examples per part, about
 

@@ -18,6 +18,7 @@ from offramp.base.schema import record_of as record_of
 from offramp.core.graph import Costs
 from offramp.core.parts import parts
 from offramp.core.rows import RowFacts
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind, no_scores
 from offramp.core.trace import assemble
 from offramp.networks.data import ExampleBatch, Examples
@@ -32,7 +33,6 @@ from offramp.recording.independence import (
     runs,
 )
 from offramp.runtime.stages import Stages
-from offramp.tasks import SINGLE, Task
 
 _RANGE = b"offramp.range"  # in the metadata of a part: what its inputs were like
 _TOGETHER = 64  # examples, at least, that are compared with the same run alone

@@ -10,6 +10,7 @@ from pathlib import Path
 from offramp.base.errors import InputError
 from offramp.base.files import fingerprint, read_bytes, storage
 from offramp.base.outputs import OutputKind, new_output
+from offramp.core.task import SINGLE
 from offramp.core.tasks import DISAGREEMENT, is_own
 from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
@@ -17,7 +18,6 @@ from offramp.policies import policy_to_json
 from offramp.promise.certify import KEEP
 from offramp.report import sentences
 from offramp.report.page import plan_facts
-from offramp.tasks import SINGLE
 
 _MARK = b"<!-- a model card by offramp -->"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")  # what Markdown would read as its own

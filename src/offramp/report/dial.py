@@ -17,6 +17,7 @@ from offramp.base.errors import DataError
 from offramp.core import tasks
 from offramp.core.frontier import Point, loss_of, replay
 from offramp.core.policy import seen_by_all
+from offramp.core.task import SINGLE
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace
 from offramp.networks.data import Examples, open_examples
@@ -25,7 +26,6 @@ from offramp.plan.evaluate import priced
 from offramp.plan.plan import Plan
 from offramp.promise import split
 from offramp.study.bands import DRAWS, Resamples, measure
-from offramp.tasks import SINGLE
 
 MOST_SHOWN = 8  # examples of each kind
 _SIDE = 64  # pixels of a thumbnail

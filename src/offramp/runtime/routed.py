@@ -15,11 +15,11 @@ import numpy as np
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import PlanError, foreign
 from offramp.base.manifests import PRINTS, Manifest, read_manifest
+from offramp.core.task import SINGLE, task_named
 from offramp.networks.inputs import Watch
 from offramp.runtime.engine import Engine, Part, engine_named
 from offramp.runtime.format import KIND, PATH, SCORES, VERSION, Answers, check_tradeoff
 from offramp.runtime.rows import Made
-from offramp.tasks import SINGLE, task_named
 
 
 class File(TypedDict):

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper
 from onnxruntime import InferenceSession
 
 from offramp.base.arrays import AnyArray, FloatArray
+from offramp.core.task import Task, TaskForm, task_named
 from offramp.core.tasks import Kind
 from offramp.export.scope import OLDEST_OPSET, Scope, value
-from offramp.tasks import Task, TaskForm, task_named
 
 _NEAR = 1e-5  # how far float32 may lie from float64
 

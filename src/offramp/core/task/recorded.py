@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
+from offramp.core.task.task import AnswerLoss, Task
 from offramp.core.tasks import DISAGREEMENT, RECORDED, Kind
-from offramp.tasks.task import AnswerLoss, Task
 
 
 @dataclass(frozen=True)

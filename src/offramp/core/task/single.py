@@ -11,8 +11,8 @@ import numpy as np
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import TraceError
 from offramp.core import tasks
+from offramp.core.task.task import AnswerLoss, Task
 from offramp.core.tasks import DISAGREEMENT, Kind
-from offramp.tasks.task import AnswerLoss, Task
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError
 from offramp.core.operators import Operators
+from offramp.core.task.task import FLOAT, INT64, AnswerLoss, Task, TaskForm
 from offramp.core.tasks import FEW_CLASSES, Kind
-from offramp.tasks.task import FLOAT, INT64, AnswerLoss, Task, TaskForm
 
 _HALF: Mapping[Kind, float] = {"logits": 0.0, "sigmoid": 0.5}  # where a label is as likely as not
 

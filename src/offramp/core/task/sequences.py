@@ -11,8 +11,8 @@ import numpy as np
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError, InputError, ScoresError
 from offramp.core import tasks
+from offramp.core.task.task import AnswerLoss, Task
 from offramp.core.tasks import Kind
-from offramp.tasks.task import AnswerLoss, Task
 
 PADDING = -1  # the label of a place that does not count, and the answer there
 

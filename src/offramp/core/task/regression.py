@@ -12,8 +12,8 @@ import numpy as np
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError, InputError, ScoresError
 from offramp.core.operators import Operators
+from offramp.core.task.task import AnswerLoss, Task, TaskForm
 from offramp.core.tasks import FEW_CLASSES, Kind
-from offramp.tasks.task import AnswerLoss, Task, TaskForm
 
 _SPREADS = "spreads"
 
