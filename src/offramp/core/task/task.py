@@ -1,7 +1,7 @@
 """What a task is: what the outputs of stages mean, and what a wrong answer costs.
 
 A task is one file: a class that says what a stage answers, how sure it is, and its losses. Those
-of offramp are registered when `offramp.core.task` is imported; one from elsewhere is registered by the
+of offramp are registered when this package is imported; one from elsewhere is registered by the
 module that defines it, which must be imported before a trace or a plan of it is read.
 """
 
