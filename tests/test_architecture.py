@@ -15,14 +15,16 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "_version"),
     ("base", "lazy errors checked palette notebook progress arrays hashing files outputs"),
     ("base", "manifests schema"),
-    ("core", "costs graph prices tasks hulls ledger meaning rows parts trace imports policy"),
+    ("core", "costs graph prices tasks operators"),
+    ("core.task", "task single labels regression sequences recorded"),
+    ("core", "task hulls ledger meaning rows parts trace imports policy"),
     ("core", "walk frontier"),
     ("promise", "pvalues order certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights classes trial endings copies forms"),
     ("networks", "networks images folders data"),
     ("policies", "statistics logistic operators families baselines"),
-    ("policies", "regression features learned rules thresholds alike gates routing"),
+    ("policies", "regression features observed learned rules thresholds alike gates routing"),
     ("", "policies"),
     ("learn", "teach pool latency"),
     ("plan", "asked plan notes job fit needs evaluate"),
@@ -39,12 +41,12 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
-    ("testing", "closeness policies"),
+    ("testing", "closeness policies tasks"),
     ("", "testing"),
     ("command", "completing parsing answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),
     ("", "cli"),
-    ("", "errors data preprocessing trace"),  # addresses for users; nothing here imports them
+    ("", "errors data preprocessing trace tasks"),  # addresses for users; nothing here imports them
 ]
 ORDER = [f"{folder}.{name}".strip(".") for folder, names in HOUSE for name in names.split()]
 PLAIN = {"base", "core", "promise", "answering", "networks", "learn", "plan", "recording", "study"}

@@ -32,6 +32,7 @@ from offramp.plan.fit import fit_each
 from offramp.plan.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.recording.record import RecordOptions
+from offramp.tasks import Recorded
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs
 
@@ -185,9 +186,13 @@ def test_parts_of_traces(folder: Path) -> None:
     trace = synthetic(20)
     loss = {stage: np.zeros(20) for stage in trace.graph.order}
     replace(trace, loss=loss).write(folder / "with-loss")
+    nothing = {stage: np.empty((20, 0), np.float32) for stage in trace.graph.order}
+    ids = {stage: np.arange(20) for stage in trace.graph.order}
+    answered = replace(trace, task=Recorded(), scores=nothing, answers=ids, labels=None, loss=loss)
+    answered.write(folder / "answered")
     columns = {
         name if "." not in name else f"<stage>.{name.partition('.')[2]}"
-        for path in ("trace", "with-loss")
+        for path in ("trace", "with-loss", "answered")
         for name in pq.read_schema(folder / path / "part-000000.parquet").names
     }
     agree("Columns of a part", columns)
@@ -218,7 +223,12 @@ def _fitted(policy: str) -> Plan:
 
 
 def test_policies() -> None:
-    agree("The policy", written(*(policy_to_json(_fitted(name).policy) for name in FAMILIES)))
+    x = np.random.default_rng(0).normal(size=(300, 1))
+    said = {"small": x + 0.1, "big": x}
+    numbers = Trace.of(said, x, costs={"small": 1, "big": 4}, task="regression/1")
+    other = FAMILIES["learned"](numbers, numbers.losses())
+    fitted = (_fitted(name).policy for name in FAMILIES)
+    agree("The policy", written(*map(policy_to_json, (*fitted, other))))
 
 
 def test_certificates(folder: Path) -> None:

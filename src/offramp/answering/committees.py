@@ -101,8 +101,10 @@ def learn_committees(
     Source: the weights maximise the likelihood, a logarithmic opinion pool (Heskes 1998); that
         ensembles of what a cascade has run pay: Wang et al. 2022.
     """
-    labels = labels_of(trace, unlabelled)
     plain = trace.losses(loss)
+    if not trace.task.combines:
+        return {}, trace
+    labels = labels_of(trace, unlabelled)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
     folds = np.random.default_rng(seed).permutation(trace.examples) % ANSWER_FOLDS

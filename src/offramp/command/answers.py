@@ -55,7 +55,8 @@ def stream(
 ) -> Iterator[tuple[int, pa.Table]]:
     """The number of examples read so far and the answers to the last batch, in input order.
 
-    Columns: id, answer, stage, cost, and scores (a list of floats).
+    Columns: id, answer, stage, cost, and scores (a list of floats). Of several labels the answer
+    is a list of 0 and 1; several numbers are columns of their own, answer.0, answer.1 and so on.
     """
     done = 0
     for group in examples.batches(batch):
@@ -64,12 +65,25 @@ def stream(
         scores = pa.array(np.ascontiguousarray(found.scores).reshape(-1))
         columns: dict[str, Any] = {
             "id": _ids(group.ids),
-            "answer": found.answer,
+            **_answer_columns(found.answer),
             "stage": pa.array(found.stage, pa.string()),
             "cost": found.cost,
             "scores": pa.FixedSizeListArray.from_arrays(scores, plan.classes),
         }
         yield done, pa.table(columns)
+
+
+def _answer_columns(answer: AnyArray) -> dict[str, Any]:
+    """The columns of answers (n,) or (n, m)."""
+    if answer.ndim == 1:
+        return {"answer": answer}
+    if answer.dtype.kind == "f":
+        names = (
+            [f"answer.{i}" for i in range(answer.shape[1])] if answer.shape[1] > 1 else ["answer"]
+        )
+        return {name: answer[:, i] for i, name in enumerate(names)}
+    flat = pa.array(np.ascontiguousarray(answer).reshape(-1))
+    return {"answer": pa.FixedSizeListArray.from_arrays(flat, answer.shape[1])}
 
 
 def _ids(ids: AnyArray) -> pa.Array:
@@ -82,6 +96,15 @@ def harmless(answers: pa.Table) -> pa.Table:
         if pa.types.is_string(field.type):
             plain = compute.replace_substring_regex(answers.column(position), _FORMULA, r"'\1")
             answers = answers.set_column(position, field, plain)
+    return answers
+
+
+def _spelled(answers: pa.Table) -> pa.Table:
+    """The table with lists, which CSV cannot hold, as words: 0 1 1."""
+    for position, field in enumerate(answers.schema):
+        if pa.types.is_fixed_size_list(field.type):
+            words = [" ".join(map(str, each)) for each in answers.column(position).to_pylist()]
+            answers = answers.set_column(position, field.name, pa.array(words, pa.string()))
     return answers
 
 
@@ -136,7 +159,7 @@ class AnswerFile:
     def _print(self, answers: pa.Table) -> None:
         """CSV, in one call a batch: whoever reads it may close the pipe at any moment."""
         rows, text = csv.WriteOptions(include_header=not self._started), io.BytesIO()
-        csv.write_csv(harmless(answers), text, rows)
+        csv.write_csv(harmless(_spelled(answers)), text, rows)
         self._started = True
         sys.stdout.buffer.write(text.getvalue())
 

@@ -216,4 +216,6 @@ def compare(
             bands=bands,
             progress=step,
         )
+    if found.left_out:
+        remark([f"not for the task '{read.task}': {', '.join(found.left_out)}"])
     show(json_, found.to_json(), lambda: tables.comparison(found))

@@ -72,7 +72,7 @@ def run(
     if out:
         check_output(out, force, ANSWERS, given(plan, data))
     read = Plan.read(plan)
-    examples = examples_of(data, read.preprocessing, skip_broken)
+    examples = examples_of(data, read.preprocessing, skip_broken, read.task)
     runs = _on_device(engine, device)
     runtime = Stages(read.runnable(), read.graph, engine=runs, threads=threads)
     remark(elsewhere(read.costs, runs.title, "this runs on"))
@@ -106,7 +106,7 @@ def bench(
     read = Plan.read(plan)
     read.runnable()
     sizes = parsing.batches(batch)
-    examples = examples_of(data, read.preprocessing)
+    examples = examples_of(data, read.preprocessing, task=read.task)
     found = next(examples.batches(max(EXAMPLES, REQUESTS * max(sizes))), NOTHING)
     with progress() as step:
         rows = [

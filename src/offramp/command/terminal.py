@@ -26,6 +26,7 @@ from rich.table import Column
 from offramp.base.errors import OfframpWarning
 from offramp.base.progress import Progress
 from offramp.command import parsing
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import is_own
 from offramp.core.trace import Trace
 from offramp.networks.data import Examples, open_examples
@@ -35,9 +36,11 @@ messages = Console(stderr=True, highlight=False, markup=False)
 output = Console(highlight=False)
 
 
-def examples_of(data: str, pixels: Preprocessing | None, skip_broken: bool = False) -> Examples:
+def examples_of(
+    data: str, pixels: Preprocessing | None, skip_broken: bool = False, task: Task = SINGLE
+) -> Examples:
     """The examples that --data names; what lies there and is not read is said."""
-    examples = open_examples(data, pixels, skip_broken=skip_broken)
+    examples = open_examples(data, pixels, skip_broken=skip_broken, task=task)
     for sentence in examples.notes:
         messages.print(sentence, markup=False)
     return examples

@@ -24,6 +24,7 @@ from offramp.command.options import (
 from offramp.command.terminal import examples_of, given, messages, progress
 from offramp.core.imports import import_scores
 from offramp.core.parts import TRACE
+from offramp.core.task import SINGLE, task_named
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace
 from offramp.networks.folders import listed
@@ -49,6 +50,12 @@ ScoresKind = Annotated[
     Kind | None,
     typer.Option("--scores", help="What the scores of all stages are. Default: finds out."),
 ]
+TaskName = Annotated[
+    str,
+    typer.Option(
+        "--task", help="single, labels, regression/2.5, sequences/9, ... or one of your own."
+    ),
+]
 Seal = Annotated[
     float | None,
     typer.Option(
@@ -73,6 +80,7 @@ def record(
     cost: RecordedCosts = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
     scores_kind: ScoresKind = None,
+    task: TaskName = SINGLE.name,
     skip_broken: SkipBroken = False,
     json_: Json = False,
     force: Force = False,
@@ -82,7 +90,8 @@ def record(
     if force:
         check_output(out, force, TRACE, given(graph, data))
     networks = Networks.read(graph)
-    examples = examples_of(data, networks.preprocessing, skip_broken)
+    meant = task_named(task)
+    examples = examples_of(data, networks.preprocessing, skip_broken, meant)
     if examples.classes:
         messages.print(f"classes: {listed(examples.classes)}", markup=False)
     runtime = Stages(networks.files, networks.graph, engine=engine, threads=threads)
@@ -98,6 +107,7 @@ def record(
                 sizes=tuple(sizes),
                 seal=seal,
                 kind=scores_kind,
+                task=meant,
                 graph_folder=graph,
             ),
             costs=parsing.costs(cost, cost_unit) if cost else None,
@@ -123,6 +133,7 @@ def import_(
     edges: Edges = None,
     reference: Reference = None,
     scores_kind: ScoresKind = None,
+    task: TaskName = SINGLE.name,
     seal: Seal = None,
     json_: Json = False,
     force: Force = False,
@@ -140,6 +151,7 @@ def import_(
             reference=reference,
             kind=scores_kind,
             seal=seal,
+            task=task,
         )
         step("writing the trace", 1, 2)
         trace.write(out, force=force)
@@ -156,6 +168,7 @@ def _say(trace: Trace, as_json: bool) -> None:
     value = {
         "examples": trace.examples,
         "classes": trace.classes,
+        "task": str(trace.task),
         "stages": list(trace.graph.order),
         "reference": trace.graph.reference,
         "scores": dict(trace.kinds),

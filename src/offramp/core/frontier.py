@@ -50,8 +50,8 @@ class TracePolicy(Wrapped):
     def evidence(self, seen: Seen) -> FloatArray:
         if seen.stage not in self._evidence:
             rows = np.arange(self.trace.examples)
-            said = {v: (rows, self.trace.scores[v]) for v in self.graph.observed[seen.stage]}
-            everything = Seen(seen.stage, rows, said, self.trace.kinds)
+            said = {v: (rows, self.trace.outputs[v]) for v in self.graph.observed[seen.stage]}
+            everything = Seen(seen.stage, rows, said, self.trace.kinds, self.trace.task)
             self._evidence[seen.stage] = self.policy.evidence(everything)
         kept = self._evidence[seen.stage]
         return kept if len(seen.rows) == len(kept) else kept[seen.rows]
@@ -59,8 +59,8 @@ class TracePolicy(Wrapped):
 
 def replay(trace: Trace, policy: Policy, setting: float) -> Outcome:
     """The walk of every recorded example, driven by the trace instead of networks."""
-    scores = trace.scores
-    walking = walk(policy, setting, trace.costs, trace.kinds, trace.examples)
+    scores = trace.outputs
+    walking = walk(policy, setting, trace.costs, trace.kinds, trace.examples, trace.task)
 
     def recorded(stage: str, rows: IntArray) -> FloatArray:
         return scores[stage] if len(rows) == trace.examples else scores[stage][rows]

@@ -18,6 +18,7 @@ from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.meaning import DoubtfulLabels, doubts
 from offramp.core.parts import read_npz, unread, versions
 from offramp.core.rows import RowFacts, checked_seal
+from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
 
@@ -31,6 +32,7 @@ def import_scores(
     reference: str | None = None,
     kind: Kind | None = None,
     seal: float | None = None,
+    task: str | Task = SINGLE,
 ) -> Trace:
     """The trace of scores that were recorded elsewhere.
 
@@ -43,6 +45,7 @@ def import_scores(
         reference: None takes the last stage.
         kind: what all scores are; None finds out, stage by stage.
         seal: as in `assemble`.
+        task: what scores and labels mean.
 
     Raises:
         TraceError: the archive cannot be read.
@@ -55,8 +58,10 @@ def import_scores(
     arrays = read_npz(path)
     label = _check_stages(arrays, costs, path.name)
     graph = Graph.build(stages or costs.body, edges, reference)
-    trace = replace(_assembled(path, arrays, label, costs, graph, kind), seal=checked_seal(seal))
-    for sentence in [] if trace.loss else _doubts(trace):
+    meant = task_named(task)
+    made = _assembled(path, arrays, label, costs, graph, kind, meant)
+    trace = replace(made, seal=checked_seal(seal))
+    for sentence in [] if trace.loss or meant != SINGLE else _doubts(trace):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
@@ -68,15 +73,19 @@ def _assembled(
     costs: Costs,
     graph: Graph,
     kind: Kind | None,
+    task: Task,
 ) -> Trace:
+    labels = None if label is None else arrays[label]
+    if labels is not None and task == SINGLE:
+        labels = tasks.whole_labels(labels, path.name)
     losses = {f"{stage}.loss": stage for stage in costs.body}
     return assemble(
         graph,
         costs,
         arrays,
-        labels=None if label is None else tasks.whole_labels(arrays[label], path.name),
+        labels=labels,
         kind=kind,
-        facts=RowFacts(loss={losses[n]: a for n, a in arrays.items() if n in losses}),
+        facts=RowFacts(loss={losses[n]: a for n, a in arrays.items() if n in losses}, task=task),
         info=_about(path, arrays, [label, *costs.body], losses),
     )
 

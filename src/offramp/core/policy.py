@@ -9,9 +9,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from offramp.base.arrays import FloatArray, IntArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.core import tasks
 from offramp.core.graph import Graph
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind, Losses
 from offramp.core.trace import Trace
 
@@ -31,6 +32,7 @@ class Seen:
     rows: IntArray  # (n,) ascending: which examples of the batch, or of the trace
     said: Mapping[str, tuple[IntArray, FloatArray]]  # stage -> its rows, its scores of them
     kinds: Mapping[str, Kind]
+    task: Task = SINGLE  # what scores mean
 
     def scores(self, stage: str | None = None) -> FloatArray:
         """The scores of `stage` (the present one by default) for `rows`, (n, classes)."""
@@ -47,16 +49,28 @@ class Seen:
         """The probabilities of `stage` for `rows`, float64 (n, classes), a new array."""
         return tasks.probabilities(self.scores(stage), self.kinds[stage or self.stage])
 
-    def answers(self, stage: str | None = None) -> IntArray:
-        """What `stage` would answer for `rows`, (n,)."""
-        return tasks.answers(self.scores(stage))
+    def answers(self, stage: str | None = None) -> AnyArray:
+        """What `stage` would answer for `rows`, (n,) or (n, m)."""
+        return self.task.answers(self.scores(stage), self.kinds[stage or self.stage])
+
+    def sure(self, stage: str | None = None) -> FloatArray:
+        """How sure `stage` is of `rows`, (n,) in [0, 1]: of one label the highest probability."""
+        return self.task.sure(self.scores(stage), self.kinds[stage or self.stage])
+
+    def observations(self, stage: str | None = None) -> FloatArray:
+        """What the task observes after `stage` of `rows`, (n, k)."""
+        return self.task.observations(self.scores(stage), self.kinds[stage or self.stage])
+
+    def agreement(self, stage: str, other: str | None = None) -> FloatArray:
+        """How far answers of `stage` and another, by default the present one, agree, (n,)."""
+        return self.task.agreement(self.answers(stage), self.answers(other))
 
 
 def seen_by_all(trace: Trace, stage: str, graph: Graph | None = None) -> Seen:
     """What a walk of `graph`, the trace's own by default, has seen at `stage` of every example."""
     rows = np.arange(trace.examples)
-    said = {v: (rows, trace.scores[v]) for v in (graph or trace.graph).observed[stage]}
-    return Seen(stage, rows, said, trace.kinds)
+    said = {v: (rows, trace.outputs[v]) for v in (graph or trace.graph).observed[stage]}
+    return Seen(stage, rows, said, trace.kinds, trace.task)
 
 
 class Policy(Protocol):

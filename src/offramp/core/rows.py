@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from offramp.base.arrays import AnyArray, BoolArray, FloatArray
+import numpy as np
+
+from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from offramp.base.errors import BudgetError, DataError, ScoresError, TraceError
 from offramp.core import tasks
+from offramp.core.task import SINGLE, Task
 
 UNSEALED_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
 UNSEALED_MOST = 2500  # examples, likewise
@@ -17,7 +20,7 @@ HashOf = Literal["inputs", "scores"]
 
 @dataclass(frozen=True, kw_only=True)
 class RowFacts:
-    """What is known of examples besides their scores and labels; None: nothing.
+    """What is known of examples besides their scores and labels, and what these mean.
 
     Hashes are of what networks read (`hashing.hash_rows`) and tell examples apart; where there are
     none, scores and labels do.
@@ -27,6 +30,8 @@ class RowFacts:
     loss: Mapping[str, AnyArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
     hashes: AnyArray | None = None  # (examples,) uint64
     taught: BoolArray | None = None  # (examples,) whether one trained heads
+    task: Task = SINGLE  # what scores and labels mean
+    answers: Mapping[str, AnyArray] | None = None  # stage -> (examples,) integer ids of answers
 
     @property
     def hash_of(self) -> HashOf:
@@ -54,6 +59,19 @@ class RowFacts:
         given = {stage: array_of(self.loss, stage) for stage in stages}
         return {s: tasks.check_loss(loss, examples, f"{s}.loss") for s, loss in given.items()}
 
+    def checked_answers(self, stages: Iterable[str], examples: int) -> dict[str, IntArray] | None:
+        """The ids of every stage's answers; raises DataError where they are not integers."""
+        if not self.answers:
+            return None
+        given = {stage: array_of(self.answers, stage) for stage in stages}
+        for stage, ids in given.items():
+            if ids.shape != (examples,) or ids.dtype.kind not in "iu":
+                raise DataError(
+                    f"the answers of stage '{stage}' are {ids.dtype} of shape {ids.shape}; they "
+                    "must be integers, one per example, equal where answers are. Number them."
+                )
+        return {stage: np.asarray(ids, dtype=np.int64) for stage, ids in given.items()}
+
 
 NO_FACTS = RowFacts()  # nothing is known
 
@@ -80,15 +98,18 @@ def array_of(arrays: Mapping[str, AnyArray], stage: str) -> AnyArray:
     return arrays[stage]
 
 
-def check_shapes(scores: Mapping[str, FloatArray]) -> None:
-    """Raises ScoresError where stages differ in rows or classes, TraceError where none has rows."""
+def check_shapes(scores: Mapping[str, FloatArray], *, alike: bool = True) -> None:
+    """Raises ScoresError where stages differ in rows or classes, TraceError where none has rows.
+
+    Where they need not be `alike`, they may differ in columns.
+    """
     (first, wanted), *others = scores.items()
     for name, other in others:
         for axis, what, verb in (
             (0, "rows", "see the same examples"),
             (1, "classes", "score them"),
         ):
-            if other.shape[axis] != wanted.shape[axis]:
+            if other.shape[axis] != wanted.shape[axis] and (alike or not axis):
                 raise ScoresError(
                     f"stage '{name}' has {other.shape[axis]} {what}, stage '{first}' has "
                     f"{wanted.shape[axis]}. Every stage must {verb} all; check '{name}'."

@@ -11,16 +11,21 @@ from typing import Literal
 import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.base.errors import DataError, LossError, ScoresError, TraceError, foreign
+from offramp.base.errors import DataError, LossError, ScoresError, foreign
 
-Kind = Literal["logits", "probabilities", "sigmoid"]
+Kind = Literal["logits", "probabilities", "sigmoid", "numbers"]
 """What scores are: of any size, to be put through softmax; chances of one class among all, which
-sum to 1; or chances of each class by itself, as sigmoids give them."""
+sum to 1; chances of each class by itself, as sigmoids give them; or no scores, but numbers that
+mean what the task says."""
 Excess = Literal["net", "induced"]
 LossFunction = Callable[[FloatArray, IntArray], FloatArray]
 
 DISAGREEMENT = "disagreement"  # the loss without labels: another answer than the reference's
 RECORDED = "recorded"  # the loss that the trace's own columns hold
+NO_LABELS = (
+    "these examples have no labels. Record labelled ones, "
+    "or measure disagreement with the reference instead: --unlabelled."
+)
 LABELS = ("labels", "label", "y", "target", "targets")  # what arrays of labels are called
 FEW_CLASSES = 64  # with more, each has too few examples to learn something of it
 SMALLEST_PROBABILITY = (
@@ -129,6 +134,7 @@ def check_kind(scores: FloatArray, kind: Kind, stage: str) -> None:
         "logits": np.ones(len(scores), dtype=bool),
         "probabilities": _probable(scores, _SAID),
         "sigmoid": _within(scores),
+        "numbers": np.ones(len(scores), dtype=bool),
     }
     wrong = np.flatnonzero(~fitting[kind])
     if wrong.size:
@@ -265,36 +271,15 @@ def probabilities(scores: FloatArray, kind: Kind) -> FloatArray:
     return values
 
 
+def confidence(log_probabilities: FloatArray) -> FloatArray:
+    """The highest probability, (n,); 1 minus the others, which keeps its digits near 1."""
+    others = np.sort(log_probabilities.astype(np.float64), axis=1)[:, :-1]
+    return np.asarray(1.0 - np.exp(others).sum(axis=1))
+
+
 def answers(scores: FloatArray) -> IntArray:
     """The class with the highest score, the first of several, (n,)."""
     return np.asarray(scores.argmax(axis=1), dtype=np.int64)
-
-
-def losses_of(
-    name: str, scores: Mapping[str, FloatArray], labels: IntArray | None, reference: FloatArray
-) -> dict[str, FloatArray]:
-    """The loss of every stage, (examples,) each, from its scores (examples, classes).
-
-    Args:
-        name: a loss; `disagreement` is measured against the answers of `reference` alone.
-        scores: of every stage.
-        labels: (examples,) class numbers, or None.
-        reference: the scores of the full network.
-
-    Raises:
-        TraceError: a loss that needs labels, and there are none.
-        LossError: no such loss, or values outside [0, 1].
-    """
-    if name == DISAGREEMENT:
-        agreed = answers(reference)
-        return {s: (answers(v) != agreed).astype(np.float32) for s, v in scores.items()}
-    if labels is None:
-        raise TraceError(
-            "these examples have no labels. Record labelled ones, "
-            "or measure disagreement with the reference instead: --unlabelled."
-        )
-    function = loss_function(name)
-    return {stage: function(values, labels) for stage, values in scores.items()}
 
 
 def loss_function(name: str) -> LossFunction:
@@ -318,11 +303,6 @@ def loss_function(name: str) -> LossFunction:
 def is_own(name: str) -> bool:
     """Whether loss `name` is code of the user's, which no file may start."""
     return ":" in name
-
-
-def is_binary(name: str) -> bool:
-    """Whether loss `name` is known to be 0 or 1, whatever the data."""
-    return name == DISAGREEMENT or is_top(name)
 
 
 def is_top(name: str) -> bool:

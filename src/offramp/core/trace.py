@@ -13,7 +13,7 @@ import numpy as np
 from offramp.base import hashing
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from offramp.base.checked import checked
-from offramp.base.errors import BudgetError, InputError, LossError, TraceError
+from offramp.base.errors import BudgetError, InputError, LossError, ScoresError, TraceError
 from offramp.base.manifests import check_schema, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core import tasks
@@ -39,18 +39,23 @@ from offramp.core.rows import (
     learning_share,
     other_classes,
 )
-from offramp.core.tasks import Excess, Kind, Losses
+from offramp.core.task import SINGLE, Task, task_named
+from offramp.core.task.recorded import Recorded, alike
+from offramp.core.tasks import DISAGREEMENT, Excess, Kind, Losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """Recorded scores of every stage on the same examples, with labels and costs."""
+    """Recorded scores of every stage on the same examples, with labels and costs.
+
+    What scores and labels mean, `task` says; shapes below are those of a single label.
+    """
 
     graph: Graph
     costs: Costs
     scores: Mapping[str, FloatArray]  # stage -> (examples, classes) float32
     kinds: Mapping[str, Kind]
-    labels: IntArray | None = None  # (examples,)
+    labels: AnyArray | None = None  # (examples,) or (examples, ...)
     ids: AnyArray | None = None  # (examples,) integers or strings; None: 0, 1, 2, ...
     loss: Mapping[str, FloatArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, versions, batch, ...
@@ -61,13 +66,33 @@ class Trace:
     taught: BoolArray | None = None  # (examples,) whether one trained heads; None: none did
     seal: float | None = None  # share that only certificates may see; None: by `learning_share`
     ledger: Ledger = field(default_factory=Ledger, compare=False)  # what was seen of the rows
+    task: Task = SINGLE  # what scores and labels mean
+    answers: Mapping[str, IntArray] | None = None  # stage -> (examples,) ids of recorded answers
 
     def __repr__(self) -> str:
         labelled = "unlabelled" if self.labels is None else "labelled"
         return (
-            f"<Trace: {self.examples} {labelled} examples, {self.classes} classes; "
+            f"<Trace: {self.examples} {labelled} examples, {self._width}; "
             f"{', '.join(self.graph.order)}; costs in {self.costs.unit}>"
         )
+
+    @property
+    def _width(self) -> str:
+        if self.task == SINGLE:
+            return f"{self.classes} classes"
+        return f"task {self.task}, {self.classes} columns"
+
+    @cached_property
+    def outputs(self) -> Mapping[str, FloatArray]:
+        """What a walk is told of every stage, (examples, width): the scores, for most tasks.
+
+        Of recorded answers which are alike comes after their observations.
+        """
+        if not isinstance(self.task, Recorded):
+            return self.scores
+        apart = {s: np.full(self.examples, i) for i, s in enumerate(self.graph.order)}
+        same = alike(self.answers or apart)
+        return {s: np.column_stack([v, same[s]]) for s, v in self.scores.items()}
 
     @cached_property
     def identity(self) -> AnyArray:
@@ -76,9 +101,25 @@ class Trace:
 
     @cached_property
     def score_hashes(self) -> AnyArray:
-        """One hash per row of its own scores and label, uint64 (examples,)."""
-        labels = [] if self.labels is None else [self.labels]
-        return hashing.hash_rows(*(self.own(stage) for stage in self.graph.order), *labels)
+        """One hash per row of its own scores and label, uint64 (examples,).
+
+        Recorded answers may say the same of many examples: there ids tell them apart.
+        """
+        columns: list[AnyArray] = [self.own(stage) for stage in self.graph.order]
+        columns += [] if self.labels is None else [self.labels]
+        if isinstance(self.task, Recorded):
+            columns += [*(self.answers or {}).values(), self._numbers]
+        return hashing.hash_rows(*columns)
+
+    @property
+    def _numbers(self) -> AnyArray:
+        """A number for each example that its id stands for, (examples,)."""
+        if self.ids is None:
+            return np.arange(self.examples)
+        if self.ids.dtype.kind in "iu":
+            return self.ids.astype(np.int64)
+        words = [np.frombuffer(str(name).encode(), np.uint8) for name in self.ids.tolist()]
+        return np.array([int(hashing.hash_rows(word[None])[0]) for word in words], dtype=np.uint64)
 
     @cached_property
     def turns(self) -> AnyArray:
@@ -123,6 +164,8 @@ class Trace:
         Args:
             known: what scores are, as the networks of stages show it.
         """
+        if self.task != SINGLE:
+            return []
         found = (self._doubt(stage, (known or {}).get(stage)) for stage in self.graph.order)
         return [sentence for sentence in found if sentence]
 
@@ -149,6 +192,7 @@ class Trace:
             labels=None if self.labels is None else self.labels[rows],
             ids=np.arange(self.examples)[rows] if self.ids is None else self.ids[rows],
             loss=self.loss and {stage: loss[rows] for stage, loss in self.loss.items()},
+            answers=self.answers and {stage: ids[rows] for stage, ids in self.answers.items()},
             alone={stage: scores[rows] for stage, scores in self.alone.items()},
             hashes=self.identity[rows],
             taught=None if self.taught is None else self.taught[rows],
@@ -205,16 +249,16 @@ class Trace:
         """The losses of every stage under loss `name`.
 
         Args:
-            name: top1, top5, module:function; `disagreement` needs no labels; None means the
-                trace's own loss where it has one, else top1.
+            name: top1, top5, another one of the task, module:function; `disagreement` needs no
+                labels; None means the trace's own loss where it has one, else the task's first.
             kind: net or induced excess.
 
         Raises:
             TraceError: the examples have no labels.
             LossError: no such loss, or values outside [0, 1].
         """
-        name = name or (tasks.RECORDED if self.loss else "top1")
-        values = self._loss_values(name, self.scores)
+        name = name or (tasks.RECORDED if self.loss else self.task.default_loss)
+        values = self._loss_values(name, self.outputs)
         own = self._loss_values(name, self.alone) if self.alone else {}
         return Losses(name, values, self.graph.reference, kind, alone={**values, **own})
 
@@ -223,7 +267,27 @@ class Trace:
             if not self.loss:
                 raise LossError("this trace holds no loss of its own; name one with --loss.")
             return self.loss
-        return tasks.losses_of(name, scores, self.labels, self.own(self.graph.reference))
+        if name == DISAGREEMENT:
+            return self._disagreement(scores)
+        of, labels = self.task.loss_of, self.labels
+        return {s: of(name, values, self.kinds[s], labels) for s, values in scores.items()}
+
+    def _disagreement(self, scores: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
+        """How far answers are not those of the reference alone, whatever labels say."""
+        task, reference = self.task, self.graph.reference
+        if isinstance(task, Recorded) and not self.answers:
+            raise LossError(
+                "this trace holds no answers, so nobody knows which differ: name them by integers "
+                "in columns `<stage>.answer`, or take the loss that it holds."
+            )
+        kind = self.alone_kinds.get(reference, self.kinds[reference])
+        agreed = task.answers(self.alone.get(reference, self.outputs[reference]), kind)
+        return {
+            stage: (1 - task.agreement(task.answers(values, self.kinds[stage]), agreed)).astype(
+                np.float32
+            )
+            for stage, values in scores.items()
+        }
 
     @checked
     def write(self, path: str | Path, *, force: bool = False) -> None:
@@ -237,7 +301,8 @@ class Trace:
         with new_folder(path, TRACE, force=force) as folder:
             if force and (path / "trace.json").exists() and self._is_at(path):
                 carry(path, folder)  # the same rows stay opened, and looked at
-            step = max(1, PART_NUMBERS // (self.classes * len(self.graph.order)))
+            numbers = sum(values.shape[1] for values in self.scores.values())
+            step = max(1, PART_NUMBERS // max(1, numbers))
             for part, start in enumerate(range(0, self.examples, step)):
                 rows = slice(start, start + step)
                 write_part(folder, part, self.take(rows).columns(start))
@@ -256,9 +321,12 @@ class Trace:
         if self.labels is not None:
             columns["label"] = self.labels
         for stage in self.graph.order:
-            columns[f"{stage}.scores"] = self.scores[stage]
+            if self.scores[stage].shape[1]:  # recorded answers may come with nothing else
+                columns[f"{stage}.scores"] = self.scores[stage]
             if self.loss:
                 columns[f"{stage}.loss"] = self.loss[stage]
+            if self.answers:
+                columns[f"{stage}.answer"] = self.answers[stage]
         columns["hash"] = self.identity
         return columns if self.taught is None else {**columns, "taught": self.taught}
 
@@ -270,6 +338,7 @@ class Trace:
             "examples": self.examples,
             "classes": self.classes,
             "labelled": self.labels is not None,
+            "task": str(self.task),
             "graph": self.graph.to_json(),
             **self.costs.to_json(),
             "scores": dict(self.kinds),
@@ -289,6 +358,7 @@ class Trace:
         edges: str | None = None,
         reference: str | None = None,
         seal: float | None = None,
+        task: str | Task = SINGLE,
     ) -> Trace:
         """A trace from arrays: what each network said of the same examples.
 
@@ -299,15 +369,18 @@ class Trace:
             edges: "a>b,a>c"; None: each may be followed by the next.
             reference: the full network; None: the last.
             seal: as in `assemble`.
+            task: what scores and labels mean: `single`, `labels`, `regression/SCALE`, ...
 
         Raises:
             ScoresError, DataError, CostError, GraphError: what does not fit.
+            InputError: there is no such task.
         """
         graph = Graph.build(scores, edges, reference)
         priced = Costs(dict(costs), dict.fromkeys(costs, 0.0), "unit")
         arrays = {name: np.asarray(values) for name, values in scores.items()}
         known = None if labels is None else np.asarray(labels)
-        return assemble(graph, priced, arrays, labels=known, seal=seal)
+        facts = RowFacts(task=task_named(task))
+        return assemble(graph, priced, arrays, labels=known, facts=facts, seal=seal)
 
     @classmethod
     @checked
@@ -364,28 +437,31 @@ def assemble(
         TraceError: no examples, or two of the same name.
     """
     costs = graph.check_costs(costs)
-    checked = _checked(graph, scores, kind)
+    task = facts.task
+    checked = _checked(graph, scores, kind, task)
     examples, classes = checked[graph.root].shape
     facts.check_ids(examples)
-    known = None if labels is None else tasks.check_labels(labels, examples, classes)
-    trace = Trace(graph=graph, costs=costs, scores=checked, kinds=_kinds(checked, kind))
+    known = None if labels is None else task.check_labels(labels, examples, classes)
+    kinds = {stage: kind or task.kind_of(values, stage) for stage, values in checked.items()}
+    trace = Trace(graph=graph, costs=costs, scores=checked, kinds=kinds, task=task)
     return _with_facts(replace(trace, labels=known, info={**(info or {})}, seal=seal), facts)
 
 
 def _checked(
-    graph: Graph, scores: Mapping[str, AnyArray], kind: Kind | None
+    graph: Graph, scores: Mapping[str, AnyArray], kind: Kind | None, task: Task
 ) -> dict[str, FloatArray]:
-    """The scores of every stage, known to fit each other and `kind`."""
-    checked = {stage: tasks.check_scores(array_of(scores, stage), stage) for stage in graph.order}
-    check_shapes(checked)
+    """The scores of every stage, known to fit each other, `kind` and the task."""
+    if kind not in (None, *task.kinds):
+        raise ScoresError(
+            f"scores of the task '{task}' are {' or '.join(task.kinds)}, not {kind}; leave "
+            "--scores out, or say one of them."
+        )
+    checked = {s: task.check_outputs(array_of(scores, s), s) for s in graph.order}
+    check_shapes(checked, alike=task.alike)
     if kind is not None:
         for stage, values in checked.items():
             tasks.check_kind(values, kind, stage)
     return checked
-
-
-def _kinds(scores: Mapping[str, FloatArray], kind: Kind | None) -> dict[str, Kind]:
-    return {stage: kind or tasks.kind_of(values, stage) for stage, values in scores.items()}
 
 
 def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
@@ -394,6 +470,7 @@ def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
         trace,
         ids=facts.ids,
         loss=facts.checked_loss(trace.graph.order, trace.examples),
+        answers=facts.checked_answers(trace.graph.order, trace.examples),
         hash_of=facts.hash_of,
         taught=facts.taught,
         seal=checked_seal(trace.seal),
@@ -403,18 +480,27 @@ def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
 
 def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, AnyArray]) -> Trace:
     kinds = manifest["scores"]
-    loss = {name: columns[f"{name}.loss"] for name in graph.order if f"{name}.loss" in columns}
+    task = task_named(manifest.get("task", SINGLE.name))
+    loss, answers, scores = (
+        {n: columns[f"{n}.{what}"] for n in graph.order if f"{n}.{what}" in columns}
+        for what in ("loss", "answer", "scores")
+    )
+    if isinstance(task, Recorded):
+        nothing = np.empty((len(columns["id"]), 0), np.float32)
+        scores = {name: scores.get(name, nothing) for name in graph.order}
     trace = assemble(
         graph,
         Costs.from_json(manifest),
-        {name: columns[f"{name}.scores"] for name in graph.order if f"{name}.scores" in columns},
+        scores,
         labels=columns.get("label"),
-        kind="logits",
+        kind=task.kinds[0],
         facts=RowFacts(
             ids=columns.get("id"),
             loss=loss,
             hashes=columns.get("hash"),
             taught=columns.get("taught"),
+            task=task,
+            answers=answers,
         ),
         info={key: value for key, value in manifest.items() if key not in TRACE_KEYS},
         seal=manifest.get("seal"),

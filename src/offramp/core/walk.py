@@ -15,6 +15,7 @@ import numpy as np
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Costs, Graph
 from offramp.core.policy import STOP, Policy, Seen
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
 
 
@@ -43,7 +44,12 @@ class Outcome:
 
 
 def walk(
-    policy: Policy, setting: float, costs: Costs, kinds: Mapping[str, Kind], batch: int
+    policy: Policy,
+    setting: float,
+    costs: Costs,
+    kinds: Mapping[str, Kind],
+    batch: int,
+    task: Task = SINGLE,
 ) -> Generator[Work, FloatArray, Outcome]:
     """The routing of one batch.
 
@@ -56,6 +62,7 @@ def walk(
         costs: of every stage of the policy's graph.
         kinds: what each stage's scores are.
         batch: number of rows.
+        task: what scores mean.
 
     Yields:
         Work, of at least one row; expects the scores (rows, classes) of it.
@@ -75,9 +82,9 @@ def walk(
         scores = yield Work(stage, rows)
         said[stage] = (rows, scores)
         if successors := graph.successors[stage]:
-            seen = Seen(stage, rows, {v: said[v] for v in graph.observed[stage]}, kinds)
+            seen = Seen(stage, rows, {v: said[v] for v in graph.observed[stage]}, kinds, task)
             action = policy.choose(stage, policy.evidence(seen), setting)
-            action = _never_trust_broken(action, scores, len(successors))
+            action = _never_trust_broken(action, scores, len(successors), kinds[stage])
             for number, successor in enumerate(successors, start=1):
                 waiting.setdefault(successor, []).append(rows[action == number])
     return Outcome(graph.order, at, cost)
@@ -96,15 +103,18 @@ def drive(
         return outcome
 
 
-def _never_trust_broken(action: IntArray, scores: FloatArray, last: int) -> IntArray:
+def _never_trust_broken(action: IntArray, scores: FloatArray, last: int, kind: Kind) -> IntArray:
     """Examples without a finite highest score do not leave early: they go on, as far as possible.
 
-    A class that is impossible, at minus infinity, breaks nothing.
+    A class that is impossible, at minus infinity, breaks nothing; of numbers all must be finite.
     """
     with np.errstate(over="ignore"):  # many impossible classes, at the smallest number there is
         if math.isfinite(scores.sum()):  # the quick look that nearly every batch passes
             return action
-    broken = ~np.isfinite(scores.max(axis=1))
+    if kind == "numbers":
+        broken = ~np.isfinite(scores).all(axis=1)
+    else:
+        broken = ~np.isfinite(scores.max(axis=1))
     return np.where(broken & (action == STOP), last, action)
 
 

@@ -12,6 +12,7 @@ from onnx import helper
 from offramp.answering.committees import SMALLEST
 from offramp.base.arrays import FloatArray
 from offramp.core.graph import BATCH
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
 from offramp.export.scope import OLDEST_OPSET, Scope, value
 from offramp.plan.plan import Plan
@@ -100,6 +101,7 @@ class Decisions:
     dial: Dial
     kinds: Mapping[str, Kind]  # of the scores of each stage
     classes: int
+    task: Task = SINGLE  # what scores mean
     wary: bool = False  # of engines on which a comparison with NaN may hold
 
     def decide(
@@ -129,6 +131,7 @@ class Decisions:
             get=get,
             taint=taint,
             wary=self.wary,
+            task=self.task,
         )
 
     @classmethod
@@ -141,6 +144,7 @@ class Decisions:
         setting: float,
         *,
         dial: bool = False,
+        task: Task = SINGLE,
     ) -> onnx.ModelProto:
         """The decision at one stage and nothing else.
 
@@ -149,7 +153,7 @@ class Decisions:
         """
         scope, observed = Scope(), policy.graph.observed[stage]
         turns = turned(scope, policy.settings, setting, TRADEOFF) if dial else Dial(setting)
-        here = cls(policy=policy, dial=turns, kinds=kinds, classes=classes)
+        here = cls(policy=policy, dial=turns, kinds=kinds, classes=classes, task=task)
         known = {spoken(each): each for each in observed}
         recipes = {key: make for each in observed for key, make in here.recorded(each).items()}
 
@@ -226,5 +230,6 @@ class Decider:
             dial=self.dial or Dial(plan.setting),
             kinds=plan.answered,
             classes=plan.classes,
+            task=plan.task,
             wary=self.wary,
         )

@@ -28,6 +28,8 @@ def facts(stages: Stages) -> dict[str, Any]:
         "stages": list(plan.running.graph.order),
         "reference": plan.graph.reference,
         "classes": plan.classes,
+        "task": str(plan.task),
+        "scores": {stage: plan.answered[stage] for stage in stages.graph.order},
         "cost_unit": plan.costs.unit,
         "reference_cost": plan.graph.reference_cost(plan.costs),
         "policy": policy.kind if plan.routes else "static",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from offramp.base.outputs import new_output
 from offramp.core.graph import BATCH
 from offramp.export.deciding import Decider, Recipe, spoken, turned
 from offramp.export.itinerary import Block
-from offramp.export.scope import Scope, Shape, value
+from offramp.export.scope import Scope, value
 from offramp.export.seal import EXPORTED, described, facts, write_sealed
 from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
 from offramp.plan.plan import Plan
@@ -228,11 +229,9 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
     scores, path = writer.block(stages.itinerary.root, RowLevel(scope, {X: Tensor(read)}), None)
     made = [scores, *_outcome(scope, stages, scores, path)]
     # without rows nothing runs: some networks cannot, nor can TopK in ONNX Runtime before 1.32
-    empty = [
-        none.constant(np.zeros((0, plan.classes) if name == "scores" else 0), kind)
-        for name, kind in OUTPUTS.items()
-    ]
-    types = [helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in OUTPUTS.values()]
+    given = _given(stages)
+    empty = [none.constant(np.zeros([0, *shape[1:]]), kind) for kind, shape in given.values()]
+    types = [helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind, _ in given.values()]
     rows = outside.add("Gather", outside.add("Shape", example.name), outside.constant(0, np.int64))
     any_ = outside.add("Cast", rows, to=TensorProto.BOOL)
     chosen = outside.choose(any_, (scope, made), (none, empty), types)
@@ -260,8 +259,8 @@ def write_file(
 
 def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> list[str]:
     """The answer, the number of the stage that gave it and the cost of each row, (n,) each."""
-    answer = scope.add("ArgMax", scores, axis=1, keepdims=0)
     itinerary = stages.itinerary
+    answer = scope.add("ArgMax", scores, axis=1, keepdims=0)
     if path is None:  # one network alone
         nothing = scope.constant(0, np.int64)
         path = scope.add("Expand", nothing, scope.add("Shape", answer))
@@ -270,13 +269,36 @@ def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> lis
     if positions != list(range(len(positions))):
         stage = scope.add("Gather", scope.integers(*positions), path)
     cost = scope.add("Gather", scope.constant(stages.costs), path)
+    if stages.form is not None:
+        answer = _answer(scope, stages, scores, stage)
     return [answer, stage, cost]
 
 
+def _answer(scope: Scope, stages: Stages, scores: str, stage: str) -> str:
+    """The answer of a task, (n, columns), of scores of the kind of each row's stage."""
+    assert stages.form is not None
+    kinds = [stages.plan.answered[name] for name in stages.itinerary.graph.order]
+    different = list(dict.fromkeys(kinds))
+    answer = stages.form.answers(scope, scores, different[0])
+    for kind in different[1:]:
+        table = scope.constant([each == kind for each in kinds], np.bool_)
+        rows = scope.add("Unsqueeze", scope.add("Gather", table, stage), scope.integers(1))
+        answer = scope.add("Where", rows, stages.form.answers(scope, scores, kind), answer)
+    return answer
+
+
+def _given(stages: Stages) -> dict[str, tuple[Any, list[Any]]]:
+    """The type and shape of every output, by name."""
+    shapes: dict[str, tuple[Any, list[Any]]] = {n: (kind, [BATCH]) for n, kind in OUTPUTS.items()}
+    shapes["scores"] = (OUTPUTS["scores"], [BATCH, stages.plan.classes])
+    if (form := stages.form) is not None:
+        shapes["answer"] = (form.dtype, [BATCH, form.columns])
+    return shapes
+
+
 def _model(stages: Stages, scope: Scope, inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
-    shapes: dict[str, Shape] = {"scores": [BATCH, stages.plan.classes]}
     outputs = [
-        value(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shapes.get(name, [BATCH]))
-        for name, kind in OUTPUTS.items()
+        value(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
+        for name, (kind, shape) in _given(stages).items()
     ]
     return described(stages.model(scope, inputs, outputs), facts(stages))

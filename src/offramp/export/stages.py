@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, inliner, version_converter
 
 from offramp.base.errors import NetworkError, PlanError
 from offramp.core.graph import BATCH, Graph, head, whole
+from offramp.core.task import SINGLE, TaskForm
 from offramp.export.deciding import TAINT, Decider, Recipe, refitted_scores, spoken, tainted
 from offramp.export.itinerary import Block, Itinerary
 from offramp.export.scope import OLDEST_OPSET, Scope, is_float, value
@@ -48,10 +49,23 @@ class Stages:
     """The networks of a plan, ready to be placed.
 
     Raises:
+        PlanError: of a task without a form in ONNX.
         NetworkError: a network that does not load, or of a version that cannot be converted.
     """
 
     plan: Plan
+
+    def __post_init__(self) -> None:
+        if self.plan.task != SINGLE and self.form is None:
+            raise PlanError(
+                f"the task '{self.plan.task}' has no form in ONNX, so its plans cannot be "
+                "exported. Answer with `offramp run`, or give the task a `form`."
+            )
+
+    @property
+    def form(self) -> TaskForm | None:
+        """What the task of the plan says in operators; None for one label."""
+        return self.plan.task.form(self.plan.classes)
 
     @cached_property
     def uncut(self) -> bool:

@@ -170,6 +170,7 @@ def _tried(trace: Trace, policy: str | Family) -> tuple[str, ...]:
     """The names of the families to choose from."""
     if policy != AUTO:
         return (family(policy).name,)
+    rules = tuple(name for name in TRIED_RULES if family(name).fits(trace.task))
     if trace.examples < FEW:
-        return TRIED_RULES[:1]
-    return (QUICK, *TRIED_RULES, *((NETWORK,) if trace.examples >= _MANY else ()))
+        return rules[:1]
+    return (QUICK, *rules, *((NETWORK,) if trace.examples >= _MANY else ()))

@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offramp.base.arrays import AnyArray, IntArray
+from offramp.base.arrays import AnyArray
 from offramp.base.errors import DataError, MissingExtra, TraceError, foreign
 from offramp.base.files import fingerprint, regular
 from offramp.core.parts import read_npz, unread
+from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import LABELS, whole_labels
 from offramp.networks.folders import fingerprint_text, read_folder
 from offramp.networks.images import Skipped, decode
@@ -34,7 +35,7 @@ class ExampleBatch:
 
     ids: AnyArray  # (n,) integers, or file names
     x: AnyArray  # (n, ...)
-    labels: IntArray | None  # (n,)
+    labels: AnyArray | None  # (n,), or as the task has them
 
 
 NOTHING = ExampleBatch(np.empty(0, np.int64), np.empty((0,), np.float32), None)
@@ -74,7 +75,7 @@ class Arrays:
     """An .npz with `x` (n, ...) and, where labelled, `y` (n,)."""
 
     x: AnyArray
-    y: IntArray | None
+    y: AnyArray | None
     fingerprint: str
     preprocessing: Preprocessing | None
     classes: Sequence[str] = ()  # names, by label; none known
@@ -82,7 +83,7 @@ class Arrays:
     remarks: Sequence[str] = ()
 
     @classmethod
-    def open(cls, path: Path, preprocessing: Preprocessing | None) -> Arrays:
+    def open(cls, path: Path, preprocessing: Preprocessing | None, task: Task = SINGLE) -> Arrays:
         try:
             arrays = read_npz(path)
         except TraceError as problem:
@@ -93,7 +94,9 @@ class Arrays:
                 f"it holds {', '.join(arrays) or 'nothing'}."
             )
         name = next((name for name in ("y", *LABELS) if name in arrays), None)
-        y = None if name is None else whole_labels(arrays[name], str(path))
+        y = None if name is None else arrays[name]
+        if y is not None and task == SINGLE:  # labels of others are checked beside the scores
+            y = whole_labels(y, str(path))
         if y is not None and len(y) != len(arrays["x"]):
             raise DataError(f"{path} has {len(y)} labels for {len(arrays['x'])} examples.")
         x, notes = arrays["x"], unread(arrays, ("x", name), path)
@@ -177,6 +180,7 @@ def open_examples(
     preprocessing: Preprocessing | None = None,
     *,
     skip_broken: bool = False,
+    task: str | Task = SINGLE,
 ) -> Examples:
     """The examples that `source` names.
 
@@ -185,6 +189,7 @@ def open_examples(
             class, or flat and unlabelled), or `hf:NAME[:SPLIT]`, a Hugging Face dataset.
         preprocessing: the graph's; images need it.
         skip_broken: leave out images that do not decode, instead of stopping.
+        task: what labels are of; those of others than one label lie in an .npz.
 
     Raises:
         DataError: there is nothing there that can be read.
@@ -197,7 +202,7 @@ def open_examples(
     if not path.exists():
         raise DataError(f"{path} does not exist. Give an .npz, a Parquet file or a folder.")
     if path.suffix == ".npz":
-        return Arrays.open(path, preprocessing)
+        return Arrays.open(path, preprocessing, task_named(task))
     parquet = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if parquet and all(file.suffix == ".parquet" for file in parquet):
         return _parquet(parquet, _needed(preprocessing, source), skipped)

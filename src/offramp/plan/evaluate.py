@@ -17,7 +17,8 @@ from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.frontier import excess_of, loss_of, point, replay
 from offramp.core.ledger import Look
-from offramp.core.tasks import Losses, is_binary
+from offramp.core.policy import seen_by_all
+from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
 from offramp.plan.plan import Plan, Profile
@@ -195,12 +196,18 @@ class _Labelled:
 def _method(plan: Plan, loss: str) -> Method:
     """The test that fits a loss, whatever the examples that are evaluated say."""
     promise = plan.certificate
-    return promise.method if loss == promise.loss else method_for(promise.excess, is_binary(loss))
+    binary = plan.task.is_binary(loss)
+    return promise.method if loss == promise.loss else method_for(promise.excess, binary)
 
 
 def _check_alike(plan: Plan, trace: Trace) -> None:
     """Raises TraceError where the trace is of another system, or of examples that taught it."""
     what = "this trace"
+    if trace.task != plan.task:
+        raise TraceError(
+            f"this trace is of the task '{trace.task}', the plan of '{plan.task}'. Give a trace of "
+            "the plan's task."
+        )
     if trace.graph != plan.graph or trace.classes != plan.classes:
         raise TraceError("this trace was recorded with another graph than the plan's.")
     known = {name: plan.info.get(f"recorded_{name}") for name in split.SYSTEM}
@@ -228,7 +235,7 @@ def _losses(plan: Plan, trace: Trace, loss: str | None) -> Losses | None:
 
 def _shift(plan: Plan, trace: Trace, outcome: Outcome) -> Shift:
     root, then = trace.graph.root, plan.profile
-    now = then.like(trace.scores[root], trace.kinds[root], outcome.exits())
+    now = then.like(seen_by_all(trace, root).sure(), outcome.exits())
     stages = [stage for stage in plan.graph.order if stage in then.exits]
     before = np.array([then.exits[stage] for stage in stages])
     after = np.array([now.exits[stage] for stage in stages])

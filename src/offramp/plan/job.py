@@ -17,6 +17,8 @@ from offramp.core import tasks
 from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.meaning import chance_loss, doubts
 from offramp.core.parts import versions
+from offramp.core.policy import seen_by_all
+from offramp.core.task import Recorded
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
@@ -112,18 +114,21 @@ class Job:
             trial=Trial(
                 excess=self.asked.promise.excess,
                 loss=losses.name,
-                binary=tasks.is_binary(losses.name) or learned.binary,
+                binary=self.certifying.task.is_binary(losses.name) or learned.binary,
                 level=level,
                 seed=self.asked.split.seed,
             ),
         )
         labels = self.certifying.labels
-        if self.asked.promise.loss_name == tasks.DISAGREEMENT or labels is None:
+        known = labels is not None or isinstance(self.certifying.task, Recorded)
+        if self.asked.promise.loss_name == tasks.DISAGREEMENT or not known:
             return found
+        classes = self.certifying.classes
+        chance = None if labels is None else chance_loss(losses.name, labels, classes)
         return replace(
             found,
             reference_loss=float(losses.of_reference.mean(dtype=np.float64)),
-            chance_loss=chance_loss(losses.name, labels, self.certifying.classes),
+            chance_loss=chance,
         )
 
     def plan(self, certificate: Certificate, networks: Networks | None) -> Plan:
@@ -139,6 +144,7 @@ class Job:
             costs=self.certifying.costs,
             kinds=trace.kinds,
             classes=trace.classes,
+            task=trace.task,
             policy=policy,
             tradeoff=certificate.tradeoff,
             certificate=certificate,
@@ -302,4 +308,4 @@ def _savings(trace: Trace, policy: Policy, certificate: Certificate) -> Iterator
 def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profile:
     """What these examples look like to the plan."""
     exits = _walked(trace, policy, certificate).exits()
-    return Profile.of(trace.scores[trace.graph.root], trace.kinds[trace.graph.root], exits)
+    return Profile.of(seen_by_all(trace, trace.graph.root).sure(), exits)

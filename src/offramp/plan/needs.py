@@ -13,6 +13,7 @@ from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.policy import Policy
+from offramp.core.task import Recorded
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
 from offramp.policies import Family, Static, family
@@ -88,7 +89,7 @@ def needs(
         BudgetError: budget, confidence or power out of range.
         TraceError: too few examples that are not sealed.
     """
-    _check(budget, confidence, power)
+    _check(trace, budget, confidence, power)
     tell = progress or silent
     tell(f"learning {family(policy).name}", 0, 1)
     learned, seen = _learned(_shown(trace), excess, policy, seed)
@@ -98,7 +99,12 @@ def needs(
     return counted.needs(learned)
 
 
-def _check(budget: float, confidence: float, power: float) -> None:
+def _check(trace: Trace, budget: float, confidence: float, power: float) -> None:
+    if not trace.task.is_binary(tasks.DISAGREEMENT):
+        raise TraceError(
+            f"answers of the task '{trace.task}' differ by degrees, and `needs` counts answers "
+            "that change. Label some hundred examples, and fit: the certificate says what it takes."
+        )
     check_promise(budget, confidence)
     if not 0 < power < 1:
         raise BudgetError(f"the power is {power}; it must lie between 0 and 1.")
@@ -120,8 +126,15 @@ def _learned(trace: Trace, excess: Excess, policy: str | Family, seed: int) -> t
     """A policy that was learned on one part of a trace, and the other part."""
     first, second = trace.split(_LEARN_SHARE, seed)
     learning = trace.take(first)
-    loss = "top1" if trace.labels is not None else tasks.DISAGREEMENT
+    loss = _judged(trace) or tasks.DISAGREEMENT
     return family(policy)(learning, learning.losses(loss, excess)), trace.take(second)
+
+
+def _judged(trace: Trace) -> str | None:
+    """The loss that says what answers cost; None: nobody knows."""
+    if isinstance(trace.task, Recorded):
+        return tasks.RECORDED
+    return None if trace.labels is None else trace.task.default_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +181,8 @@ class _Counted:
         other = excess_of(outcome, self.trace.losses(tasks.DISAGREEMENT, "induced"))
         changed, cost = float(other.mean(dtype=np.float64)), float(outcome.cost.mean())
         measured = None
-        if self.trace.labels is not None:
-            losses = excess_of(outcome, self.trace.losses("top1", self.excess))
+        if loss := _judged(self.trace):
+            losses = excess_of(outcome, self.trace.losses(loss, self.excess))
             measured = float(losses.mean(dtype=np.float64))
         return Need(
             tradeoff=None if stage else setting,

@@ -31,6 +31,7 @@ from offramp.core import tasks
 from offramp.core.costs import COST_KEYS, CostsJson
 from offramp.core.graph import Costs, Graph, GraphJson
 from offramp.core.policy import Policy, Static
+from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace
 from offramp.networks.inputs import Watch
@@ -42,14 +43,13 @@ from offramp.networks.networks import (
 )
 from offramp.networks.preprocessing import Preprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
-from offramp.policies.statistics import confidence
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 
 VERSION = 1
 PLAN = kind_of_folder("plan")
 _KEYS = frozenset(
     (
-        *("version", "graph", *COST_KEYS, "scores", "classes", "policy"),
+        *("version", "graph", *COST_KEYS, "scores", "classes", "task", "policy"),
         *("tradeoff", "path", "certificate", "profile", "networks", "preprocessing"),
         *("committees", "refits", "repair", PRINTS, HASH),
     )
@@ -62,6 +62,7 @@ class PlanManifest(Manifest, CostsJson):
     graph: GraphJson
     scores: dict[str, Kind]
     classes: int
+    task: NotRequired[str]
     policy: dict[str, Any]
     tradeoff: float | None
     path: list[float]
@@ -86,19 +87,17 @@ class Profile:
 
     examples: int
     exits: Mapping[str, float]  # share that stops at each stage
-    edges: tuple[float, ...]  # of bins of the root's highest probability, rising
+    edges: tuple[float, ...]  # of bins of the root's sureness, rising
     shares: tuple[float, ...]  # of examples in each bin, one more than edges
 
     @classmethod
-    def of(cls, scores: FloatArray, kind: Kind, exits: Mapping[str, float]) -> Profile:
-        """The profile of examples with these scores (n, classes) at the root."""
-        sure = confidence(tasks.log_probabilities(scores, kind))
+    def of(cls, sure: FloatArray, exits: Mapping[str, float]) -> Profile:
+        """The profile of examples of which the root is so sure, (n,)."""
         edges = np.unique(np.quantile(sure, np.linspace(0, 1, 11)[1:-1]))
         return cls(len(sure), dict(exits), tuple(edges.tolist()), _shares(sure, edges))
 
-    def like(self, scores: FloatArray, kind: Kind, exits: Mapping[str, float]) -> Profile:
+    def like(self, sure: FloatArray, exits: Mapping[str, float]) -> Profile:
         """The profile of other examples, in the same bins."""
-        sure = confidence(tasks.log_probabilities(scores, kind))
         return Profile(len(sure), dict(exits), self.edges, _shares(sure, np.array(self.edges)))
 
     def to_json(self) -> dict[str, Any]:
@@ -141,6 +140,7 @@ class Plan:
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprints, seed, versions, ...
     refits: Refits = field(default_factory=dict)  # how the scores of some stages are mended
     repair: Repair | None = None  # what that does by itself; None: nobody asked for refits
+    task: Task = SINGLE  # what scores mean
 
     def __repr__(self) -> str:
         found, names = self.certificate, ", ".join(self.running.graph.order)
@@ -253,6 +253,7 @@ class Plan:
             **self.costs.to_json(),
             "scores": dict(self.kinds),
             "classes": self.classes,
+            "task": str(self.task),
             "policy": policy_to_json(self.policy),
             "tradeoff": self.tradeoff,
             "path": [float(t) for t in self.policy.settings],
@@ -291,11 +292,13 @@ class Plan:
     def _from_manifest(cls, path: Path, value: Mapping[str, Any]) -> Plan:
         graph = Graph.from_json(value["graph"])
         policy = policy_from_json(value["policy"], value["classes"])
+        task = task_named(value.get("task", SINGLE.name))
         found = cls(
             graph=graph,
             costs=graph.check_costs(Costs.from_json(value)),
             kinds=value["scores"],
             classes=value["classes"],
+            task=task,
             policy=policy,
             tradeoff=value["tradeoff"],
             certificate=Certificate.from_json(value["certificate"]),
@@ -318,7 +321,7 @@ class Plan:
         for what, names in named.items():
             if unknown := sorted(set(names) - stages):
                 raise ValueError(f"the {what} names an unknown stage {unknown[0]!r}")
-        if not fits(int, self.classes) or self.classes < 2:
+        if not fits(int, self.classes) or self.classes < (2 if self.task == SINGLE else 0):
             raise ValueError(f"the number of classes is {self.classes!r}")
         if not fits(Mapping[str, Kind], self.kinds) or not stages <= set(self.kinds):
             raise ValueError(f"the kinds of scores are {self.kinds!r}")

@@ -19,10 +19,13 @@ import numpy as np
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
 from offramp.core.policy import STOP, Seen, backbone
+from offramp.core.task import SINGLE
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.families import ALWAYS, Family, Saved
-from offramp.policies.operators import ANSWERS, Decision, Dial, Memory, SeenTensors
+from offramp.policies.operators import ANSWERS, FLOAT, Decision, Dial, Memory, SeenTensors
+
+_ALIKE = 0.9  # answers that agree so far count as one: of labels and numbers few are equal
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,7 @@ class Alike:
     def evidence(self, seen: Seen) -> FloatArray:
         """How many answers agree: the streak that ends here; for agreement 0 unless all do."""
         stages = self.graph.observed[seen.stage]
-        present = seen.answers()
-        same = np.stack([seen.answers(stage) == present for stage in reversed(stages)])
+        same = np.stack([seen.agreement(stage) > _ALIKE for stage in reversed(stages)])
         streak = np.cumprod(same, axis=0).sum(axis=0)
         if self.kind == "agreement":
             streak = np.where(streak == len(stages), streak, 0)
@@ -66,7 +68,7 @@ class Alike:
         scope, stages = seen.scope, len(seen.observed)
         streak = scope.constant([[1.0]])
         if stages > 1:
-            same, together = seen.alike, None
+            same, together = _counted(seen), None
             for back in reversed(range(stages - 1)):
                 column = seen.column(same, back)
                 together = column if together is None else scope.add("Mul", together, column)
@@ -83,10 +85,19 @@ class Alike:
         return ANSWERS
 
 
+def _counted(seen: SeenTensors) -> str:
+    """1 for each earlier stage whose answer agrees, else 0, (n, stages - 1)."""
+    if seen.task == SINGLE:
+        return seen.alike
+    agrees = seen.scope.add("Greater", seen.alike, seen.scope.constant(_ALIKE))
+    return seen.scope.add("Cast", agrees, to=FLOAT)
+
+
 def _fit(trace: Trace, losses: Losses, *, kind: str) -> Alike:
     return Alike.fit(kind, trace)
 
 
 VOTES = tuple(
-    Family(kind, partial(_fit, kind=kind), Alike.from_json) for kind in ("patience", "agreement")
+    Family(kind, partial(_fit, kind=kind), Alike.from_json, any_task=True)
+    for kind in ("patience", "agreement")
 )

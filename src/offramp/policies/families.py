@@ -20,6 +20,7 @@ from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import InputError, PlanError
 from offramp.core.graph import Graph
 from offramp.core.policy import Policy
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
@@ -92,12 +93,20 @@ class Family:
     fit: Callable[[Trace, Losses], Deployable]
     read: Callable[[Saved], Deployable]  # the inverse of `Deployable.to_json`
     most: int | None = None  # examples that are learned from; of more, a sample is
+    any_task: bool = False  # whether it looks at nothing that only scores of classes have
 
     def __call__(self, trace: Trace, losses: Losses) -> Deployable:
         """The policy learned, or tuned, on a trace and its losses.
 
-        Raises InputError where it is of another kind, as a plan would be read back wrongly.
+        Raises InputError where it is of another kind, as a plan would be read back wrongly, or
+        where the trace is of a task that it does not fit.
         """
+        if not self.fits(trace.task):
+            able = ", ".join(name for name, each in FAMILIES.items() if each.any_task)
+            raise InputError(
+                f"policy '{self.name}' needs scores of classes, of which one is right, and the "
+                f"task '{trace.task}' has none; take one of {able}."
+            )
         policy = self.fit(trace, losses)
         if policy.kind != self.name:
             raise InputError(
@@ -105,6 +114,10 @@ class Family:
                 "same name."
             )
         return policy
+
+    def fits(self, task: Task) -> bool:
+        """Whether the policy can decide for a task."""
+        return self.any_task or task == SINGLE
 
 
 _registered: dict[str, Family] = {}

@@ -111,9 +111,13 @@ class Features:
         return cls(tuple(value["stages"]), classes, knots, mean, scale, names)
 
     @property
-    def looks_back(self) -> bool:
-        """Whether earlier stages are looked at."""
-        return bool({"earlier", "divergence"} & {*self.blocks})
+    def memory(self) -> Memory:
+        """What it asks earlier stages to remember."""
+        return LOOKED_BACK_AT if {"earlier", "divergence"} & {*self.blocks} else {}
+
+    def fold(self, weights: FloatArray) -> Linear:
+        """Linear functions of `parts`, from (outputs, 1 + features) on centred, scaled ones."""
+        return Linear.fold(self, weights)
 
     def __call__(self, seen: Seen) -> FloatArray:
         """(n, features), centred and scaled: what is learned from."""

@@ -25,10 +25,12 @@ from offramp.answering.posterior import expected_excess
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
 from offramp.core.policy import STOP, TRADEOFFS, Seen, seen_by_all
+from offramp.core.task import SINGLE
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.families import ALWAYS, Family, Saved, numbers
-from offramp.policies.features import BLOCKS, LOOKED_BACK_AT, Features, Linear
+from offramp.policies.features import BLOCKS, Features
+from offramp.policies.observed import Observed
 from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
 from offramp.policies.regression import Hidden, Regression
 
@@ -47,7 +49,7 @@ class Model:
     any.
     """
 
-    features: Features
+    features: Features | Observed
     loss: FloatArray  # (successors, 2, 1 + features): constant term first; for phi and log t * phi
     cost: FloatArray  # (successors, 2, 1 + features)
     hidden: Hidden | None = None
@@ -59,19 +61,19 @@ class Model:
         return both.reshape(len(both), 4, -1)
 
     @cached_property
-    def linear(self) -> Linear:
+    def linear(self) -> Any:
         """Both functions of all successors at once, (successors * 4) outputs."""
-        return Linear.fold(self.features, self.weights.reshape(-1, self.weights.shape[-1]))
+        return self.features.fold(self.weights.reshape(-1, self.weights.shape[-1]))
 
     @cached_property
-    def rectified(self) -> Linear | None:
-        """What the hidden units rectify, (units) outputs."""
-        return Linear.fold(self.features, self.hidden.before) if self.hidden else None
+    def rectified(self) -> Any:
+        """What the hidden units rectify, (units) outputs; None without any."""
+        return self.features.fold(self.hidden.before) if self.hidden else None
 
     def __call__(self, seen: Seen) -> FloatArray:
         """Loss and cost of each successor, against stopping: (n, successors * 4)."""
         parts = self.features.parts(seen)
-        costs = self.linear(parts)
+        costs: FloatArray = self.linear(parts)
         if self.hidden is not None and self.rectified is not None:
             costs += np.maximum(self.rectified(parts), 0.0) @ self.hidden.out
         return costs
@@ -90,9 +92,10 @@ class Model:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Model:
         """The inverse of `to_json`. Raises ValueError, KeyError or TypeError."""
-        hidden = value.get("hidden")
+        hidden, features = value.get("hidden"), value["features"]
+        kind = Observed if "widths" in features else Features
         return cls(
-            Features.from_json(value["features"]),
+            kind.from_json(features),
             numbers(value["loss"]),
             numbers(value["cost"]),
             hidden and Hidden(*(numbers(hidden[name]) for name in ("weights", "bias", "out"))),
@@ -103,7 +106,8 @@ class Model:
         features, after = self.features, len(saved.graph.successors[stage])
         check = partial(saved.check, stage=stage)
         check(features.stages == saved.graph.observed[stage], "stages")
-        check(saved.classes in (None, features.classes), "classes")
+        if isinstance(features, Features):
+            check(saved.classes in (None, features.classes), "classes")
         width = sum(features.blocks.values())
         check(features.mean.shape == features.scale.shape == (width,), "features")
         check(float(features.scale.min()) > 0, "features")
@@ -135,8 +139,7 @@ class Model:
         columns = len(weights)
         if fixed:
             weights = np.einsum("k,ckf->cf", bases(dial.default), weights)
-        linear = Linear.fold(self.features, weights.reshape(-1, weights.shape[-1]))
-        value = linear.tensor(seen)
+        value = self.features.fold(weights.reshape(-1, weights.shape[-1])).tensor(seen)
         if self.hidden is not None and self.rectified is not None:
             units = scope.add("Relu", self.rectified.tensor(seen))
             out = self.hidden.out.reshape(len(self.hidden.out), -1, 4)
@@ -221,13 +224,13 @@ class Learned:
 
     def remembered(self, stage: str) -> Memory:
         before = {other: self.graph.observed[other][:-1] for other in self.models}
-        looking = [s for s, model in self.models.items() if model.features.looks_back]
-        return LOOKED_BACK_AT if any(stage in before[other] for other in looking) else {}
+        asked = [m.features.memory for s, m in self.models.items() if stage in before[s]]
+        return next((memory for memory in asked if memory), {})
 
 
 LEARNED = (
-    Family("learned", Learned.fit, Learned.from_json, SAMPLE),
-    Family("network", partial(Learned.fit, units=UNITS), Learned.from_json, SAMPLE),
+    Family("learned", Learned.fit, Learned.from_json, SAMPLE, True),
+    Family("network", partial(Learned.fit, units=UNITS), Learned.from_json, SAMPLE, True),
 )
 
 
@@ -284,7 +287,11 @@ class _Learner:
             losses.append(ahead[successor][0])
             costs.append(ahead[successor][1] + step / self.trace.reference_cost)
         seen = seen_by_all(self.trace, stage)
-        everything = Features.fit(self.graph, seen, self.blocks)
+        everything: Features | Observed
+        if self.trace.task == SINGLE:
+            everything = Features.fit(self.graph, seen, self.blocks)
+        else:
+            everything = Observed.fit(self.graph, seen)
         targets = np.concatenate(
             [_on_basis(y - stop) for y in losses[1:]] + [_on_basis(y) for y in costs[1:]], axis=1
         )

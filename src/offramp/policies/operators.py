@@ -6,34 +6,19 @@ form is written with; nothing of it needs the package `onnx`, so that both forms
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
 
 import numpy as np
 
-from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.arrays import FloatArray, IntArray
+from offramp.core.operators import Operators as Operators
+from offramp.core.task import SINGLE, Task, TaskForm
 from offramp.core.tasks import FEW_CLASSES, NEAREST, SMALLEST_PROBABILITY, Kind
 from offramp.policies.statistics import LOWEST, SURE
 
 FLOAT, INT64 = 1, 7  # types of tensors as ONNX numbers them, for its operator Cast
-
-
-class Operators(Protocol):
-    """A graph of ONNX operators that is being written; tensors go by their names."""
-
-    def constant(self, value: AnyArray | Sequence[Any] | float, dtype: Any = np.float32) -> str:
-        """A constant tensor."""
-
-    def integers(self, *values: int) -> str:
-        """A constant of int64, (values,)."""
-
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """The only output of an operator; what is there already is not computed again."""
-
-    def several(self, outputs: int, operator: str, *inputs: str, **attributes: Any) -> list[str]:
-        """The outputs of an operator that has more of them."""
 
 
 Get = Callable[[str], str]  # from a key to the tensor that earlier blocks recorded under it
@@ -55,6 +40,7 @@ class SeenTensors:
     get: Get
     taint: str | None = None  # (n, 1), 0 where the inputs are numbers, else NaN
     wary: bool = False  # of engines on which a comparison with NaN may hold
+    task: Task = SINGLE  # what scores mean
 
     def before(self, what: str) -> str | None:
         """What the stage before this one remembered under `what`; None at the first stage."""
@@ -105,7 +91,9 @@ class SeenTensors:
 
     @cached_property
     def answer(self) -> str:
-        """The class answered, (n, 1)."""
+        """The class answered, (n, 1); of another task its answers, (n, m)."""
+        if form := self.form:
+            return form.answers(self.scope, self.scores, self.kind)
         return self.scope.add("Unsqueeze", self.first, self.scope.integers(1))
 
     @cached_property
@@ -117,7 +105,12 @@ class SeenTensors:
 
     @cached_property
     def unsure(self) -> str:
-        """1 minus the highest probability, without losing its digits near 0, (n, 1)."""
+        """1 minus the sureness, without losing its digits near 0, (n, 1).
+
+        Of one label 1 minus the highest probability.
+        """
+        if form := self.form:
+            return form.unsure(self.scope, self.scores, self.kind)
         others = self.scope.add("Sub", self.scope.constant(1.0), self.member)
         rest = self.scope.add("Mul", self.probabilities, others)
         return self.scope.add("ReduceSum", rest, self.scope.integers(1))
@@ -178,11 +171,43 @@ class SeenTensors:
     def alike(self) -> str:
         """1 for each earlier stage that answered alike, else 0, (n, stages - 1).
 
-        Stages must remember ANSWERS, and there must be an earlier one.
+        Of other tasks than one label, how far it agrees, in [0, 1]. Stages must remember ANSWERS,
+        and there must be an earlier one.
         """
         answer = self.answer
+        if form := self.form:
+            before, wide = self.get(f"{self.observed[-2]}:answers"), form.columns
+            agreed = [
+                form.agreement(self.scope, self._columns(before, wide * at, wide), answer)
+                for at in range(len(self.observed) - 1)
+            ]
+            return agreed[0] if len(agreed) == 1 else self.scope.add("Concat", *agreed, axis=1)
         alike = self.scope.add("Equal", self.get(f"{self.observed[-2]}:answers"), answer)
         return self.scope.add("Cast", alike, to=FLOAT)
+
+    @cached_property
+    def task_observations(self) -> str:
+        """`Task.observations`, (n, k); not for one label, where policies look at more."""
+        form = self.form
+        assert form is not None
+        return form.observations(self.scope, self.scores, self.kind)
+
+    @property
+    def looked_back(self) -> str:
+        """How far earlier answers agree, then what was observed before, (n, earlier features)."""
+        before = self.get(f"{self.observed[-2]}:observed")
+        return self.scope.add("Concat", self.alike, before, axis=1)
+
+    @property
+    def form(self) -> TaskForm | None:
+        """What the task says in operators; None for one label, of which policies say more."""
+        return self.task.form(self.classes)
+
+    def _columns(self, tensor: str, start: int, count: int) -> str:
+        """Some columns of (n, k), (n, count)."""
+        return self.scope.add(
+            "Gather", tensor, self.scope.integers(*range(start, start + count)), axis=1
+        )
 
     def column(self, tensor: str, number: int) -> str:
         """One column of (n, k), as (n, 1)."""
@@ -190,7 +215,8 @@ class SeenTensors:
 
     def trusted(self, values: str, columns: int = 1) -> str:
         """(n, columns) values, NaN in the rows whose scores or inputs are no numbers."""
-        if self.kind != "logits":  # NaN logits are NaN in every probability already
+        # NaN logits of one label are NaN in every probability already
+        if self.kind != "logits" or self.task != SINGLE:
             nothing = self.scope.constant(np.zeros((self.classes, columns)))
             values = self.scope.add("Gemm", self.scores, nothing, values)
         return values if self.taint is None else self.scope.add("Add", values, self.taint)

@@ -2,7 +2,7 @@
 
 | policy | stops when | dial |
 |---|---|---|
-| myopic | the highest probability is at least the threshold | threshold |
+| myopic | the task's sureness, the highest probability, is at least the threshold | threshold |
 | margin | the two highest probabilities differ by at least the threshold | threshold |
 | entropy | the entropy of the probabilities is at most the threshold | minus the threshold |
 
@@ -26,16 +26,16 @@ from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.families import ALWAYS, Family, Saved
 from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
-from offramp.policies.statistics import confidence, margin, negative_entropy
+from offramp.policies.statistics import margin, negative_entropy
 
 _NEVER = 2.0  # a threshold that no sureness reaches
 _POINTS = 120  # how many thresholds a rule's dial has
 
 
-SURENESS: Mapping[str, Callable[[FloatArray], FloatArray]] = {
-    "myopic": confidence,
-    "margin": margin,
-    "entropy": negative_entropy,
+SURENESS: Mapping[str, Callable[[Seen], FloatArray]] = {
+    "myopic": Seen.sure,
+    "margin": lambda seen: margin(seen.log_probabilities()),
+    "entropy": lambda seen: negative_entropy(seen.log_probabilities()),
 }
 
 
@@ -54,12 +54,12 @@ class Threshold:
         seen = [seen_by_all(trace, stage) for stage in graph.order[:-1]] or [
             seen_by_all(trace, graph.root)
         ]
-        values = np.concatenate([SURENESS[kind](s.log_probabilities()) for s in seen])
+        values = np.concatenate([SURENESS[kind](s) for s in seen])
         inner = np.unique(np.quantile(values, np.linspace(0, 1, _POINTS)))[::-1]
         return cls(graph, np.concatenate([[_NEVER], inner]), kind)
 
     def evidence(self, seen: Seen) -> FloatArray:
-        return SURENESS[self.kind](seen.log_probabilities())[:, None]
+        return SURENESS[self.kind](seen)[:, None]
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
         return np.where(evidence[:, 0] >= setting, STOP, 1)
@@ -95,4 +95,7 @@ def _fit(trace: Trace, losses: Losses, *, kind: str) -> Threshold:
     return Threshold.fit(kind, trace)
 
 
-RULES = tuple(Family(kind, partial(_fit, kind=kind), Threshold.from_json) for kind in SURENESS)
+RULES = tuple(
+    Family(kind, partial(_fit, kind=kind), Threshold.from_json, any_task=kind == "myopic")
+    for kind in SURENESS
+)

@@ -8,16 +8,11 @@ from scipy.special import logsumexp
 from offramp.base.arrays import FloatArray
 from offramp.core.policy import Seen
 from offramp.core.tasks import FEW_CLASSES
+from offramp.core.tasks import confidence as confidence
 
 SUMS = 5  # numbers that sum up the probabilities, before the probabilities themselves
 LOWEST = -30.0  # of logarithms of probabilities: a class may be impossible
 SURE = 1e-6  # where other classes get less than that together, no more is made of it
-
-
-def confidence(log_probabilities: FloatArray) -> FloatArray:
-    """The highest probability, (n,); 1 minus the others, which keeps its digits near 1."""
-    others = np.sort(log_probabilities.astype(np.float64), axis=1)[:, :-1]
-    return np.asarray(1.0 - np.exp(others).sum(axis=1))
 
 
 def margin(log_probabilities: FloatArray) -> FloatArray:

@@ -1,6 +1,6 @@
 """Policies that cut one number into bands, with cuts of each stage's own for each setting.
 
-| policy | its cuts of the highest probability | dial |
+| policy | its cuts of the sureness: of one label the highest probability | dial |
 |---|---|---|
 | thresholds | tuned jointly: coordinate descent, each step exact | tradeoff |
 | window | likewise, and the least sure stop as well (Xia and Bouganis 2023) | tradeoff |
@@ -26,7 +26,6 @@ from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.families import Family, Saved, cuts_to_json
 from offramp.policies.operators import INT64, Decision, Dial, Memory, SeenTensors
-from offramp.policies.statistics import confidence
 
 _COMBINATIONS = 4096  # of cuts that the exhaustive search tries, at most
 _FINEST = 60  # quantiles of one stage, at most
@@ -120,7 +119,7 @@ class Thresholds:
         return cls(graph, 1 - _TOLERANCES, cuts, "greedy")
 
     def evidence(self, seen: Seen) -> FloatArray:
-        return confidence(seen.log_probabilities())[:, None]
+        return seen.sure()[:, None]
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
         cuts = self.cuts[stage][int(np.abs(self.settings - setting).argmin())]
@@ -169,17 +168,17 @@ class Thresholds:
 
 
 THRESHOLDS = (
-    Family("thresholds", Thresholds.fit, Thresholds.from_json),
-    Family("window", Thresholds.window, Thresholds.from_json),
-    Family("exhaustive", Thresholds.exhaustive, Thresholds.from_json),
-    Family("msdnet", Thresholds.msdnet, Thresholds.from_json),
-    Family("greedy", Thresholds.greedy, Thresholds.from_json),
+    Family("thresholds", Thresholds.fit, Thresholds.from_json, any_task=True),
+    Family("window", Thresholds.window, Thresholds.from_json, any_task=True),
+    Family("exhaustive", Thresholds.exhaustive, Thresholds.from_json, any_task=True),
+    Family("msdnet", Thresholds.msdnet, Thresholds.from_json, any_task=True),
+    Family("greedy", Thresholds.greedy, Thresholds.from_json, any_task=True),
 )
 
 
 def _confidences(trace: Trace) -> dict[str, FloatArray]:
-    """The highest probability of every stage for every example, (examples,) each."""
-    return {v: confidence(seen_by_all(trace, v).log_probabilities()) for v in trace.graph.order}
+    """How sure every stage is of every example, (examples,) each in [0, 1]."""
+    return {v: seen_by_all(trace, v).sure() for v in trace.graph.order}
 
 
 def _inner(sure: FloatArray, share: float) -> float:

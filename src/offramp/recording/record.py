@@ -26,6 +26,7 @@ from offramp.core.ledger import Ledger
 from offramp.core.meaning import DoubtfulLabels
 from offramp.core.parts import part_path, read_parts, versions, write_part
 from offramp.core.rows import RowFacts, check_order, checked_seal
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
 from offramp.networks.data import Examples
@@ -50,6 +51,7 @@ class RecordOptions:
     sizes: tuple[int, ...] = ()  # further rows per call to measure costs at
     seal: float | None = None  # share of the rows that only certificates may see; see `assemble`
     kind: Kind | None = None  # what all scores are; None finds out once all are there
+    task: Task = SINGLE  # what scores and labels mean
     graph_folder: Path | None = None  # where networks were read from, for `fit` to find them again
 
     @property
@@ -99,7 +101,7 @@ def record(
     given = None if costs is None else networks.graph.check_costs(costs)
     recording = _Recording(networks, runtime, examples, options, progress or silent)
     trace = recording.run(out, given, force)
-    for sentence in label_doubts(runtime, trace, examples):
+    for sentence in label_doubts(runtime, trace, examples) if trace.task == SINGLE else ():
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
@@ -118,7 +120,8 @@ class _Recording:
         check_order(self.examples.classes, self.networks.class_names)
         self.tell("comparing rows together and alone", 0, 1)
         judge = Judge.of(self.networks)
-        recorder = Recorder(self.networks, self.runtime, judge, self.options.kind)
+        kind, task = self.options.kind, self.options.task
+        recorder = Recorder(self.networks, self.runtime, judge, kind, task)
         notes = recorder.compared(self.examples, self.options.batch)
         _warn(notes)
         identity = self._identity()
@@ -169,6 +172,7 @@ class _Recording:
             "threads": options.threads,
             "seal": checked_seal(options.seal),
             "kind": options.kind,
+            "task": str(options.task),
         }
 
     def _first(self) -> AnyArray:
@@ -200,7 +204,12 @@ class _Recording:
             {stage: columns[f"{stage}.scores"] for stage in graph.order},
             labels=columns.get("label"),
             kind=self.options.kind,
-            facts=RowFacts(ids=columns["id"], hashes=columns["hash"], taught=columns.get("taught")),
+            facts=RowFacts(
+                ids=columns["id"],
+                hashes=columns["hash"],
+                taught=columns.get("taught"),
+                task=self.options.task,
+            ),
             info={**kept, "input": inputs.to_json(), "versions": versions(), "created": _now()},
             seal=self.options.seal,
         )
@@ -210,7 +219,7 @@ class _Recording:
         return replace(trace, ledger=Ledger.read(out))
 
 
-_APART = ("graph", "seal", "kind")  # what a trace says in its own words
+_APART = ("graph", "seal", "kind", "task")  # what a trace says in its own words
 
 
 def _warn(sentences: list[str]) -> None:

@@ -18,6 +18,7 @@ from offramp.base.schema import record_of as record_of
 from offramp.core.graph import Costs
 from offramp.core.parts import parts
 from offramp.core.rows import RowFacts
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind, check_kind, no_scores
 from offramp.core.trace import Trace, assemble
 from offramp.networks.data import ExampleBatch, Examples
@@ -57,6 +58,7 @@ class Recorder:
     runtime: Stages
     judge: Judge
     kind: Kind | None  # what all scores are; None: as they look once all are there
+    task: Task = SINGLE  # what scores and labels mean
 
     @property
     def run(self) -> ScoreStages:
@@ -96,8 +98,9 @@ class Recorder:
             ids=np.concatenate([batch.ids for batch in kept]),
             hashes=hashes,
             taught=None if taught is None else np.isin(hashes, taught),
+            task=self.task,
         )
-        graph, kind = self.networks.graph, self.kind or "logits"
+        graph, kind = self.networks.graph, self.kind or self.task.kinds[0]
         trace = assemble(graph, self._free, scores, labels=_labels(kept), kind=kind, facts=facts)
         seen = Range.together(Range.of(batch.x) for batch in kept)
         return PartRows(trace.columns(), {_RANGE: json.dumps(seen and asdict(seen))}, notes)
@@ -116,7 +119,8 @@ class Recorder:
             scores[stage] = running.answer(stage, None)
             _check_rows(stage, scores[stage], batch)
         # refuses what does not fit
-        assemble(graph, self._free, scores, labels=batch.labels, kind=self.kind)
+        facts = RowFacts(task=self.task)
+        assemble(graph, self._free, scores, labels=batch.labels, kind=self.kind, facts=facts)
         return scores
 
     def _again(self, kept: list[ExampleBatch], scores: Mapping[str, FloatArray]) -> list[str]:

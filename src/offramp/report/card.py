@@ -10,6 +10,7 @@ from pathlib import Path
 from offramp.base.errors import InputError
 from offramp.base.files import fingerprint, read_bytes, storage
 from offramp.base.outputs import OutputKind, new_output
+from offramp.core.task import SINGLE
 from offramp.core.tasks import DISAGREEMENT, is_own
 from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
@@ -97,7 +98,8 @@ def _running(plan: Plan) -> Iterator[str]:
             ("stages", ", ".join(running.order)),
             ("may be followed by", ", ".join(f"{a} > {b}" for a, b in running.edges) or "nothing"),
             ("reference", graph.reference),
-            ("classes", str(plan.classes)),
+            *([("task", str(plan.task))] if plan.task != SINGLE else []),
+            ("classes" if plan.task == SINGLE else "outputs", str(plan.classes)),
             *[(f"'{stage}' answers with", str(c)) for stage, c in plan.speaking.items()],
         ],
     )

@@ -16,6 +16,9 @@ from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError
 from offramp.core import tasks
 from offramp.core.frontier import Point, loss_of, replay
+from offramp.core.policy import seen_by_all
+from offramp.core.task import SINGLE
+from offramp.core.tasks import Kind
 from offramp.core.trace import Trace
 from offramp.networks.data import Examples, open_examples
 from offramp.networks.preprocessing import Preprocessing
@@ -89,7 +92,7 @@ def excerpts(plan: Plan, trace: Trace) -> dict[str, list[Excerpt]]:
     losses = spoken.losses(_loss(plan, trace), plan.certificate.excess)
     lost = loss_of(outcome, losses)
     worse = lost - losses.of_reference
-    unsure = -spoken.log_probabilities(spoken.graph.root).max(axis=1)
+    unsure = -seen_by_all(spoken, spoken.graph.root).sure()
     rows = np.arange(trace.examples)
     first = rows[outcome.cost <= outcome.cost.min()]
     last = rows[outcome.cost > outcome.cost.min()]
@@ -119,13 +122,29 @@ class _Told:
             id=str(row if trace.ids is None else trace.ids[row]),
             stage=stage,
             cost=float(self.cost[row]) / trace.reference_cost,
-            answer=self._name(int(trace.scores[stage][row].argmax())),
-            reference=self._name(int(trace.own(trace.graph.reference)[row].argmax())),
-            label=None if trace.labels is None else self._name(int(trace.labels[row])),
+            answer=self._answer(stage, trace.outputs, trace.kinds, row),
+            reference=self._answer(
+                trace.graph.reference,
+                {**trace.outputs, **trace.alone},
+                {**trace.kinds, **trace.alone_kinds},
+                row,
+            ),
+            label=None if trace.labels is None else self._name(trace.labels[row]),
         )
 
-    def _name(self, label: int) -> str:
-        names = self.trace.info.get("class_names") or ()
+    def _answer(
+        self, stage: str, outputs: Mapping[str, FloatArray], kinds: Mapping[str, Kind], row: int
+    ) -> str:
+        """What a stage answers to a row: of recorded answers its id."""
+        if self.trace.answers:
+            return str(self.trace.answers[stage][row])
+        return self._name(self.trace.task.answers(outputs[stage][row : row + 1], kinds[stage])[0])
+
+    def _name(self, answer: AnyArray) -> str:
+        """A class by its name, where it has one; else the numbers."""
+        if np.ndim(answer) or self.trace.task != SINGLE:
+            return " ".join(f"{number:.4g}" for number in np.atleast_1d(answer))
+        names, label = self.trace.info.get("class_names") or (), int(answer)
         return str(names[label]) if label < len(names) else str(label)
 
 

@@ -73,7 +73,8 @@ def _read(
 
 
 def _fits(plan: Plan, trace: Trace) -> bool:
-    return plan.graph == trace.graph and plan.classes == trace.classes
+    same = plan.task == trace.task and plan.classes == trace.classes
+    return same and plan.graph == trace.graph
 
 
 def _clocks(path: Path, plan: Plan) -> list[Clock]:

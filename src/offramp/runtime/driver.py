@@ -10,7 +10,6 @@ import numpy as np
 
 from offramp.answering.committees import Speaker
 from offramp.base.arrays import AnyArray, FloatArray
-from offramp.core import tasks
 from offramp.core.walk import Outcome, Work, drive, walk
 from offramp.plan.plan import Plan
 from offramp.runtime.engine import Fields, fields_of
@@ -67,7 +66,7 @@ def infer(plan: Plan, runtime: Stages, x: AnyArray | Fields) -> Answers:
     if len(fields) == 1:
         plan.watch(*fields.values())
     policy = plan.running
-    walking = walk(policy, plan.setting, plan.costs, plan.answered, count)
+    walking = walk(policy, plan.setting, plan.costs, plan.answered, count, plan.task)
     scores = np.empty((0, plan.classes), dtype=np.float32)
 
     if len(policy.graph.order) == 1:  # no routing: the network as it is, uncut
@@ -121,9 +120,9 @@ def _no_numbers(fields: Fields) -> AnyArray | None:
 
 
 def _answers(plan: Plan, scores: FloatArray, outcome: Outcome) -> Answers:
-    names = plan.running.graph.names
+    names, kinds = plan.running.graph.names, plan.answered
     return Answers(
-        answer=tasks.answers(scores),
+        answer=plan.task.answers_of(scores, [kinds[s] for s in outcome.order], outcome.stage),
         position=outcome.stage,
         stages=names,
         cost=outcome.cost,

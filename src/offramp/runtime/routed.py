@@ -15,6 +15,7 @@ import numpy as np
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import PlanError, foreign
 from offramp.base.manifests import PRINTS, Manifest, read_manifest
+from offramp.core.task import SINGLE, task_named
 from offramp.networks.inputs import Watch
 from offramp.runtime.engine import Engine, Part, engine_named
 from offramp.runtime.format import KIND, PATH, SCORES, VERSION, Answers, check_tradeoff
@@ -108,9 +109,11 @@ class Routed:
             path[rows] = values.get("next", path[rows])
             made = Made(rows, values, file["makes"])
             kept |= dict.fromkeys(file["makes"], made)
+        position, names = self.stage_of_path[path], self.about["stages"]
+        kinds = [self.about.get("scores", {}).get(name, "logits") for name in names]
         return Answers(
-            answer=scores.argmax(axis=1),
-            position=self.stage_of_path[path],
+            answer=task_named(self.about.get("task", SINGLE)).answers_of(scores, kinds, position),
+            position=position,
             stages=self.stages,
             cost=self.cost_of_path[path],
             scores=scores,

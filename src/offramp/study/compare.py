@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from offramp.answering.committees import Committees, with_committees
@@ -99,6 +99,7 @@ class Comparison:
     summaries: Mapping[str, Summary]  # of every policy
     static_summaries: Mapping[str, Summary]  # of every stage alone
     oracle_summaries: Mapping[str, Summary]  # soft and exact
+    left_out: tuple[str, ...] = ()  # policies that do not fit the task
 
     def __repr__(self) -> str:
         return (
@@ -130,6 +131,7 @@ class Comparison:
                 "static": _json(self.static_summaries),
                 "oracle": _json(self.oracle_summaries),
             },
+            **({"left_out": list(self.left_out)} if self.left_out else {}),
         }
 
     @property
@@ -176,7 +178,8 @@ def compare(
         trace: recorded examples; without `test` a random half tunes and the other measures.
         test: other examples of the same graph.
         loss: as in `Trace.losses`.
-        policies: families or their names; None: all, and `auto`, what `fit` does by default.
+        policies: families or their names; None: all that fit the task, and `auto`, what `fit` does
+            by default.
         seed: of the split, and of the draws that bands come from.
         bands: how far numbers may move with the draw of examples (`offramp.study.bands`).
         progress: called with what is done, how many steps are, and how many there are.
@@ -184,7 +187,8 @@ def compare(
     Raises:
         TraceError, InputError: another graph or too few examples; an unknown policy.
     """
-    learners = _learners(policies or (OWN, *FAMILIES))
+    fitting = [name for name, each in FAMILIES.items() if each.fits(trace.task)]
+    learners = _learners(policies or (OWN, *fitting))
     tuning, measuring = _two(trace, test, seed)
     draws = Resamples.of(measuring.examples, DRAWS if bands else 0, seed)
     bench = _Bench(measuring, measuring.losses(loss), draws)
@@ -197,7 +201,8 @@ def compare(
         seconds[name] = time.perf_counter() - started
         steps.next(f"measuring {name}")
         curves[name] = bench.answering(together).measure(policy)
-    return _comparison(bench, curves, seconds, steps)
+    left_out = () if policies else tuple(name for name in FAMILIES if name not in fitting)
+    return replace(_comparison(bench, curves, seconds, steps), left_out=left_out)
 
 
 def _two(trace: Trace, test: Trace | None, seed: int) -> tuple[Trace, Trace]:

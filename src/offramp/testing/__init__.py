@@ -1,4 +1,4 @@
-"""Laws that any engine or policy must pass, stages in memory, and traces made up.
+"""Laws that any engine, policy or task must pass, stages in memory, and traces made up.
 
 To test an engine or a policy of your own, inherit its laws and give the fixtures they ask for:
 
@@ -27,12 +27,14 @@ from offramp.runtime.laws import EngineLaws as EngineLaws
 from offramp.runtime.stages import Stages
 from offramp.testing.closeness import MOST_CLOSE, close, seen_at
 from offramp.testing.policies import PolicyLaws
+from offramp.testing.tasks import TaskLaws
 
 __all__ = [
     "DriverLaws",
     "MemoryRuntime",
     "PolicyLaws",
     "RuntimeLaws",
+    "TaskLaws",
     "check_replay",
     "close",
     "has_dial",

@@ -119,7 +119,9 @@ def decided_by_file(
 ) -> IntArray:
     """What ONNX Runtime makes of the exported decision at a stage, of all examples, (examples,)."""
     default = float(policy.settings[0]) if dial else setting
-    model = Decisions.alone(policy, stage, trace.kinds, trace.classes, default, dial=dial)
+    model = Decisions.alone(
+        policy, stage, trace.kinds, trace.classes, default, dial=dial, task=trace.task
+    )
     session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     given = {name: trace.scores[name] for name in names if name != TRADEOFF}
