@@ -60,12 +60,15 @@ def exits(
     data: Annotated[str | None, typer.Option(help="Labelled examples to train heads on.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where to write.")] = None,
     at: Annotated[
-        str, typer.Option(help="auto; outputs (those it has); or tensors or modules: a,b.")
+        str, typer.Option(help="auto; outputs (those it has); tensors or modules: a,b or a#2.")
     ] = "auto",
     list_: Annotated[bool, typer.Option("--list", help="Show the candidate points.")] = False,
     head: Annotated[HeadStyle, typer.Option(help="auto takes the better one.")] = "auto",
     hears: Annotated[bool, typer.Option("--hears", help="Heads read earlier scores.")] = False,
     padding: Annotated[int | None, typer.Option(help="The token that is no token.")] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="The output that is the network's own answer.")
+    ] = None,
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
@@ -79,7 +82,7 @@ def exits(
     pixels = parsing.preprocessing(size, mean, std, layout)
     examples = examples_of(data, pixels, skip_broken) if data else None
     if list_:
-        places = candidate_points(model, examples)
+        places = candidate_points(model, examples, answer)
         show(json_, [place.to_json() for place in places], lambda: tables.points(places))
         return
     if out is None:
@@ -90,6 +93,7 @@ def exits(
         style=None if head == "auto" else head,
         hears=hears,
         padding=padding,
+        answer=answer,
         seed=seed,
     )
     with TemporaryDirectory() as folder, progress() as step:

@@ -18,7 +18,8 @@ from offramp.core.graph import Costs
 from offramp.core.tasks import log_probabilities
 from offramp.core.trace import assemble
 from offramp.exits.cutting import ExitPoint, exit_point, exit_points
-from offramp.exits.features import FEATURE_BATCH, HeadFeatures, head_features
+from offramp.exits.depth import by_depth
+from offramp.exits.features import FEATURE_BATCH, HeadFeatures, fields_in, head_features
 from offramp.exits.heads import Head, fit_head
 from offramp.exits.network import Network, made_up
 from offramp.exits.placement import Placement, place, propose
@@ -29,10 +30,12 @@ from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
 from offramp.recording.measure import stage_costs
 from offramp.runtime import OnnxRuntime
+from offramp.runtime.engine import Fields
 
-OWN_OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
+OWN_OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the deepest its own
 FINAL = "final"  # the stage of the network's own answer
 MOST = 8  # exits that are proposed
+_TOKENS = ("input_ids", "ids", "tokens")  # what the tokens are called, of several inputs
 _HELD_OUT = 0.2  # of the examples: they choose styles and placement
 
 
@@ -44,6 +47,7 @@ class ExitOptions:
     style: Style | None = None  # of the heads; None: the better one on held-out examples
     hears: bool = False  # heads read the scores of the heads before them
     padding: int | None = None  # the token that is no token
+    answer: str | None = None  # the output that is the network's own; None: the first, or deepest
     seed: int = 0
 
 
@@ -80,18 +84,22 @@ class Exits:
         }
 
 
-def candidate_points(path: Path, examples: Examples | None = None) -> list[ExitPoint]:
+def candidate_points(
+    path: Path, examples: Examples | None = None, answer: str | None = None
+) -> list[ExitPoint]:
     """The points of a network that exits may answer from, cheapest first.
 
     Args:
         path: an ONNX file.
-        examples: a few are run; None makes some up where the shape of the input is known.
+        examples: a few are run; None makes some up where the shapes of the inputs are known.
+        answer: the output that is its own; None: the first.
 
     Raises:
         NetworkError: it does not load or run.
     """
     first = None if examples is None else next(examples.batches(3), None)
-    return exit_points(Network.read(path, None if first is None else first.x))
+    network = Network.read(path, None if first is None else fields_in(first))
+    return exit_points(network.answering(answer))
 
 
 def add_exits(
@@ -106,7 +114,7 @@ def add_exits(
     """Trains heads on a frozen network, keeps those that pay, and cuts the network into stages.
 
     Args:
-        path: an ONNX file with one input (batch, ...) and scores (batch, classes).
+        path: an ONNX file with inputs (batch, ...) and scores (batch, classes).
         examples: labelled, 50,000 at most; the graph remembers them, and they certify nothing.
         settings: where and which exits.
         folder: where the parts are written.
@@ -120,10 +128,14 @@ def add_exits(
     Source: Bolukbasi et al. 2017, section 4, for frozen networks with linear heads.
     """
     if settings.at is not None and list(settings.at) == [OWN_OUTPUTS]:
-        return _as_it_is(path, examples, folder, preprocessing)
+        first = None if examples is None else next(examples.batches(5), None)
+        network = Network.read(path, None if first is None else fields_in(first))
+        x = made_up(network) if first is None else network.given(fields_in(first))
+        ordered = by_depth(network, settings.answer)
+        return exits_at_outputs(network, ordered, x, folder, preprocessing)
     tell = progress or silent
     tell("reading the network", 0, 1)
-    network, given = _labelled(path, examples)
+    network, given = _labelled(path, examples, settings.answer)
     places = _places(network, settings)
     poolings = _poolings(network, places, settings)
     seen = head_features(network, poolings, given, tell)
@@ -147,7 +159,9 @@ def _poolings(
     return {stage: Pooling(place, style, fixed, padding) for stage, place in places.items()}
 
 
-def _labelled(path: Path, examples: Examples | None) -> tuple[Network, Examples]:
+def _labelled(
+    path: Path, examples: Examples | None, answer: str | None
+) -> tuple[Network, Examples]:
     """A network that gives scores, and examples for it.
 
     Raises:
@@ -155,15 +169,17 @@ def _labelled(path: Path, examples: Examples | None) -> tuple[Network, Examples]
         NetworkError: it gives no scores.
     """
     first = None if examples is None else next(examples.batches(3), None)
-    if examples is None or first is None or not len(first.x):
+    if examples is None or first is None or not len(first.ids):
         raise DataError(
             "heads are trained on labelled examples; give some thousands of them: --data."
         )
-    network = Network.read(path, first.x)
-    answer = network.tensors.get(network.outputs[0])
-    if answer is None or answer.axis != 0 or len(answer.shape) != 2:
+    network = Network.read(path, fields_in(first)).answering(answer)
+    scores = network.tensors.get(network.outputs[0])
+    if scores is None or scores.axis != 0 or len(scores.shape) != 2:
+        which = "first output" if answer is None else "output"
         raise NetworkError(
-            f"the first output of {path}, {network.outputs[0]}, must be scores (batch, classes)."
+            f"the {which} of {path}, {network.outputs[0]}, must be scores (batch, classes). Name "
+            "the output that is, if there is one: --answer NAME."
         )
     return network, examples
 
@@ -211,24 +227,34 @@ def _placed(
     return replace(kept.exits(folder), dropped=dropped, saving=placement.saving)
 
 
-def _as_it_is(
-    path: Path, examples: Examples | None, folder: Path, preprocessing: Preprocessing | None
+def exits_at_outputs(
+    network: Network,
+    outputs: Sequence[str],
+    x: Fields,
+    folder: Path,
+    preprocessing: Preprocessing | None,
 ) -> Exits:
-    """A network whose outputs are the scores of its exits, its own the last, taken as it is."""
-    first = None if examples is None else next(examples.batches(5), None)
-    network = Network.read(path, None if first is None else first.x)
-    x = made_up(network) if first is None else first.x
-    last = network.outputs[-1]
-    shared = {name: network.ancestors(name) & network.ancestors(last) for name in network.outputs}
-    ordered = sorted(network.outputs, key=lambda name: (name == last, len(shared[name])))
-    if len(ordered) < 2:
+    """A network whose outputs are the scores of its exits, taken as it is.
+
+    Args:
+        network: to cut.
+        outputs: its scores, each before those that go further; its own the last.
+        x: a few examples by input, to check the parts with.
+        folder: where the parts are written.
+        preprocessing: of the graph.
+
+    Raises:
+        NetworkError: there is a single output, or it cannot be cut.
+    """
+    if len(outputs) < 2:
         raise NetworkError(
-            f"{path} has a single output. Export it with the scores of every exit as outputs, its "
-            "own the last, or let offramp train heads: --at auto."
+            f"{network.path or 'the network'} has a single output. Export it with the scores of "
+            "every exit as outputs, or let offramp train heads: --at auto."
         )
-    outputs = {f"exit{number}": name for number, name in enumerate(ordered[:-1], start=1)}
-    wide = {**outputs, FINAL: ordered[-1]}
-    networks, costs = cut_into_stages(network, wide, folder, x, preprocessing)
+    wide = {f"exit{number}": name for number, name in enumerate(outputs[:-1], start=1)}
+    networks, costs = cut_into_stages(
+        network, {**wide, FINAL: outputs[-1]}, folder, x, preprocessing
+    )
     return Exits(networks=networks, costs=costs, points={}, heads={}, loss={})
 
 
@@ -249,12 +275,30 @@ def _places(network: Network, settings: ExitOptions) -> dict[str, ExitPoint]:
 
 def _fixed(network: Network) -> bool:
     """Whether every example has the same shape."""
-    value = next(v for v in network.model.graph.input if v.name == network.input)
-    return all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
+    values = [v for v in network.model.graph.input if v.name in network.inputs]
+    dims = [dim for value in values for dim in value.type.tensor_type.shape.dim[1:]]
+    return all(dim.HasField("dim_value") for dim in dims)
 
 
 def _padding(network: Network, settings: ExitOptions) -> tuple[str, int] | None:
-    return None if settings.padding is None else (network.input, settings.padding)
+    """The input that holds tokens (n, tokens), and the token that is none."""
+    if settings.padding is None:
+        return None
+    inputs = network.inputs
+    whole = [n for n in inputs if len(inputs) == 1 or _holds_tokens(network, n)]
+    named = [name for name in whole if name in _TOKENS]
+    chosen = whole if len(whole) == 1 else named
+    if len(chosen) != 1:
+        raise InputError(
+            f"--padding asks for tokens, and none of the inputs ({', '.join(inputs)}) shows that "
+            f"it holds them. Export the network with the tokens as {' or '.join(_TOKENS)}."
+        )
+    return chosen[0], settings.padding
+
+
+def _holds_tokens(network: Network, name: str) -> bool:
+    tensor = network.tensors[name]
+    return tensor.dtype.kind in "iu" and len(tensor.shape) == 2
 
 
 def _train(
@@ -312,7 +356,9 @@ class _Trained:
         with TemporaryDirectory() as temporary:
             networks, _ = self._cut(Path(temporary))
             runtime = OnnxRuntime(networks.files, networks.graph)
-            costs = stage_costs(runtime, networks.graph, self.held_out.some, FEATURE_BATCH)
+            some = self.held_out.some
+            x: Any = some if len(some) > 1 else next(iter(some.values()))
+            costs = stage_costs(runtime, networks.graph, x, FEATURE_BATCH)
         scores, labels = self._scores(), self.held_out.labels
         return place(assemble(networks.graph, costs, scores, labels=labels))
 
