@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from offramp.exits.modules import exit_scores, scores_name, submodules
 from offramp.exits.network import Network, open_session
 from offramp.exits.training import Training, shuffled, train
 from offramp.networks.data import ExampleBatch
+from offramp.networks.networks import combine
+from offramp.recording.independence import TrainingMode, check_made_up
 from offramp.runtime import OnnxRuntime
 from tests import architectures
 from tests.made import blobs
@@ -420,3 +423,42 @@ def test_what_teaches_is_the_modules_own_answer() -> None:
     last = train(Two(KINDS["list"]), batches, Training("distill", epochs=2))
     for name, value in named.state_dict().items():
         torch.testing.assert_close(value, last.state_dict()[name])
+
+
+def dropping(path: Path, mode: bool | None, *, computed: bool = False) -> Path:
+    """A network with dropout of a share of nothing, so that an engine shows no sign of it."""
+    weights = [onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")]
+    weights.append(onnx.numpy_helper.from_array(np.float32(0), "share"))
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["hidden"])]
+    if mode is not None:
+        value = onnx.numpy_helper.from_array(np.array(mode), "mode")
+        if computed:
+            nodes.append(onnx.helper.make_node("Constant", [], ["mode"], value=value))
+        else:
+            weights.append(value)
+    reads = ["hidden", "share", *(["mode"] if mode is not None else [])]
+    nodes.append(onnx.helper.make_node("Dropout", reads, ["kept"]))
+    nodes.append(onnx.helper.make_node("MatMul", ["kept", "w"], ["scores"]))
+    kind = onnx.TensorProto.FLOAT
+    values = [onnx.helper.make_tensor_value_info(n, kind, ["batch", 4]) for n in ("x", "scores")]
+    graph = onnx.helper.make_graph(nodes, "dropping", values[:1], values[1:], weights)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+    return path
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_dropout_in_training_mode_is_said(computed: bool, tmp_path: Path) -> None:
+    for mode in (True, False, None):
+        file = dropping(tmp_path / f"{mode}.onnx", mode, computed=computed)
+        described = combine({"small": file})
+        runtime = OnnxRuntime(described.files, described.graph)
+        x, labels = np.tile(np.eye(4, dtype=np.float32), (50, 1)), np.arange(200) % 4
+        examples = Fields({"x": x}, labels)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            check_made_up(described, runtime)
+            add_exits(file, examples, ExitOptions(at=["hidden"]), tmp_path / f"{mode}{computed}")
+        sentences = [str(w.message) for w in said if issubclass(w.category, TrainingMode)]
+        assert len(sentences) == (2 if mode else 0)
+        assert all("Dropout in training mode" in sentence for sentence in sentences)

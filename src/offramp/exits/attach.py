@@ -28,6 +28,7 @@ from offramp.exits.stages import cut_into_stages
 from offramp.networks.data import Examples
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
+from offramp.recording.independence import warn_of_training
 from offramp.recording.measure import stage_costs
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.engine import Fields
@@ -127,6 +128,7 @@ def add_exits(
 
     Source: Bolukbasi et al. 2017, section 4, for frozen networks with linear heads.
     """
+    warn_of_training({str(path): path})
     if settings.at is not None and list(settings.at) == [OWN_OUTPUTS]:
         first = None if examples is None else next(examples.batches(5), None)
         network = Network.read(path, None if first is None else fields_in(first))
