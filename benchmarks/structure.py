@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.results import command
 from offramp.base.arrays import AnyArray, FloatArray
-from offramp.exits.attach import FINAL
 from offramp.exits.cutting import exit_point
 from offramp.exits.network import Network
+from offramp.exits.outputs import FINAL
 from offramp.exits.stages import cut_into_stages
 from offramp.runtime import OnnxRuntime
 from tests import architectures

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,18 +17,19 @@ from offramp.base.arrays import AnyArray, FloatArray
 CLASSES = 4
 
 
-def export(module: nn.Module, x: AnyArray, path: Path) -> Path:
+def export(module: nn.Module, x: AnyArray | Mapping[str, AnyArray], path: Path) -> Path:
     """By the standard exporter, with a symbolic batch."""
+    several = list(x.values()) if isinstance(x, Mapping) else [x]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            (torch.from_numpy(x[:3]),),
+            tuple(torch.from_numpy(values[:3]) for values in several),
             path,
             dynamo=True,
             external_data=False,
             verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=({0: torch.export.Dim("batch")},) * len(several),
         )
     return path
 
@@ -238,3 +242,101 @@ def vectors() -> tuple[nn.Module, AnyArray, list[str]]:
 
 
 ALL = {f.__name__: f for f in (resnet, vit, bert, inception, densenet, lstm, inplace, vectors)}
+
+
+@dataclass
+class EncoderAnswer:
+    """As libraries of transformers answer: what was not asked for is None."""
+
+    logits: Tensor
+    pooled: Tensor
+    hidden: Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """Token ids with their mask and types, which answers in a dataclass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.types = nn.Embedding(30, 16), nn.Embedding(2, 16)
+        self.positions = nn.Embedding(9, 16)
+        self.layers = nn.ModuleList(_Attention(16) for _ in range(3))
+        self.pooler, self.linear = nn.Linear(16, 16), nn.Linear(16, CLASSES)
+
+    def forward(self, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> EncoderAnswer:
+        away = (1 - mask.float())[:, None, None, :] * -1e9
+        x = self.embed(ids) + self.positions(torch.arange(ids.shape[1]))
+        x = x if types is None else x + self.types(types)
+        for layer in self.layers:
+            x = layer(x, away)
+        pooled = torch.tanh(self.pooler(x[:, 0]))
+        return EncoderAnswer(self.linear(pooled), pooled)
+
+
+def encoder() -> tuple[Encoder, dict[str, AnyArray]]:
+    """With examples for it, by the names of its inputs."""
+    module, ids = _seeded(Encoder()), _tokens()
+    assert isinstance(module, Encoder)
+    mask = (ids != 0).astype(np.int64)
+    types = np.where(np.arange(9) > 4, mask, 0)
+    return module, {"ids": ids, "mask": mask, "types": types}
+
+
+class WithAuxiliaries(NamedTuple):
+    main: Tensor
+    auxiliary2: Tensor
+    auxiliary1: Tensor
+
+
+class Googlenet(nn.Module):
+    """Answers with its own scores first, then with those of its exits, the later one first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.middle, self.late = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 8, 3, padding=1)
+        self.auxiliary1, self.auxiliary2 = nn.Linear(8, CLASSES), nn.Linear(8, CLASSES)
+        self.linear = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> WithAuxiliaries:
+        x = torch.relu(self.middle(torch.relu(self.stem(x))))
+        one = self.auxiliary1(x.mean((2, 3)))
+        x = torch.relu(self.late(x))
+        two = self.auxiliary2(x.mean((2, 3)))
+        return WithAuxiliaries(self.linear(torch.relu(self.last(x)).mean((2, 3))), two, one)
+
+
+def googlenet() -> tuple[nn.Module, AnyArray]:
+    return _seeded(Googlenet()), _images()
+
+
+class Mixer(nn.Module):
+    """What runs again and again in the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.relu(self.linear(self.norm(x)))
+
+
+class Recurrent(nn.Module):
+    """One block, used three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.linear = nn.Linear(10, 8), Mixer(), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(3):
+            x = self.block(x)
+        return self.linear(x)
+
+
+def recurrent() -> tuple[Recurrent, AnyArray]:
+    module, x = _seeded(Recurrent()), np.random.default_rng(0).normal(size=(6, 10))
+    assert isinstance(module, Recurrent)
+    return module, x.astype(np.float32)

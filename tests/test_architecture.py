@@ -35,9 +35,10 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("runtime", "ends routed laws openvino torch single"),  # what runs exported files
     ("", "runtime"),
     ("recording", "independence measure labels resume running record reprice"),
-    ("exits", "work network cutting stages pooling heads features placement attach"),
+    ("exits", "work network passes cutting depth stages pooling heads features placement"),
+    ("exits", "outputs attach"),
     ("", "exits"),
-    ("exits", "module training"),
+    ("exits", "modules module training"),
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),

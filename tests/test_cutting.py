@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
 from offramp.core.graph import whole
-from offramp.exits.attach import FINAL
 from offramp.exits.cutting import Cut, exit_point, exit_points
 from offramp.exits.heads import Head
 from offramp.exits.network import Network
+from offramp.exits.outputs import FINAL
 from offramp.exits.pooling import Pooling
 from offramp.exits.stages import cut_into_stages
 from offramp.networks.networks import Networks
@@ -59,7 +59,7 @@ def with_heads(
 
 
 def made(network: Network) -> AnyArray:
-    tensor = network.tensors[network.input]
+    tensor = network.tensors[network.inputs[0]]
     return np.zeros((3, *tensor.shape[1:]), tensor.dtype)
 
 
@@ -127,7 +127,7 @@ def test_stages_may_be_skipped_and_met_by_some_rows_only(
 def outputs_of(network: Network, x: AnyArray) -> list[FloatArray]:
     from offramp.exits.network import open_session
 
-    found: list[FloatArray] = open_session(network.model).run(None, {network.input: x})
+    found: list[FloatArray] = open_session(network.model).run(None, {network.inputs[0]: x})
     return found
 
 

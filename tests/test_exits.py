@@ -17,9 +17,9 @@ from offramp.cli import main
 from offramp.core.graph import Costs, Graph, Stage, whole
 from offramp.core.trace import Trace, assemble
 from offramp.exits import ExitOptions, add_exits, candidate_points
-from offramp.exits.attach import FINAL
 from offramp.exits.cutting import ExitPoint
 from offramp.exits.heads import fit_head
+from offramp.exits.outputs import FINAL
 from offramp.exits.placement import WORTH, mean_cost, place, propose
 from offramp.exits.pooling import Pooling
 from offramp.networks.data import open_examples
@@ -426,13 +426,13 @@ def test_pooling_in_onnx_is_pooling_of_every_layout(name: str, style: str, tmp_p
     module, x, at = architectures.ALL[name]()
     network = Network.read(architectures.export(module, x, tmp_path / "m.onnx"), x)
     place = exit_point(network, at[0])
-    padding = (network.input, 0) if name in ("bert", "lstm") else None
+    padding = (network.inputs[0], 0) if name in ("bert", "lstm") else None
     session = open_session(pooled(network, {"p": Pooling(place, style, True, padding)}))  # type: ignore[arg-type]
-    found = session.run(None, {network.input: x})[0]
+    found = session.run(None, {network.inputs[0]: x})[0]
     raw = onnx.ModelProto()
     raw.CopyFrom(network.model)
     raw.graph.output.append(onnx.ValueInfoProto(name=place.name))
-    values = open_session(raw).run([place.name], {network.input: x})[0]
+    values = open_session(raw).run([place.name], {network.inputs[0]: x})[0]
     values = np.moveaxis(values, place.axis, 0)
     np.testing.assert_allclose(found, by_hand(values, style, x, padding), atol=1e-5)
 
@@ -465,17 +465,6 @@ def test_heads_of_two_classes_have_two_scores() -> None:
     for style in ("linear", "deep"):
         head = fit_head(Pooling(place, style), features, labels, 2)
         assert (head(features).argmax(axis=1) == labels).mean() > 0.9
-
-
-def test_several_inputs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="reads one"):
-        candidate_points(two_inputs(tmp_path / "two.onnx"))
-
-
-def two_inputs(path: Path) -> Path:
-    from tests.test_runtime import two_inputs as build
-
-    return build(path)
 
 
 def test_few_examples_of_a_class_are_enough() -> None:

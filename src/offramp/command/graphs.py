@@ -84,7 +84,7 @@ def exits(
     data: Annotated[str | None, typer.Option(help="Labelled examples to train heads on.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where to write.")] = None,
     at: Annotated[
-        str, typer.Option(help="auto; outputs (those it has); or tensors or modules: a,b.")
+        str, typer.Option(help="auto; outputs (those it has); tensors or modules: a,b or a#2.")
     ] = "auto",
     list_: Annotated[bool, typer.Option("--list", help="Show the candidate points.")] = False,
     head: Annotated[HeadStyle, typer.Option(help="auto takes the better one.")] = "auto",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,9 +18,11 @@ from offramp.core.graph import Costs
 from offramp.core.tasks import Kind, log_probabilities
 from offramp.core.trace import assemble
 from offramp.exits.cutting import ExitPoint, exit_point, exit_points
-from offramp.exits.features import FEATURE_BATCH, HeadFeatures, head_features
+from offramp.exits.depth import by_depth
+from offramp.exits.features import FEATURE_BATCH, HeadFeatures, fields_in, head_features
 from offramp.exits.heads import Head, fit_head
 from offramp.exits.network import Network, made_up
+from offramp.exits.outputs import FINAL, OWN_OUTPUTS, Exits, exits_at_outputs
 from offramp.exits.placement import Placement, place, propose
 from offramp.exits.pooling import Pooling, Style
 from offramp.exits.stages import cut_into_stages
@@ -35,12 +37,12 @@ from offramp.networks.forms import (
 )
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
+from offramp.recording.independence import warn_of_training
 from offramp.recording.measure import stage_costs
 from offramp.runtime import OnnxRuntime
 
-OWN_OUTPUTS = "outputs"  # instead of points: its outputs are scores of exits, the last its own
-FINAL = "final"  # the stage of the network's own answer
 MOST = 8  # exits that are proposed
+_TOKENS = ("input_ids", "ids", "tokens")  # what the tokens are called, of several inputs
 _HELD_OUT = 0.2  # of the examples: they choose styles and placement
 
 
@@ -53,41 +55,9 @@ class ExitOptions:
     hears: bool = False  # heads read the scores of the heads before them
     padding: int | None = None  # the token that is no token
     seed: int = 0
-    output: str | None = None  # of the network, that is its scores; None: the one that can be
+    # of the network, that is its own scores; None: the one that can be, of several the deepest
+    output: str | None = None
     kind: Kind | None = None  # of its scores; None: what its last operator says
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exits:
-    """A network with exits, cut into stages."""
-
-    networks: Networks
-    costs: Costs  # millions of multiply-adds of every body and head
-    points: Mapping[str, ExitPoint]  # of each exit that stays, by stage
-    heads: Mapping[str, Head]  # likewise
-    loss: Mapping[str, float]  # top-1 error of each stage on held-out examples
-    dropped: Mapping[str, str] = field(default_factory=dict)  # point -> why it went
-    saving: float | None = None  # of the reference's cost on held-out examples; None: not placed
-
-    def to_json(self) -> dict[str, Any]:
-        order = self.networks.graph.order
-        return {
-            "stages": {stage: self._stage(stage) for stage in order},
-            "reference": self.networks.graph.reference,
-            "dropped": dict(self.dropped),
-            "saving": self.saving,
-        }
-
-    def _stage(self, stage: str) -> dict[str, Any]:
-        """Its costs in millions of multiply-adds, where it answers, and how often it is wrong."""
-        point, head = self.points.get(stage), self.heads.get(stage)
-        return {
-            "at": point and point.to_json(),
-            "style": head and head.pooling.style,
-            "body": self.costs.body[stage],
-            "head": self.costs.head[stage],
-            "error": self.loss.get(stage),
-        }
 
 
 def candidate_points(
@@ -97,7 +67,7 @@ def candidate_points(
 
     Args:
         path: an ONNX file.
-        examples: a few are run; None makes some up where the shape of the input is known.
+        examples: a few are run; None makes some up where the shapes of the inputs are known.
         settings: which of its outputs is its scores.
 
     Raises:
@@ -105,7 +75,8 @@ def candidate_points(
     """
     first = None if examples is None else next(examples.batches(3), None)
     brought = _in_one_form(path, settings or ExitOptions())
-    return exit_points(Network.read(brought.files[FINAL], None if first is None else first.x))
+    given = None if first is None else fields_in(first)
+    return exit_points(Network.read(brought.files[FINAL], given))
 
 
 def add_exits(
@@ -120,7 +91,7 @@ def add_exits(
     """Trains heads on a frozen network, keeps those that pay, and cuts the network into stages.
 
     Args:
-        path: an ONNX file with one input (batch, ...) and scores (batch, classes).
+        path: an ONNX file with inputs (batch, ...) and scores (batch, classes).
         examples: labelled, 50,000 at most; the graph remembers them, and they certify nothing.
         settings: where and which exits.
         folder: where the parts are written.
@@ -133,8 +104,13 @@ def add_exits(
 
     Source: Bolukbasi et al. 2017, section 4, for frozen networks with linear heads.
     """
+    warn_of_training({str(path): path})
     if settings.at is not None and list(settings.at) == [OWN_OUTPUTS]:
-        return _as_it_is(path, examples, folder, preprocessing)
+        first = None if examples is None else next(examples.batches(5), None)
+        network = Network.read(path, None if first is None else fields_in(first))
+        x = made_up(network) if first is None else network.given(fields_in(first))
+        ordered = by_depth(network, settings.output)
+        return exits_at_outputs(network, ordered, x, folder, preprocessing)
     tell = progress or silent
     tell("reading the network", 0, 1)
     brought = _in_one_form(path, settings)
@@ -186,15 +162,16 @@ def _labelled(path: Path, examples: Examples | None) -> tuple[Network, Examples]
         NetworkError: it gives no scores.
     """
     first = None if examples is None else next(examples.batches(3), None)
-    if examples is None or first is None or not len(first.x):
+    if examples is None or first is None or not len(first.ids):
         raise DataError(
             "heads are trained on labelled examples; give some thousands of them: --data."
         )
-    network = Network.read(path, first.x)
-    answer = network.tensors.get(network.outputs[0])
-    if answer is None or answer.axis != 0 or len(answer.shape) != 2:
+    network = Network.read(path, fields_in(first))
+    scores = network.tensors.get(network.outputs[0])
+    if scores is None or scores.axis != 0 or len(scores.shape) != 2:
         raise NetworkError(
-            f"the first output of {path}, {network.outputs[0]}, must be scores (batch, classes)."
+            f"the first output of {path}, {network.outputs[0]}, must be scores (batch, classes). "
+            "Name the output that is, if there is one: --output NAME."
         )
     return network, examples
 
@@ -242,27 +219,6 @@ def _placed(
     return replace(kept.exits(folder), dropped=dropped, saving=placement.saving)
 
 
-def _as_it_is(
-    path: Path, examples: Examples | None, folder: Path, preprocessing: Preprocessing | None
-) -> Exits:
-    """A network whose outputs are the scores of its exits, its own the last, taken as it is."""
-    first = None if examples is None else next(examples.batches(5), None)
-    network = Network.read(path, None if first is None else first.x)
-    x = made_up(network) if first is None else first.x
-    last = network.outputs[-1]
-    shared = {name: network.ancestors(name) & network.ancestors(last) for name in network.outputs}
-    ordered = sorted(network.outputs, key=lambda name: (name == last, len(shared[name])))
-    if len(ordered) < 2:
-        raise NetworkError(
-            f"{path} has a single output. Export it with the scores of every exit as outputs, its "
-            "own the last, or let offramp train heads: --at auto."
-        )
-    outputs = {f"exit{number}": name for number, name in enumerate(ordered[:-1], start=1)}
-    wide = {**outputs, FINAL: ordered[-1]}
-    networks, costs = cut_into_stages(network, wide, folder, x, preprocessing)
-    return Exits(networks=networks, costs=costs, points={}, heads={}, loss={})
-
-
 def _places(network: Network, settings: ExitOptions) -> dict[str, ExitPoint]:
     if settings.at is None:
         fitting = [p for p in exit_points(network) if 1 <= len(p.shape) <= 3]
@@ -280,12 +236,30 @@ def _places(network: Network, settings: ExitOptions) -> dict[str, ExitPoint]:
 
 def _fixed(network: Network) -> bool:
     """Whether every example has the same shape."""
-    value = next(v for v in network.model.graph.input if v.name == network.input)
-    return all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
+    values = [v for v in network.model.graph.input if v.name in network.inputs]
+    dims = [dim for value in values for dim in value.type.tensor_type.shape.dim[1:]]
+    return all(dim.HasField("dim_value") for dim in dims)
 
 
 def _padding(network: Network, settings: ExitOptions) -> tuple[str, int] | None:
-    return None if settings.padding is None else (network.input, settings.padding)
+    """The input that holds tokens (n, tokens), and the token that is none."""
+    if settings.padding is None:
+        return None
+    inputs = network.inputs
+    whole = [n for n in inputs if len(inputs) == 1 or _holds_tokens(network, n)]
+    named = [name for name in whole if name in _TOKENS]
+    chosen = whole if len(whole) == 1 else named
+    if len(chosen) != 1:
+        raise InputError(
+            f"--padding asks for tokens, and none of the inputs ({', '.join(inputs)}) shows that "
+            f"it holds them. Export the network with the tokens as {' or '.join(_TOKENS)}."
+        )
+    return chosen[0], settings.padding
+
+
+def _holds_tokens(network: Network, name: str) -> bool:
+    tensor = network.tensors[name]
+    return tensor.dtype.kind in "iu" and len(tensor.shape) == 2
 
 
 def _train(
@@ -343,7 +317,9 @@ class _Trained:
         with TemporaryDirectory() as temporary:
             networks, _ = self._cut(Path(temporary))
             runtime = OnnxRuntime(networks.files, networks.graph)
-            costs = stage_costs(runtime, networks.graph, self.held_out.some, FEATURE_BATCH)
+            some = self.held_out.some
+            x: Any = some if len(some) > 1 else next(iter(some.values()))
+            costs = stage_costs(runtime, networks.graph, x, FEATURE_BATCH)
         scores, labels = self._scores(), self.held_out.labels
         return place(assemble(networks.graph, costs, scores, labels=labels))
 

@@ -18,6 +18,7 @@ from offramp.base.errors import NetworkError
 from offramp.core.graph import BATCH, Costs
 from offramp.core.graph import head as head_of
 from offramp.exits.network import Network
+from offramp.exits.passes import bare_scope, chosen_pass, module_names, pass_of, passes
 
 _WIDEST = 8  # tensors in the carry of a point that is proposed
 _LATEST = 0.98  # of the work: later there is nothing left to save
@@ -31,7 +32,7 @@ class ExitPoint:
     cost: int  # multiply-adds per example up to here
     carry: tuple[str, ...]  # the tensors that what follows needs from what went before
     carry_bytes: int  # per example
-    path: str  # of the module that made it, as the exporter recorded it
+    path: str  # of the module that made it, as recorded by the exporter; `#2` on its second run
     shape: tuple[int, ...]  # of the tensor for one example, without the batch
     axis: int = 0  # of the batch
 
@@ -62,7 +63,8 @@ def exit_points(network: Network) -> list[ExitPoint]:
     """
     answer = network.ancestors(network.outputs[0])
     whole = network.work(network.outputs[0])
-    found = [_point(network, answer, name) for name in _activations(network, answer)]
+    modules = module_names(network, _activations(network, answer))
+    found = [_point(network, answer, name, module) for name, module in modules.items()]
     early = [p for p in found if p is not None and 0 < p.cost < _LATEST * whole]
     narrow = {p.cost: p for p in early if _narrow(network, p)}  # the last of those of equal cost
     wide = {p.cost: p for p in early if len(p.carry) <= _WIDEST}
@@ -80,9 +82,11 @@ def _narrow(network: Network, found: ExitPoint) -> bool:
 def exit_point(network: Network, name: str) -> ExitPoint:
     """The point at a tensor, or at the last tensor of a module, called `name`.
 
+    Of a module that runs several times `block#2` is the second pass, and `block` the last.
+
     Raises:
-        NetworkError: no such tensor; one that the answer does not need, or that comes after it;
-            one that folds the batch into another dimension.
+        NetworkError: no such tensor or pass; one that the answer does not need, or that comes after
+            it; one that folds the batch into another dimension.
     """
     answer = network.ancestors(network.outputs[0])
     tensor = _find(network, name)
@@ -96,7 +100,8 @@ def exit_point(network: Network, name: str) -> ExitPoint:
     known = network.tensors.get(tensor)
     if known is None or known.axis is None or known.dtype.kind != "f":
         raise NetworkError(f"'{name}' does not hold one row of numbers per example.")
-    found = _point(network, answer, tensor)
+    modules = module_names(network, _activations(network, answer))
+    found = _point(network, answer, tensor, modules[tensor])
     if found is None:
         raise NetworkError(_folded_sentence(network, tensor))
     return found
@@ -106,14 +111,17 @@ def _find(network: Network, name: str) -> str:
     if name in network.producer:
         return name
     answer = network.ancestors(network.outputs[0])
-    inside = [
-        t for t in _activations(network, answer) if f"{network.scope(t)}.".startswith(f"{name}.")
-    ]
-    if inside:
-        return inside[-1]
-    raise NetworkError(
-        f"there is no point '{name}'. `offramp exits MODEL.onnx --list` shows the points there are."
-    )
+    made = {tensor: network.scope(tensor) for tensor in _activations(network, answer)}
+    module, number = pass_of(name, set(made.values()))
+    if number is not None:
+        made = {tensor: bare_scope(scope) for tensor, scope in made.items()}
+    inside = [tensor for tensor, scope in made.items() if f"{scope}.".startswith(f"{module}.")]
+    if not inside:
+        raise NetworkError(
+            f"there is no point '{module}'. `offramp exits MODEL.onnx --list` shows the points "
+            "there are."
+        )
+    return chosen_pass(module, number, passes(network, inside))[-1]
 
 
 def _activations(network: Network, answer: frozenset[int]) -> list[str]:
@@ -129,7 +137,7 @@ def _activations(network: Network, answer: frozenset[int]) -> list[str]:
     ]
 
 
-def _point(network: Network, answer: frozenset[int], name: str) -> ExitPoint | None:
+def _point(network: Network, answer: frozenset[int], name: str, module: str) -> ExitPoint | None:
     """None where a tensor of the carry folds the batch into another dimension."""
     before = network.ancestors(name) & answer
     carry = crossing(network, before, answer - before)
@@ -142,7 +150,7 @@ def _point(network: Network, answer: frozenset[int], name: str) -> ExitPoint | N
         cost=sum(network.multiply_adds[i] for i in before),
         carry=carry,
         carry_bytes=sum(carried.bytes for carried in known if carried is not None),
-        path=network.scope(name),
+        path=module,
         shape=tuple(size for i, size in enumerate(tensor.shape) if i != tensor.axis),
         axis=tensor.axis or 0,
     )

@@ -15,7 +15,8 @@ from offramp.base.progress import Progress
 from offramp.core.tasks import check_labels
 from offramp.exits.network import Network, open_session
 from offramp.exits.pooling import Pooling, pooled
-from offramp.networks.data import Examples
+from offramp.networks.data import ExampleBatch, Examples
+from offramp.runtime.engine import Fields, fields_of
 
 MOST_EXAMPLES = 50_000  # that heads are trained on
 FEATURE_BATCH = 64
@@ -28,7 +29,7 @@ class HeadFeatures:
     x: dict[str, FloatArray]  # stage -> (n, features)
     scores: FloatArray  # (n, classes) of the network itself
     labels: IntArray  # (n,)
-    some: AnyArray  # a few examples, as the network reads them
+    some: Fields  # a few examples, as the network reads them
     hashes: AnyArray  # (n,) uint64 of the examples: they must not certify what they taught
 
     @property
@@ -48,6 +49,15 @@ class HeadFeatures:
         return replace(self, x={new: self.x[old] for old, new in names.items()})
 
 
+def fields_in(batch: ExampleBatch) -> Fields:
+    """The examples of a batch by field."""
+    return batch.fields if hasattr(batch, "fields") else fields_of(batch.x)
+
+
+def _hashes(batch: ExampleBatch) -> AnyArray:
+    return batch.hashes if hasattr(batch, "hashes") else hash_rows(*fields_in(batch).values())
+
+
 def head_features(
     network: Network, poolings: Mapping[str, Pooling], examples: Examples, progress: Progress
 ) -> HeadFeatures:
@@ -55,20 +65,20 @@ def head_features(
     model = pooled(network, poolings)
     session = open_session(model, network.path)
     names = [output.name for output in session.get_outputs()]
-    dtype = network.tensors[network.input].dtype
     total = min(examples.examples, MOST_EXAMPLES)
     found: list[list[FloatArray]] = []
     labels: list[IntArray] = []
     hashes: list[AnyArray] = []
-    some: AnyArray | None = None
+    some: Fields | None = None
     for batch in examples.batches(FEATURE_BATCH):
         if batch.labels is None:
             raise DataError("these examples have no labels; heads learn from labelled ones.")
-        if len(batch.x):
-            found.append(_run(session, names, network, batch.x.astype(dtype)))
+        if len(batch.labels):
+            given = network.given(fields_in(batch))
+            found.append(_run(session, names, network, given))
             labels.append(batch.labels)
-            hashes.append(hash_rows(batch.x))
-            some = batch.x if some is None else some
+            hashes.append(_hashes(batch))
+            some = given if some is None else some
         progress("features", min(len(found) * FEATURE_BATCH, total), total)
         if len(found) * FEATURE_BATCH >= total:
             break
@@ -89,13 +99,14 @@ def head_features(
 
 
 def _run(
-    session: ort.InferenceSession, names: list[str], network: Network, x: AnyArray
+    session: ort.InferenceSession, names: list[str], network: Network, given: Fields
 ) -> list[FloatArray]:
     try:
-        values: list[FloatArray] = session.run(names, {network.input: x})
+        values: list[FloatArray] = session.run(names, dict(given))
     except Exception as problem:  # ONNX Runtime's errors share no public base class
+        shapes = ", ".join(f"{name} {x.shape[1:]}" for name, x in given.items())
         raise NetworkError(
-            f"{network.path} cannot run on examples of shape {x.shape[1:]}: "
+            f"{network.path} cannot run on examples of shape {shapes}: "
             f"{str(problem).strip().splitlines()[0]}"
         ) from None
     return values

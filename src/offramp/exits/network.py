@@ -18,6 +18,7 @@ from offramp.base.errors import NetworkError
 from offramp.exits.work import multiply_adds
 from offramp.networks import weights
 from offramp.recording import independence
+from offramp.runtime.engine import Fields, fields_of
 
 _ROWS = (2, 3)  # batch sizes that tell which axis of a tensor is the batch
 _SCOPES = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
@@ -44,7 +45,7 @@ class Network:
     """An ONNX model and what its tensors look like.
 
     Args:
-        model: with one input (batch, ...) and scores (batch, classes) as outputs.
+        model: with inputs (batch, ...) and scores (batch, classes) as outputs.
         tensors: by name, of every input, output and intermediate value.
     """
 
@@ -57,33 +58,63 @@ class Network:
         object.__setattr__(self, "nodes", tuple(self.model.graph.node))
 
     @classmethod
-    def read(cls, path: Path, x: AnyArray | None = None) -> Network:
+    def read(cls, path: Path, x: AnyArray | Fields | None = None) -> Network:
         """The network in an ONNX file.
 
         Args:
             path: the file.
-            x: a few examples, (n, ...), to look at the tensors with; None makes some up where the
-                shape of the input is known.
+            x: a few examples, (n, ...), by the names of the inputs where it reads several, to look
+                at the tensors with; None makes some up where the shapes of the inputs are known.
 
         Raises:
-            NetworkError: it does not load, has several inputs or no symbolic batch, or does not
-                run on `x`.
+            NetworkError: it does not load, has no symbolic batch, reads inputs that `x` lacks, or
+                does not run on `x`.
         """
         return cls.of(weights.load(path), x, path)
 
     @classmethod
     def of(
-        cls, model: onnx.ModelProto, x: AnyArray | None = None, path: Path | None = None
+        cls, model: onnx.ModelProto, x: AnyArray | Fields | None = None, path: Path | None = None
     ) -> Network:
         """As `read`, from a model in memory."""
-        value = _input(model, path)
-        x = _made_up(value, path) if x is None else x
-        return cls(model, _look(model, value, x, path), path)
+        values = _inputs(model, path)
+        fields = _made_up(values, path) if x is None else _given(values, x, path)
+        return cls(model, _look(model, fields, path), path)
+
+    def answering(self, output: str | None) -> Network:
+        """With another output as the first, which is its own answer; None: as it is.
+
+        Raises:
+            NetworkError: there is no such output.
+        """
+        if output is None:
+            return self
+        if output not in self.outputs:
+            raise NetworkError(
+                f"{_called(self.path)} has no output '{output}'; it has {', '.join(self.outputs)}."
+            )
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        del model.graph.output[:]
+        model.graph.output.extend(
+            sorted(self.model.graph.output, key=lambda value: value.name != output)
+        )
+        return Network(model, self.tensors, self.path)
 
     @property
-    def input(self) -> str:
-        """The name of the tensor that holds the examples."""
-        return str(_input(self.model, self.path).name)
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the tensors that hold the examples."""
+        return tuple(value.name for value in _inputs(self.model, self.path))
+
+    def given(self, x: AnyArray | Fields) -> dict[str, AnyArray]:
+        """Examples (n, ...) by the names of its inputs, in the types that it reads.
+
+        One input takes the only field there is; several take those of their names.
+
+        Raises:
+            NetworkError: there is no field for an input.
+        """
+        return _given(_inputs(self.model, self.path), x, self.path)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -170,53 +201,81 @@ class Network:
         return ".".join(levels) or tensor
 
 
-def _input(model: onnx.ModelProto, path: Path | None) -> onnx.ValueInfoProto:
-    name = "the network" if path is None else str(path)
+def _inputs(model: onnx.ModelProto, path: Path | None) -> list[onnx.ValueInfoProto]:
+    """What a network reads. Raises NetworkError where an input has a fixed batch size."""
     constants = {tensor.name for tensor in model.graph.initializer}
     values = [value for value in model.graph.input if value.name not in constants]
-    if len(values) != 1:
+    for value in values:
+        dims = value.type.tensor_type.shape.dim
+        if not dims or dims[0].HasField("dim_value"):
+            which = "" if len(values) == 1 else f" in '{value.name}'"
+            raise NetworkError(
+                f"{_called(path)} has a fixed batch size{which}; rows are dropped between stages, "
+                "so export it with a symbolic batch dimension (torch.onnx.export: "
+                "dynamic_shapes=({0: 'batch'},), one for each input)."
+            )
+    return values
+
+
+def _called(path: Path | None) -> str:
+    return "the network" if path is None else str(path)
+
+
+def _given(
+    values: list[onnx.ValueInfoProto], x: AnyArray | Fields, path: Path | None
+) -> dict[str, AnyArray]:
+    fields = fields_of(x)
+    names = [value.name for value in values]
+    missing = [name for name in names if name not in fields]
+    if missing and len(names) == len(fields) == 1:
+        fields, missing = {names[0]: next(iter(fields.values()))}, []
+    if missing:
         raise NetworkError(
-            f"{name} has {len(values)} inputs ({', '.join(v.name for v in values)}); a stage reads "
-            "one. Derive the others inside the network (a padding mask from the tokens, say) and "
-            "export it again."
+            f"{_called(path)} reads {', '.join(names)}, and the examples hold "
+            f"{', '.join(fields) or 'nothing'}: '{missing[0]}' is missing. Give one field, of the "
+            "same name, for each input."
         )
-    dims = values[0].type.tensor_type.shape.dim
-    if not dims or dims[0].HasField("dim_value"):
-        raise NetworkError(
-            f"{name} has a fixed batch size; rows are dropped between stages, so export it with a "
-            "symbolic batch dimension (torch.onnx.export: dynamic_shapes=({0: 'batch'},))."
+    return {
+        value.name: np.asarray(
+            fields[value.name], helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         )
-    return values[0]
+        for value in values
+    }
 
 
-def made_up(network: Network) -> AnyArray:
-    """Some examples of the right shape, (n, ...)."""
-    return _made_up(_input(network.model, network.path), network.path)
+def made_up(network: Network) -> dict[str, AnyArray]:
+    """Some examples of the right shapes, (n, ...), by input."""
+    return _made_up(_inputs(network.model, network.path), network.path)
 
 
-def _made_up(value: onnx.ValueInfoProto, path: Path | None) -> AnyArray:
-    found = independence.made_up_rows(value, _ROWS[1])
-    if found is None:
-        raise NetworkError(
-            f"{path or 'the network'} reads inputs of no fixed shape; give some with --data."
-        )
-    return found
+def _made_up(values: list[onnx.ValueInfoProto], path: Path | None) -> dict[str, AnyArray]:
+    fields: dict[str, AnyArray] = {}
+    for value in values:
+        rows = independence.made_up_rows(value, _ROWS[1])
+        if rows is None:
+            raise NetworkError(
+                f"{_called(path)} reads inputs of no fixed shape; give some with --data."
+            )
+        fields[value.name] = rows
+    return fields
 
 
-def _look(
-    model: onnx.ModelProto, value: onnx.ValueInfoProto, x: AnyArray, path: Path | None
-) -> dict[str, KnownTensor]:
+def _look(model: onnx.ModelProto, fields: Fields, path: Path | None) -> dict[str, KnownTensor]:
     """Every tensor, from running the model with all of them as outputs on two batch sizes."""
-    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    x = np.resize(x, (_ROWS[1], *x.shape[1:])).astype(dtype)
+    x = {name: repeated(rows, _ROWS[1]) for name, rows in fields.items()}
     names = [name for node in model.graph.node for name in node.output if name]
     session = open_session(_with_outputs(model, names), path)
     names = [output.name for output in session.get_outputs()]
-    few, more = (_values(session, names, value.name, x[:rows], path) for rows in _ROWS)
-    few[value.name], more[value.name] = x[: _ROWS[0]], x
+    few, more = ({n: rows[:size] for n, rows in x.items()} for size in _ROWS)
+    few, more = (given | _values(session, names, given, path) for given in (few, more))
     return {
-        name: found for name in few if (found := _tensor(name, few[name], more[name])) is not None
+        name: known for name in few if (known := _tensor(name, few[name], more[name])) is not None
     }
+
+
+def repeated(rows: AnyArray, size: int) -> AnyArray:
+    """So many rows: the first ones, or all of them again and again."""
+    return np.resize(rows, (size, *rows.shape[1:]))
 
 
 def _with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -249,14 +308,15 @@ def open_session(model: onnx.ModelProto, path: Path | None = None) -> ort.Infere
 
 
 def _values(
-    session: ort.InferenceSession, names: list[str], name: str, x: AnyArray, path: Path | None
+    session: ort.InferenceSession, names: list[str], given: Fields, path: Path | None
 ) -> dict[str, AnyArray]:
     try:
-        return dict(zip(names, session.run(names, {name: x}), strict=True))
+        return dict(zip(names, session.run(names, dict(given)), strict=True))
     except Exception as problem:  # see above
+        shapes = ", ".join(f"{name} {x.shape[1:]}" for name, x in given.items())
         raise NetworkError(
-            f"{path or 'the network'} cannot run on {len(x)} examples of shape {x.shape[1:]}: "
-            f"{str(problem).strip().splitlines()[0]}"
+            f"{_called(path)} cannot run on {len(next(iter(given.values())))} examples of shape "
+            f"{shapes}: {str(problem).strip().splitlines()[0]}"
         ) from None
 
 

@@ -13,19 +13,20 @@ from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
 from offramp.core.graph import Costs, Graph, Stage, whole
 from offramp.exits.cutting import Cut, extract
-from offramp.exits.network import Network
+from offramp.exits.network import Network, repeated
 from offramp.networks import weights
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
 from offramp.recording.independence import Traits, difference
 from offramp.runtime import OnnxRuntime
+from offramp.runtime.engine import Fields, fields_of
 
 
 def cut_into_stages(
     network: Network,
     outputs: Mapping[str, str],
     folder: Path,
-    x: AnyArray,
+    x: AnyArray | Fields,
     preprocessing: Preprocessing | None = None,
     original: Network | None = None,
 ) -> tuple[Networks, Costs]:
@@ -37,7 +38,7 @@ def cut_into_stages(
         network: with all the answers.
         outputs: for each stage the tensor that holds its scores, cheapest first.
         folder: exists, or is made.
-        x: a few examples, to check the parts with.
+        x: a few examples, by field where there are several, to check the parts with.
         preprocessing: of the graph.
         original: the network as it came, which runs where nothing is routed.
 
@@ -68,20 +69,20 @@ def _written(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, P
     return files
 
 
-def check_parts(networks: Networks, x: AnyArray) -> None:
+def check_parts(networks: Networks, x: AnyArray | Fields) -> None:
     """Raises NetworkError unless the stages composed, with rows dropped, answer as the whole.
 
     Args:
         networks: the stages, and the whole.
-        x: a few examples, (n, ...).
+        x: a few examples, (n, ...), by field where there are several.
     """
     runtime = OnnxRuntime(networks.files, networks.graph)
     reference = networks.graph.reference
-    x = np.resize(x, (5, *x.shape[1:])).astype(x.dtype)
-    expected = runtime.run(reference, x)
+    fields = {name: repeated(rows, 5) for name, rows in fields_of(x).items()}
+    expected = runtime.run(reference, fields)
     traits = Traits.of(networks.files.values())
     for rows in (None, np.array([0, 2, 3]), np.array([4])):
-        batch = runtime.begin(x)
+        batch = runtime.begin(fields)
         for stage in networks.graph.order:
             batch.advance(stage, rows if stage != networks.graph.root else None)
         found = batch.answer(reference, rows)

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from offramp.base.arrays import AnyArray
-from offramp.base.errors import InputError, MissingExtra
+from offramp.base.errors import InputError, MissingExtra, NetworkError
 from offramp.base.files import replacing, storage
 from offramp.base.progress import Progress, silent
 from offramp.exits.module import WithExits
+from offramp.exits.modules import ModuleInputs, arguments, called, exit_scores, parts, unwrapped
 
 try:
     import torch
@@ -29,15 +32,17 @@ except ImportError as problem:
 
 Mode = Literal["heads", "joint", "distill"]
 Schedule = Literal["cosine", "linear", "constant"]
-Epoch = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+Epoch = Callable[[int], Iterable[tuple[ModuleInputs, Tensor]]]
+ArrayInputs = AnyArray | Sequence[AnyArray] | Mapping[str, AnyArray]
 _WARMUP = 0.05  # of all steps: the learning rate rises from 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Training:
     """How exits are trained."""
 
     mode: Mode = "joint"  # heads alone; everything; everything, with the last answer as a teacher
+    _: KW_ONLY
     epochs: int = 10
     learning_rate: float = 1e-3  # at its highest
     schedule: Schedule = "cosine"  # of the learning rate, after a short rise
@@ -52,16 +57,20 @@ def train(
     batches: Epoch,
     training: Training | None = None,
     *,
+    answer: str | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Trains a module that returns a list of scores, cheapest exit first.
+    """Trains a module that returns the scores of several exits.
 
     Args:
-        model: a `WithExits`, or any module that returns the scores of its exits, its own last.
-        batches: given the number of an epoch, its batches of inputs and labels; `shuffled` makes
-            one of arrays.
+        model: a `WithExits`, or any module that returns the scores of its exits, in a list, tuple,
+            mapping, named tuple or dataclass; wrapped or not.
+        batches: given the number of an epoch, its batches of inputs (a tensor, a tuple of them, or
+            a mapping from the names that `forward` has) and labels; `shuffled` makes one of arrays.
         training: how.
+        answer: the name of the module's own scores, which teach the others; None: the last in a
+            list or tuple.
         checkpoint: a .safetensors file, written after every epoch; where it exists already,
             training goes on from it.
         progress: called with the mean loss of the last epoch, in words, epochs done, and epochs in
@@ -72,19 +81,21 @@ def train(
 
     Raises:
         InputError: the checkpoint is of another model or training.
+        NetworkError: the module gives no scores of exits, or it does not show which ones teach.
 
     Source: joint training as in BranchyNet (Teerapittayanon et al. 2016); distillation from the
         last exit as in Phuong and Lampert 2019.
     """
     settings = training or Training()
+    bare = unwrapped(model.train())
     optimizer = torch.optim.AdamW(
-        _learned(model, settings), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        _learned(bare, settings), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    begin = _resume(model, optimizer, settings, checkpoint)
+    begin = _resume(bare, optimizer, settings, checkpoint)
     for epoch in range(begin, settings.epochs):
-        loss = _epoch(model, optimizer, batches, settings, epoch)
+        loss = _epoch(_Lesson(model, answer, settings), optimizer, batches, epoch)
         if checkpoint is not None:
-            _save(model, optimizer, settings, checkpoint, epoch + 1)
+            _save(bare, optimizer, settings, checkpoint, epoch + 1)
         (progress or silent)(f"training, mean loss {loss:.6g}", epoch + 1, settings.epochs)
     return model.eval()
 
@@ -102,15 +113,41 @@ def _learned(model: nn.Module, settings: Training) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Epoch,
-    settings: Training,
-    epoch: int,
-) -> float:
+@dataclass(frozen=True)
+class _Lesson:
+    """Who learns, and how."""
+
+    model: nn.Module
+    answer: str | None  # the name of its own scores
+    settings: Training
+
+    def loss(self, x: ModuleInputs, labels: Tensor) -> Tensor:
+        device = next(self.model.parameters()).device
+        by_place, by_name = arguments(x)
+        given: ModuleInputs = {name: tensor.to(device) for name, tensor in by_name.items()}
+        given = given or tuple(tensor.to(device) for tensor in by_place)
+        with _precision(device, self.settings):
+            scores = self._scores(called(self.model, given))
+            return training_loss(scores, labels.to(device), self.settings)
+
+    def _scores(self, answer: Any) -> list[Tensor]:
+        """Of every exit, the module's own last."""
+        if isinstance(unwrapped(self.model), WithExits):
+            return list(answer)
+        names = exit_scores(answer, self.answer)
+        places = type(answer) in (list, tuple)
+        if self.settings.mode == "distill" and self.answer is None and not places:
+            raise NetworkError(
+                f"which of {', '.join(names)} is the module's own answer, which teaches the "
+                f'others, does not show. Name it: train(..., answer="{names[-1]}").'
+            )
+        found = parts(answer)
+        return [found[name] for name in sorted(names, key=lambda name: name == self.answer)]
+
+
+def _epoch(lesson: _Lesson, optimizer: torch.optim.Optimizer, batches: Epoch, epoch: int) -> float:
+    settings = lesson.settings
     torch.manual_seed(settings.seed + epoch)  # of dropout: a resumed epoch is the same epoch
-    device = next(model.parameters()).device
     steps = list(batches(epoch))
     total = 0.0
     for number, (x, labels) in enumerate(steps):
@@ -118,9 +155,7 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate_of(settings.schedule, share)
         optimizer.zero_grad(set_to_none=True)
-        with _precision(device, settings):
-            scores = model(x.to(device))
-            loss = training_loss(scores, labels.to(device), settings)
+        loss = lesson.loss(x, labels)
         loss.backward()
         optimizer.step()
         total += float(loss.detach())
@@ -157,17 +192,53 @@ def training_loss(scores: Iterable[Tensor], labels: Tensor, settings: Training) 
     )
 
 
-def shuffled(x: AnyArray, labels: AnyArray, size: int = 128, seed: int = 0) -> Epoch:
-    """Batches of arrays, in another order each epoch."""
+def shuffled(
+    x: ArrayInputs,
+    labels: AnyArray,
+    size: int = 128,
+    seed: int = 0,
+) -> Epoch:
+    """Batches of arrays, in another order each epoch.
 
-    def epoch(number: int) -> Iterator[tuple[Tensor, Tensor]]:
+    Args:
+        x: inputs (n, ...): one array, a tuple of them, or a mapping from the names that the
+            module's `forward` has; batches are of the same kind.
+        labels: (n,).
+        size: of a batch.
+        seed: of the orders.
+
+    Raises:
+        InputError: inputs and labels are not of the same length.
+    """
+    _check_lengths(x, labels)
+
+    def epoch(number: int) -> Iterator[tuple[ModuleInputs, Tensor]]:
         generator = torch.Generator().manual_seed(seed + number)
-        order = torch.randperm(len(x), generator=generator).numpy()
-        for start in range(0, len(x), size):
+        order = torch.randperm(len(labels), generator=generator).numpy()
+        for start in range(0, len(labels), size):
             rows = order[start : start + size]
-            yield torch.from_numpy(x[rows]), torch.from_numpy(labels[rows]).long()
+            yield _taken(x, rows), torch.from_numpy(labels[rows]).long()
 
     return epoch
+
+
+def _check_lengths(x: ArrayInputs, labels: AnyArray) -> None:
+    several = {"x": x} if isinstance(x, np.ndarray) else x
+    fields = several if isinstance(several, Mapping) else dict(enumerate(several))
+    for name, values in fields.items():
+        if len(values) != len(labels):
+            raise InputError(
+                f"input {name} has {len(values)} rows, and there are {len(labels)} labels; give a "
+                "row and a label for each example."
+            )
+
+
+def _taken(x: ArrayInputs, rows: AnyArray) -> ModuleInputs:
+    if isinstance(x, np.ndarray):
+        return torch.from_numpy(x[rows])
+    if isinstance(x, Mapping):
+        return {name: torch.from_numpy(values[rows]) for name, values in x.items()}
+    return tuple(torch.from_numpy(values[rows]) for values in x)
 
 
 def _save(

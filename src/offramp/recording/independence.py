@@ -7,6 +7,7 @@ whose rows depend on each other is then another system than the certified one.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,10 @@ _MADE_UP = 8  # rows, where there is no data
 
 class RowsDepend(OfframpWarning):
     """Scores depend on the other rows of a batch, though hardly."""
+
+
+class TrainingMode(OfframpWarning):
+    """A network was exported in training mode, and engines differ in what they make of that."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,37 @@ class Judge:
         )
 
 
+def warn_of_training(files: Mapping[str, Path]) -> None:
+    """Says which networks hold Dropout in training mode, whether or not an engine heeds it.
+
+    Args:
+        files: by the name that messages call them.
+    """
+    for name, file in files.items():
+        if any(map(_drops, _graphs(file))):
+            warnings.warn(
+                f"{name} holds Dropout in training mode, which some engines draw at random and "
+                "others leave out: what is certified on one is not what runs on another. Export it "
+                "in evaluation mode (in PyTorch: model.eval() before export).",
+                TrainingMode,
+                stacklevel=3,
+            )
+
+
+def _drops(graph: onnx.GraphProto | onnx.FunctionProto) -> bool:
+    """Whether dropout is in training mode, or may be."""
+    known = {t.name: t for t in getattr(graph, "initializer", ())}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            known.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    modes = [
+        known.get(node.input[2])
+        for node in graph.node
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]
+    ]
+    return any(mode is None or bool(numpy_helper.to_array(mode).any()) for mode in modes)
+
+
 def check_made_up(networks: Networks, runtime: Stages, progress: Progress | None = None) -> None:
     """Compares rows that are made up, where the shape of the input is known and they run.
 
@@ -227,16 +263,14 @@ def check_made_up(networks: Networks, runtime: Stages, progress: Progress | None
         NetworkError: scores depend on other rows by more than `SMALL`. Less is left to a recording,
             which has examples to count answers on.
     """
-    x = _inputs_of(networks)
-    if x is None:
-        return
-    judge = Judge.of(networks)
+    x, judge = _inputs_of(networks), Judge.of(networks)
+    counted = _counted(runs(runtime, networks.graph), progress or silent)
     try:
-        counted = _counted(runs(runtime, networks.graph), progress or silent)
-        found = dependence(counted, x, judge.tolerances)
+        found = {} if x is None else dependence(counted, x, judge.tolerances)
     except NetworkError:  # they read other values than these
-        return
+        found = {}
     judge({stage: change for stage, change in found.items() if change.scores > SMALL})
+    warn_of_training({f"stage '{part}'": file for part, file in networks.files.items()})
 
 
 def _counted(run: ScoreStages, tell: Progress) -> ScoreStages:
