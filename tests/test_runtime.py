@@ -105,7 +105,6 @@ def test_networks_that_cannot_be_stages_are_refused(tmp_path: Path) -> None:
     cases = [
         (text(tmp_path / "a.onnx"), "does not load"),
         (cut(tmp_path / "b.onnx"), "does not load"),
-        (two_inputs(tmp_path / "c.onnx"), "2 inputs"),
         (three_dimensional(tmp_path / "d.onnx"), "must be scores"),
         (linear_network(tmp_path / "e.onnx", np.eye(6, 4), [6], batch=1), "fixed batch size of 1"),
         (linear_network(tmp_path / "f.onnx", np.eye(6, 4), [6], opset=99), "does not load"),

@@ -82,7 +82,7 @@ def record(
     if force:
         check_output(out, force, TRACE, given(graph, data))
     networks = Networks.read(graph)
-    examples = examples_of(data, networks.preprocessing, skip_broken)
+    examples = examples_of(data, networks.preprocessing, skip_broken, fields=networks.fields)
     if examples.classes:
         messages.print(f"classes: {listed(examples.classes)}", markup=False)
     runtime = Stages(networks.files, networks.graph, engine=engine, threads=threads)

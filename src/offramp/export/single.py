@@ -7,6 +7,7 @@ there are any, so what is not needed is neither computed nor laid out for other 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,13 @@ from offramp.base.outputs import new_output
 from offramp.core.graph import BATCH
 from offramp.export.deciding import Decider, Recipe, spoken, turned
 from offramp.export.itinerary import Block
+from offramp.export.photographs import Reading
 from offramp.export.scope import Scope, Shape, value
 from offramp.export.seal import EXPORTED, described, facts, write_sealed
-from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
+from offramp.export.stages import Stages, Tensor, unwatched
+from offramp.networks.resizing import Size
 from offramp.plan.plan import Plan
+from offramp.policies.operators import Get
 from offramp.runtime.format import OUTPUTS, TRADEOFF
 
 FLOAT: int = TensorProto.FLOAT
@@ -204,14 +208,17 @@ class Writer:
         return inner, then.add("Transpose", rows, perm=[1, 0])
 
 
-def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.ModelProto:
+def one_file(
+    plan: Plan, *, dial: bool = False, images: bool = False, image_size: Size | None = None
+) -> onnx.ModelProto:
     """A plan as one ONNX model: examples (batch, ...) in; scores, answer, stage and cost out.
 
     Args:
         plan: with networks.
         dial: adds an input `tradeoff`, a scalar: NaN for the certified one.
         images: reads uint8 images (batch, height, width, channels) instead of what the networks
-            read, and does the plan's preprocessing inside.
+            read, and does the plan's preprocessing inside, that of each network where it runs.
+        image_size: height and width of these images; None: what all networks read.
 
     Raises:
         PlanError: the plan has no networks, no preprocessing where `images` asks for it, or a graph
@@ -219,13 +226,13 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
         NetworkError: networks that cannot be brought together.
     """
     stages = Stages(unwatched(plan) if images else plan)
-    pixels = preprocessing_of(plan) if images else None
-    outside, example = Scope(), stages.example(pixels)
+    reading = Reading.of(stages, images, image_size)
+    outside, example = Scope(), next(iter(reading.inputs.values()))
     scope, none = outside.branch(), outside.branch()
-    read = preprocess(scope, example.name, pixels) if pixels else example.name
     dialled = turned(outside, plan.policy.settings, plan.setting, TRADEOFF) if dial else None
     writer = Writer(stages, Decider(plan, dialled, stages.tainted))
-    scores, path = writer.block(stages.itinerary.root, RowLevel(scope, {X: Tensor(read)}), None)
+    level = RowLevel(scope, _read(reading))
+    scores, path = writer.block(stages.itinerary.root, level, None)
     made = [scores, *_outcome(scope, stages, scores, path)]
     # without rows nothing runs: some networks cannot, nor can TopK in ONNX Runtime before 1.32
     empty = [
@@ -239,11 +246,38 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
     for name, found in zip(OUTPUTS, chosen, strict=True):
         outside.give(found, name)
     tradeoff = [value(TRADEOFF, FLOAT, [])] if dial else []
-    return _model(stages, outside, [example, *tradeoff])
+    return _model(stages, outside, [*reading.inputs.values(), *tradeoff])
+
+
+def _read(reading: Reading) -> dict[str, Tensor | Recipe]:
+    """What is there before any network has run: inputs, and how fields are made of them."""
+    found: dict[str, Tensor | Recipe] = {}
+    for name, (key, source) in reading.sources.items():
+        given = Tensor(reading.inputs[key].name)
+        if source is None:
+            found[name] = given
+        else:
+            found |= {_given(key): given, name: partial(_made, reading, name)}
+    return found
+
+
+def _made(reading: Reading, name: str, scope: Scope, get: Get) -> str:
+    return reading.make(scope, name, lambda key: get(_given(key)))
+
+
+def _given(key: str) -> str:
+    """The key of an input of the file: what networks read may be called alike."""
+    return f"{key}/given"
 
 
 def write_file(
-    plan: Plan, path: str | Path, *, dial: bool = False, images: bool = False, force: bool = False
+    plan: Plan,
+    path: str | Path,
+    *,
+    dial: bool = False,
+    images: bool = False,
+    image_size: Size | None = None,
+    force: bool = False,
 ) -> None:
     """Writes `one_file`, checked, whole or not at all; with weights beside it where above 2 GB.
 
@@ -253,7 +287,7 @@ def write_file(
         StorageError: it cannot be written.
     """
     path = Path(path)
-    model = one_file(plan, dial=dial, images=images)
+    model = one_file(plan, dial=dial, images=images, image_size=image_size)
     with new_output(path, EXPORTED, force=force) as written, storage(path):
         write_sealed(model, written, path)
 

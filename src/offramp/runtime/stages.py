@@ -29,8 +29,8 @@ class Stages:
         threads: of each program; 1 starts none.
 
     Raises:
-        NetworkError: a stage without a network, one that does not load, or that does not have one
-            input and two-dimensional scores.
+        NetworkError: a stage without a network, one that does not load, that reads a fixed number
+            of examples, or has no two-dimensional scores.
         MissingExtra: the engine is not installed.
     """
 
@@ -156,7 +156,8 @@ class Batch:
         for name, source in stages.source[part].items():
             if source is None:
                 x = self._field(part, name)
-                given[name] = x if rows is None else x[rows]
+                # what is made as it is read, is made for these rows alone
+                given[name] = np.asarray(x) if rows is None else x[rows]
             else:
                 given[name] = self._need(source, rows).of(name, rows)
         wanted = stages.wanted[part]
@@ -172,7 +173,8 @@ class Batch:
         if len(self.fields) != 1:
             raise NetworkError(
                 f"stage '{part}' reads '{name}', which is not among the fields of the examples: "
-                f"{', '.join(self.fields)}."
+                f"{', '.join(self.fields)}. Name them so, or say what it reads: offramp graph ... "
+                f"--reads {part}.{name}=FIELD."
             )
         return next(iter(self.fields.values()))
 
@@ -191,12 +193,7 @@ def _with_scores(part: str, values: Mapping[str, Any], name: str) -> Mapping[str
 
 
 def _check_inputs(part: Part, examples: list[str]) -> None:
-    """Raises NetworkError unless at most one input is the examples, of any number."""
-    if len(examples) > 1:
-        raise NetworkError(
-            f"stage '{part.name}' has {len(examples)} inputs ({', '.join(examples)}); "
-            "a stage reads one."
-        )
+    """Raises NetworkError where the number of examples is fixed."""
     for name in examples:
         shape = part.inputs[name].shape
         if shape and isinstance(shape[0], int):
