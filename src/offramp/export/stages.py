@@ -314,9 +314,10 @@ def _resize(scope: Scope, values: str, pixels: Preprocessing, size: Size) -> str
 
 
 def _grey(scope: Scope, values: str) -> str:
-    """Whole numbers from 0 to 255."""
+    """Whole numbers from 0 to 255; halves go up, as in Pillow."""
     ends = scope.constant(0.0), scope.constant(255.0)
-    return scope.add("Clip", scope.add("Round", values), *ends)
+    whole_numbers = scope.add("Floor", scope.add("Add", values, scope.constant(0.5)))
+    return scope.add("Clip", whole_numbers, *ends)
 
 
 def _load(part: str, file: Path) -> onnx.ModelProto:

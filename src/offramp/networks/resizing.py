@@ -125,5 +125,5 @@ def _by_weights(image: AnyArray, pixels: Preprocessing) -> AnyArray:
     rows, columns = weights(pixels, (image.shape[0], image.shape[1]))
     values = image.reshape(*image.shape[:2], -1).astype(np.float64)
     scaled = np.einsum("th,hwc,vw->tvc", rows, values, columns, optimize=True)
-    made = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    made = np.floor(scaled + 0.5).clip(0, 255).astype(np.uint8)
     return np.asarray(made if image.ndim == 3 else made[..., 0])
