@@ -80,8 +80,13 @@ def run(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two encoders that call their inputs differently, examples, a recording and a plan."""
     path = tmp_path_factory.mktemp("fields")
+    two_encoders(path)
+    return path
+
+
+def two_encoders(path: Path) -> Plan:
+    """Two encoders that call their inputs differently, examples, a recording and a plan."""
     small, big = tables()
     encoder(path / "small.onnx", small, "tokens", "attention_mask")
     encoder(path / "big.onnx", big, "input_ids", "attention_mask")
@@ -96,7 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run("record", path / "graph", *data, *costs, "--out", path / "trace") == 0
     fit = ("--budget", "0.2", "--confidence", "0.8", "--policy", "margin")
     assert run("fit", path / "trace", *fit, "--out", path / "plan") == 0
-    return path
+    return Plan.read(path / "plan")
 
 
 def test_every_runtime_answers_from_several_fields_alike(folder: Path, tmp_path: Path) -> None:
