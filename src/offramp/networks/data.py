@@ -153,9 +153,11 @@ class _Asked:
     def sources(self) -> dict[str, Source]:
         return sources_of(self.fields, self.preprocessing)
 
-    @property
-    def images(self) -> bool:
-        """Whether what is read are images alone."""
+    def images(self, columns: Iterable[str] = ("image",)) -> bool:
+        """Whether what is read of these columns are images alone: `x` may be a column as well."""
+        names = set(columns)
+        if "image" not in names and X in names:
+            return False
         return {source.name for source in self.sources.values()} <= {X, "image"}
 
     def needed(self, source: str | Path) -> AnyPreprocessing:
@@ -183,7 +185,7 @@ class _Asked:
 
 def _parquet(files: list[Path], asked: _Asked) -> Examples:
     schemas = [_opened(file) for file in files]
-    if asked.images and not all(X in file.schema_arrow.names for file in schemas):
+    if asked.images(schemas[0].schema_arrow.names):
         return _parquet_images(files, asked.needed(_where(files)), asked)
     columns = [set(file.schema_arrow.names) for file in schemas]
     label = next((name for name in _COLUMNS if all(name in names for names in columns)), None)
@@ -290,7 +292,7 @@ def _parquet_rows(
 
 def _folder(path: Path, asked: _Asked) -> Encoded:
     preprocessing = asked.needed(path)
-    if not asked.images:
+    if not asked.images():
         raise DataError(
             f"{path} is a folder of images, but the networks read the fields "
             f"{', '.join(asked.fields)}. Give an .npz or Parquet with these."
@@ -322,8 +324,6 @@ def _whole(label: Any, source: str) -> int:
 
 def _hugging_face(name: str, asked: _Asked) -> Examples:
     """A dataset with a column per field and perhaps `label`: NAME[:SPLIT], or a saved folder."""
-    if asked.images:
-        asked.needed(f"hf:{name}")
     try:
         import datasets
     except ImportError:
@@ -336,15 +336,16 @@ def _hugging_face(name: str, asked: _Asked) -> Examples:
             if saved
             else datasets.load_dataset(where, split=split or "test")
         )
+        images = asked.images(found.column_names)
         for column, feature in dict(found.features).items():
-            if isinstance(feature, datasets.Image) or (asked.images and column == "image"):
+            if isinstance(feature, datasets.Image) or (images and column == "image"):
                 found = found.cast_column(column, datasets.Image(decode=False))
-        if asked.images and "image" not in found.column_names:
+        if images and "image" not in found.column_names:
             raise KeyError("there is no column image")
     except Exception as problem:  # the library raises many kinds: offline, unknown name, no column
         raise DataError(f"dataset '{name}' cannot be loaded: {problem}.") from None
     label = next((name for name in _COLUMNS if name in found.column_names), None)
-    if not asked.images:
+    if not images:
         return _hugging_face_table(where, found, label, asked)
 
     def read(start: int) -> Iterator[tuple[int, Stored, int | None]]:

@@ -46,7 +46,7 @@ class Arrays:
             raise DataError(str(problem)) from None
         name = next((name for name in _LABELS if name in held), None)
         sources = sources_of(fields, preprocessing)
-        read = {field: _only(held, source, name) for field, source in sources.items()}
+        read = {field: source.name for field, source in sources.items()}
         for field, found in read.items():
             if found not in held or held[found].ndim < 1 or held[found].dtype.kind not in "fiub":
                 raise DataError(_missing(path, held, field, found, fields))
@@ -103,12 +103,6 @@ class Arrays:
 def _is_image(values: AnyArray, preprocessing: AnyPreprocessing | None) -> bool:
     """Whether pixels of uint8 may lie in (n, ...), beside other fields."""
     return values.ndim in (3, 4)
-
-
-def _only(held: Mapping[str, AnyArray], source: Source, label: str | None) -> str:
-    """The array that a field is read from: the one of its name, or for `x` the only one."""
-    others = [name for name in held if name != label]
-    return others[0] if source.name == X and len(others) == 1 else source.name
 
 
 def _missing(
