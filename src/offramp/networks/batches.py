@@ -16,6 +16,8 @@ from offramp.base.hashing import hash_lists, hash_rows
 from offramp.networks.preprocessing import Preprocessing
 from offramp.networks.resizing import resized
 
+Decoded = Image.Image | AnyArray  # a photograph of its own size, or as all networks read it
+
 
 @dataclass(frozen=True)
 class ExampleBatch:
@@ -89,12 +91,12 @@ class Examples(Protocol):
 class Prepared:
     """Photographs as one network reads them (n, ...), made for the rows that come to it."""
 
-    photographs: Sequence[Image.Image]
+    photographs: Sequence[Decoded]
     preprocessing: Preprocessing
     dtype = np.dtype(np.float32)
 
     @classmethod
-    def field(cls, photographs: Sequence[Image.Image], preprocessing: Preprocessing) -> AnyArray:
+    def field(cls, photographs: Sequence[Decoded], preprocessing: Preprocessing) -> AnyArray:
         """As a field of a batch, which need not be an array."""
         return cast(AnyArray, cls(photographs, preprocessing))
 
@@ -115,12 +117,14 @@ class Prepared:
         return found if dtype is None else found.astype(dtype)
 
 
-def pixels_of(photographs: Sequence[Image.Image], preprocessing: Preprocessing) -> AnyArray:
+def pixels_of(photographs: Sequence[Decoded], preprocessing: Preprocessing) -> AnyArray:
     """Photographs as a network reads them, (n, height, width, channels), uint8."""
     images = np.zeros(
         (len(photographs), *preprocessing.size, len(preprocessing.mean)), dtype=np.uint8
     )
     for position, photograph in enumerate(photographs):
-        found = resized(photograph.convert(preprocessing.mode), preprocessing)
+        found = photograph
+        if isinstance(found, Image.Image):
+            found = resized(found.convert(preprocessing.mode), preprocessing)
         images[position] = found.reshape(images.shape[1:])
     return images

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from offramp.base.arrays import AnyArray, IntArray
 from offramp.base.errors import DataError, foreign
 from offramp.core.tasks import whole_labels
-from offramp.networks.batches import ExampleBatch, Prepared, pixels_of
+from offramp.networks.batches import Decoded, ExampleBatch, Prepared, pixels_of
 from offramp.networks.images import Skipped, photograph
 from offramp.networks.preprocessing import Source
+from offramp.networks.resizing import resized
 
 Stored = bytes | Path | DataError  # of an image: what is in the file, the file, or why neither
 Tables = Callable[[int, int], Iterator[pa.Table]]  # from a row on, of so many rows each
@@ -77,25 +77,30 @@ class Table:
 
     def _photographs(
         self, column: pa.ChunkedArray, source: Source, ids: IntArray
-    ) -> list[Image.Image | None]:
+    ) -> list[Decoded | None]:
         modes = [s.preprocessing.mode for s in self.sources.values() if s.preprocessing]
         mode = "RGB" if "RGB" in modes else "L"
-        found: list[Image.Image | None] = []
+        found: list[Decoded | None] = []
         for row, image in zip(ids.tolist(), column.to_pylist(), strict=True):
             stored = encoded(image, f"row {row} of column `{source.name}` in {self.where}")
             try:
                 if isinstance(stored, DataError):
                     raise stored
-                found.append(photograph(stored, mode, partial(self.skipped.remark, str(row))))
+                image = photograph(stored, mode, partial(self.skipped.remark, str(row)))
+                # large photographs are kept only where networks read them in several ways
+                way = source.preprocessing if self.shared else None
+                found.append(image if way is None else resized(image, way))
             except DataError as problem:
                 self.skipped.broken(str(row), problem)
                 found.append(None)
         return found
 
-    def _prepared(self, images: Sequence[Image.Image], source: Source) -> AnyArray:
+    def _prepared(self, images: Sequence[Decoded], source: Source) -> AnyArray:
         way = source.preprocessing
         assert way is not None
-        return way(pixels_of(images, way)) if self.shared else Prepared.field(images, way)
+        if self.shared:
+            return way(pixels_of(images, way))
+        return Prepared.field(images, way)
 
 
 def check_columns(schema: pa.Schema, sources: Iterable[Source], where: str | Path) -> list[str]:

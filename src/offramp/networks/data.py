@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from offramp.base.errors import DataError, MissingExtra, foreign
 from offramp.base.fields import X
@@ -22,9 +21,9 @@ from offramp.base.files import fingerprint, regular
 from offramp.core.parts import unread
 from offramp.core.tasks import LABELS, whole_labels
 from offramp.networks.batches import NOTHING as NOTHING
+from offramp.networks.batches import Decoded, Prepared, pixels_of
 from offramp.networks.batches import ExampleBatch as ExampleBatch
 from offramp.networks.batches import Examples as Examples
-from offramp.networks.batches import Prepared, pixels_of
 from offramp.networks.columns import (
     Stored,
     Table,
@@ -45,6 +44,7 @@ from offramp.networks.preprocessing import (
     Source,
     sources_of,
 )
+from offramp.networks.resizing import resized
 
 _COLUMNS = ("label", *LABELS)  # what tables call labels, before others
 
@@ -73,15 +73,18 @@ class Encoded:
             yield self._batch([(name, image, y) for name, image, y in read if image is not None])
         self.skipped.check(self.examples)
 
-    def _decode(self, name: Any, image: Stored) -> Image.Image | None:
+    def _decode(self, name: Any, image: Stored) -> Decoded | None:
         try:
             if isinstance(image, DataError):
                 raise image
             remark = partial(self.skipped.remark, str(name))
-            return photograph(image, self._mode, remark)
+            found = photograph(image, self._mode, remark)
         except DataError as problem:
             self.skipped.broken(str(name), problem)
             return None
+        # large photographs are kept only where networks read them in several ways
+        way = self.preprocessing
+        return resized(found, way) if isinstance(way, Preprocessing) else found
 
     @property
     def _ways(self) -> dict[str, Preprocessing]:
@@ -90,16 +93,19 @@ class Encoded:
         return {name: s.preprocessing for name, s in sources.items() if s.preprocessing}
 
     @property
+    def _shared(self) -> bool:
+        return isinstance(self.preprocessing, Preprocessing)
+
+    @property
     def _mode(self) -> str:
         return "RGB" if any(way.mode == "RGB" for way in self._ways.values()) else "L"
 
-    def _batch(self, rows: list[tuple[Any, Image.Image, int | None]]) -> ExampleBatch:
+    def _batch(self, rows: list[tuple[Any, Decoded, int | None]]) -> ExampleBatch:
         labels = [label for _, _, label in rows if label is not None]
         known = np.array(labels, dtype=np.int64) if len(labels) == len(rows) else None
         images = [image for _, image, _ in rows]
-        single = isinstance(self.preprocessing, Preprocessing)
         read = {
-            name: way(pixels_of(images, way)) if single else Prepared.field(images, way)
+            name: way(pixels_of(images, way)) if self._shared else Prepared.field(images, way)
             for name, way in self._ways.items()
         }
         return ExampleBatch(np.array([name for name, _, _ in rows]), read, known)
