@@ -13,7 +13,7 @@ import offramp
 
 HOUSE = [  # folder, and its files in the order in which they build on each other; "" is the folder
     ("", "_version"),
-    ("base", "lazy errors checked palette notebook progress arrays hashing files outputs"),
+    ("base", "lazy errors checked palette notebook progress arrays fields hashing files outputs"),
     ("base", "manifests schema"),
     ("core", "costs graph prices tasks operators"),
     ("core.task", "task single labels regression sequences recorded"),
@@ -21,8 +21,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("core", "walk frontier"),
     ("promise", "pvalues order certify split"),
     ("answering", "committees refit posterior"),
-    ("networks", "preprocessing inputs weights classes trial endings copies forms"),
-    ("networks", "networks images folders data"),
+    ("networks", "preprocessing resizing inputs weights classes trial endings copies forms"),
+    ("networks", "networks reading batches npz images folders columns data"),
     ("policies", "statistics logistic operators families baselines"),
     ("policies", "regression features observed learned rules thresholds alike gates routing"),
     ("", "policies"),
@@ -30,7 +30,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("plan", "asked plan notes job fit needs evaluate"),
     # what runs parts of a plan
     ("runtime", "format engine rows session onnxruntime stages driver"),
-    ("export", "scope itinerary deciding stages seal single folder"),
+    ("export", "scope itinerary deciding stages photographs seal single folder"),
     ("", "export"),
     ("runtime", "ends routed laws openvino torch single"),  # what runs exported files
     ("", "runtime"),

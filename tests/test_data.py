@@ -26,7 +26,7 @@ def everything(source: Path, **options: Any) -> ExampleBatch:
     labels = [batch.labels for batch in batches if batch.labels is not None]
     return ExampleBatch(
         np.concatenate([batch.ids for batch in batches]),
-        np.concatenate([batch.x for batch in batches]),
+        {"x": np.concatenate([batch.x for batch in batches])},
         np.concatenate(labels) if labels else None,
     )
 

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from offramp.base.arrays import FloatArray
+from offramp.base.fields import Fields, fields_of
 from offramp.exits import ExitOptions, add_exits
 from offramp.export import write_file
 from offramp.networks.data import open_examples
@@ -25,6 +27,7 @@ from offramp.plan.plan import Plan
 from offramp.runtime import SingleFile
 from tests.made import deep_network, hard_blobs
 from tests.test_drivers import planned
+from tests.test_fields import texts, two_encoders
 
 JS = Path(__file__).parent / "js"
 REQUIRED = "OFFRAMP_REQUIRE_JS"  # set: what is missing fails instead of being skipped
@@ -78,15 +81,35 @@ def requests() -> Iterator[tuple[FloatArray, float | None]]:
             yield x[:rows], tradeoff
 
 
-def request(x: FloatArray, tradeoff: float | None) -> dict[str, Any]:
-    return {"shape": x.shape, "values": x.ravel().tolist(), "tradeoff": tradeoff}
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks of two inputs each, in one file with a dial, and requests."""
+    folder = tmp_path_factory.mktemp("encoders")
+    write_file(two_encoders(folder), folder / "plan.onnx", dial=True)
+    (folder / "requests.json").write_text(json.dumps([request(*r) for r in asked()]))
+    return folder
 
 
-def check(said: str, folder: Path) -> None:
+def asked() -> Iterator[tuple[Fields, float | None]]:
+    fields, _ = texts(64, seed=7)
+    for rows in (0, 1, 7, 64):
+        for tradeoff in TRADEOFFS:
+            yield {name: values[:rows] for name, values in fields.items()}, tradeoff
+
+
+def request(x: FloatArray | Fields, tradeoff: float | None) -> dict[str, Any]:
+    fields = {
+        name: {"type": str(value.dtype), "shape": value.shape, "values": value.ravel().tolist()}
+        for name, value in fields_of(x).items()
+    }
+    return {"fields": fields, "tradeoff": tradeoff}
+
+
+def check(said: str, folder: Path, requests: Iterable[tuple[Any, float | None]]) -> None:
     found: Answers = json.loads(said)
     here = SingleFile(folder / "plan.onnx")
     used = set()
-    for answers, (x, tradeoff) in zip(found, requests(), strict=True):
+    for answers, (x, tradeoff) in zip(found, requests, strict=True):
         expected = here(x, tradeoff)
         assert answers["answer"] == expected.answer.tolist()
         assert answers["stage"] == expected.position.tolist()
@@ -106,7 +129,14 @@ def test_in_node(folder: Path) -> None:
     node = program("node")
     package("onnxruntime-node")
     said = run(node, str(JS / "node.mjs"), str(folder / "plan.onnx"), str(folder / "requests.json"))
-    check(said, folder)
+    check(said, folder, requests())
+
+
+def test_several_fields_in_node(encoders: Path) -> None:
+    node = program("node")
+    package("onnxruntime-node")
+    files = (str(encoders / "plan.onnx"), str(encoders / "requests.json"))
+    check(run(node, str(JS / "node.mjs"), *files), encoders, asked())
 
 
 class Pages(SimpleHTTPRequestHandler):
@@ -124,8 +154,9 @@ class Pages(SimpleHTTPRequestHandler):
         """Says nothing."""
 
 
-@pytest.fixture
-def address(folder: Path) -> Iterator[str]:
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of the scripts and of what a test made in a folder."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Pages, made=folder))
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -135,8 +166,17 @@ def address(folder: Path) -> Iterator[str]:
     thread.join()
 
 
-def test_in_a_browser(folder: Path, address: str) -> None:
+def in_a_browser(folder: Path) -> str:
     node, browser = program("node"), program("chromium", "chromium-browser", "google-chrome")
     package("onnxruntime-web")
     package("playwright-core")
-    check(run(node, str(JS / "browser.mjs"), browser, f"{address}/js/page.html"), folder)
+    with served(folder) as address:
+        return run(node, str(JS / "browser.mjs"), browser, f"{address}/js/page.html")
+
+
+def test_in_a_browser(folder: Path) -> None:
+    check(in_a_browser(folder), folder, requests())
+
+
+def test_several_fields_in_a_browser(encoders: Path) -> None:
+    check(in_a_browser(encoders), encoders, asked())

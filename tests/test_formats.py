@@ -27,6 +27,8 @@ from offramp.export import write_file, write_folder
 from offramp.learn.latency import Latency
 from offramp.networks.forms import Outputs
 from offramp.networks.networks import combine
+from offramp.networks.preprocessing import PerNetwork, Resize
+from offramp.networks.reading import with_fields
 from offramp.plan.asked import Asked
 from offramp.plan.fit import fit_each
 from offramp.plan.plan import write_plans
@@ -35,6 +37,7 @@ from offramp.recording.record import RecordOptions
 from offramp.tasks import Recorded
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs
+from tests.test_fields import encoder, tables, texts
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "formats.md"
 HEADING, ROW = re.compile(r"^#+ (.+)$"), re.compile(r"^\| `([^`]+)` \|")
@@ -52,9 +55,17 @@ NAMED = {
     "fingerprints": ("<file>",),
     "cost_whole": ("<stage>",),
     "cost_at": ("<batch>",),
+    "fields": ("<field>",),
 }
 # what is described elsewhere on the page, and numbers in lists of any depth
-WHOLE = ("graph", "policy", "certificate", "about")
+WHOLE = (
+    "graph",
+    "policy",
+    "certificate",
+    "about",
+    "preprocessing.<network>",
+    "input.fields.<field>",
+)
 DEEP = re.compile(
     r"^(models\.<stage>\.(loss|cost|hidden\.(weights|out))"
     r"|(cuts|weights|actions|costs)\.<stage>|refits\.<stage>\.weights)(?=[.\[]|$).*"
@@ -116,6 +127,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stages=(networks.graph.stages[0], replace(networks.graph.stages[1], hears=("small",))),
     )
     replace(networks, preprocessing=pixels, graph=heard).write(made / "images")
+    _several(made / "several-fields")
     x, y = blobs(1500)
     np.savez(made / "data.npz", x=x, y=y)
     named = replace(open_examples(made / "data.npz"), classes=tuple("abcd"))  # type: ignore[type-var]
@@ -147,6 +159,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def _several(made: Path) -> None:
+    """A graph, a trace, a plan and files of two fields; networks that read each in its way."""
+    made.mkdir()
+    files = {
+        name: encoder(made / f"{name}.onnx", table, "ids", "mask")
+        for name, table in zip(("small", "big"), tables(), strict=True)
+    }
+    fields, y = texts(400)
+    arrays: dict[str, Any] = {"ids": fields["input_ids"], "mask": fields["attention_mask"], "y": y}
+    np.savez(made / "data.npz", **arrays)
+    networks = with_fields(combine(files), {}, made)
+    networks.write(made / "graph")
+    pixels = Preprocessing((2, 3), (0.5,), (0.5,), resize=Resize(how="squash"))
+    replace(networks, preprocessing=PerNetwork({"small": pixels})).write(made / "images")
+    runtime = OnnxRuntime(networks.files, networks.graph)
+    examples = open_examples(made / "data.npz", fields=networks.fields)
+    trace = record(networks, runtime, examples, made / "trace", RecordOptions())
+    plan = fit(trace, 0.5, networks=networks, policy="margin", confidence=0.8)
+    plan.write(made / "plan")
+    write_folder(plan, made / "files")
+    write_file(plan, made / "one.onnx")
+
+
 def _stop(what: str, done: int, total: int) -> None:
     if what == "recording":
         raise InterruptedError
@@ -163,8 +198,15 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 def test_graphs(folder: Path) -> None:
-    graphs = [manifest(folder / name / "graph.json") for name in ("heads", "images", "orders")]
-    agree("graph.json", written(*graphs))
+    names = ("heads", "images", "orders")
+    plain = [manifest(folder / name / "graph.json") for name in names]
+    several = manifest(folder / "several-fields/images/graph.json")
+    (way,) = several["preprocessing"].values()
+    alike, each = (
+        {**several, "preprocessing": way},
+        {**several, "preprocessing": {"<network>": way}},
+    )
+    agree("graph.json", written(*plain, alike, each))
 
 
 def test_traces(folder: Path) -> None:
@@ -179,7 +221,8 @@ def test_traces(folder: Path) -> None:
     imported = manifest(folder / "scored/trace.json")
     noted = {"notes": ["rows hardly depend on each other"]}
     whole = replace(synthetic(20).costs, whole={"large": 20.0})  # as of a network that was cut
-    agree("trace.json", written(found, begun, imported, noted, whole.to_json()))
+    several = manifest(folder / "several-fields/trace/trace.json")
+    agree("trace.json", written(found, begun, imported, noted, whole.to_json(), several))
 
 
 def test_parts_of_traces(folder: Path) -> None:
@@ -214,7 +257,8 @@ def test_plans(folder: Path) -> None:
     dropped = replace(imported, info={**imported.info, "dropped": {"medium": "it saves nothing"}})
     whole = replace(dropped, costs=replace(dropped.costs, whole={"large": 30.0}))
     whole.write(folder / "imported")
-    agree("plan.json", written(plan, full, manifest(folder / "imported/plan.json")))
+    several = manifest(folder / "several-fields/plan/plan.json")
+    agree("plan.json", written(plan, full, manifest(folder / "imported/plan.json"), several))
 
 
 @cache
@@ -243,7 +287,11 @@ def test_exported_files(folder: Path) -> None:
     agree("routes.json", written(manifest(folder / "files/routes.json")))
     metadata = {entry.key: entry.value for entry in onnx.load(folder / "one.onnx").metadata_props}
     assert metadata.keys() == {"offramp", "fingerprint"}
-    about = written(json.loads(metadata["offramp"]))
+    several = onnx.load(folder / "several-fields/one.onnx").metadata_props
+    other = next(entry.value for entry in several if entry.key == "offramp")
+    about = written(json.loads(metadata["offramp"]), json.loads(other))
+    fields = manifest(folder / "several-fields/files/routes.json")["about"]["fields"]
+    assert fields == ["ids", "mask"]
     session = onnxruntime.InferenceSession(folder / "one.onnx")
     ends = {"tradeoff", *(output.name for output in session.get_outputs())}
     assert "tradeoff" in {given.name for given in session.get_inputs()}

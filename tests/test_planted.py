@@ -343,7 +343,8 @@ class Drives:
     turns: Callable[[float | None], float | None] = lambda tradeoff: tradeoff
     says: Callable[[Answers], Answers] = lambda found: found
 
-    def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
+    def __call__(self, x: AnyArray | Fields, tradeoff: float | None = None) -> Answers:
+        assert isinstance(x, np.ndarray)
         return self.says(Walker(self.plan(PLAN), Numbered())(self.reads(x), self.turns(tradeoff)))
 
 

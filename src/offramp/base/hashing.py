@@ -72,3 +72,15 @@ def turns(hashes: AnyArray) -> AnyArray:
     for shift, mixer in zip((30, 27), _MIXERS, strict=True):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * mixer
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+
+
+def hash_lists(values: AnyArray, lengths: IntArray) -> AnyArray:
+    """One hash per example, uint64 (n,), of a list that is padded: whatever its padding.
+
+    Args:
+        values: (n, longest, ...) numbers.
+        lengths: (n,) how many of them are the example's own.
+    """
+    rows = (np.ascontiguousarray(row[:size]) for row, size in zip(values, lengths, strict=True))
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

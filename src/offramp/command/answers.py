@@ -60,7 +60,7 @@ def stream(
     """
     done = 0
     for group in examples.batches(batch):
-        found = infer(plan, runtime, group.x)
+        found = infer(plan, runtime, group.fields)
         done = min(done + batch, examples.examples)
         scores = pa.array(np.ascontiguousarray(found.scores).reshape(-1))
         columns: dict[str, Any] = {

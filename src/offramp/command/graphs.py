@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from offramp.base.errors import InputError
+from offramp.base.fields import X
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.options import Edges, EngineOption, Force, Json, Out, Reference, SkipBroken
@@ -16,12 +17,27 @@ from offramp.command.terminal import examples_of, given, messages, progress, sho
 from offramp.core.tasks import Kind
 from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.networks.networks import GRAPH, combine
+from offramp.networks.reading import with_fields
 from offramp.recording.independence import check_made_up
 from offramp.runtime import Stages
 
-Size = Annotated[str | None, typer.Option(help="Of images: 32, or 240x320 (height x width).")]
-Mean = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Default: 0.")]
-Std = Annotated[str | None, typer.Option(help="Of pixel / 255, per channel. Default: 1.")]
+SIZE = "Of images: 32, or 240x320 (height x width)."
+MEAN, STD = (f"Of pixel / 255, per channel. Default: {number}." for number in (0, 1))
+RESIZE = "256 (shorter side), squash or letterbox; bilinear or bicubic; aliased: 256,bicubic."
+CROP = "The size that is cut from the centre, or its share of the shorter side: 224, 0.875."
+Size = Annotated[str | None, typer.Option(help=SIZE)]
+Mean = Annotated[str | None, typer.Option(help=MEAN)]
+Std = Annotated[str | None, typer.Option(help=STD)]
+Sizes = Annotated[list[str] | None, typer.Option(help=f"{SIZE} Or NAME=32 for one network.")]
+Means = Annotated[list[str] | None, typer.Option(help=f"{MEAN} Or NAME=MEAN.")]
+Stds = Annotated[list[str] | None, typer.Option(help=f"{STD} Or NAME=STD.")]
+Layouts = Annotated[list[str] | None, typer.Option(help="nchw (default) or nhwc; or NAME=nhwc.")]
+Resizes = Annotated[list[str] | None, typer.Option(help=f"{RESIZE} Or NAME=256.")]
+Crops = Annotated[list[str] | None, typer.Option(help=f"{CROP} Or NAME=224.")]
+Reads = Annotated[
+    list[str] | None,
+    typer.Option(help="NETWORK.INPUT=FIELD,...: small.pixels=image. Default: by name."),
+]
 NetworkOutput = Annotated[
     list[str] | None,
     typer.Option("--output", help="big=probabilities: which output of a network is its scores."),
@@ -48,10 +64,13 @@ def graph(
     out: Out,
     edges: Edges = None,
     reference: Reference = None,
-    size: Size = None,
-    mean: Mean = None,
-    std: Std = None,
-    layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    size: Sizes = None,
+    mean: Means = None,
+    std: Stds = None,
+    layout: Layouts = None,
+    resize: Resizes = None,
+    crop: Crops = None,
+    reads: Reads = None,
     output: NetworkOutput = None,
     kind: NetworkKind = None,
     classes: NetworkClasses = None,
@@ -61,12 +80,16 @@ def graph(
     """Put trained networks into a graph: which may follow which, and what they read."""
     files = parsing.files(networks)
     check_output(out, force, GRAPH, files.values())
-    pixels = parsing.preprocessing(size, mean, std, layout)
+    pixels = parsing.Pixels(
+        size=size, mean=mean, std=std, layout=layout, resize=resize, crop=crop
+    ).of(files)
     asked = parsing.outputs(output or [], kind or [], classes or [])
-    with progress() as step:
+    with TemporaryDirectory() as folder, progress() as step:
         step("looking at networks", 0, 1)
-        described = combine(files, edges, reference, pixels, asked)
         step("loading networks", 0, 1)
+        described = with_fields(
+            combine(files, edges, reference, pixels, asked), parsing.reads(reads), Path(folder)
+        )
         # finds out here whether they load
         runtime = Stages(described.files, described.graph, engine=engine)
         check_made_up(described, runtime, step)
@@ -74,8 +97,9 @@ def graph(
         described.write(out, force=force)
     for sentence in described.notes:
         messages.print(sentence, markup=False)
+    several = "" if described.fields == (X,) else f", reads {', '.join(described.fields)}"
     messages.print(
-        f"{out}: {' '.join(described.graph.order)}, reference {described.graph.reference}"
+        f"{out}: {' '.join(described.graph.order)}, reference {described.graph.reference}{several}"
     )
 
 

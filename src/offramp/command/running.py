@@ -72,7 +72,9 @@ def run(
     if out:
         check_output(out, force, ANSWERS, given(plan, data))
     read = Plan.read(plan)
-    examples = examples_of(data, read.preprocessing, skip_broken, read.task)
+    examples = examples_of(
+        data, read.preprocessing, skip_broken, task=read.task, fields=read.fields
+    )
     runs = _on_device(engine, device)
     runtime = Stages(read.runnable(), read.graph, engine=runs, threads=threads)
     remark(elsewhere(read.costs, runs.title, "this runs on"))
@@ -106,13 +108,13 @@ def bench(
     read = Plan.read(plan)
     read.runnable()
     sizes = parsing.batches(batch)
-    examples = examples_of(data, read.preprocessing, task=read.task)
+    examples = examples_of(data, read.preprocessing, task=read.task, fields=read.fields)
     found = next(examples.batches(max(EXAMPLES, REQUESTS * max(sizes))), NOTHING)
     with progress() as step:
         rows = [
             bench_plan(
                 read,
-                found.x,
+                found.fields,
                 found.labels,
                 batch=size,
                 threads=threads,
@@ -133,6 +135,10 @@ def export(
     images: Annotated[
         bool, typer.Option("--images", help="Read uint8 images; preprocess inside.")
     ] = False,
+    image_size: Annotated[
+        str | None,
+        typer.Option(help="Of these images: 480x640 (height x width). Default: the networks' own."),
+    ] = None,
     stages: Annotated[
         bool, typer.Option("--stages", help="A folder with a file per stage.")
     ] = False,
@@ -140,14 +146,19 @@ def export(
 ) -> None:
     """Write the plan as one ONNX file, or as a file per stage: networks, exits and policy."""
     check_output(out, force, EXPORTED_FOLDER if stages else EXPORTED, [plan])
+    if image_size and not images:
+        raise InputError("--image-size is of the images that --images reads; give --images too.")
+    size = parsing.height_and_width(image_size, "--image-size") if image_size else None
     with progress() as step:
         step("reading the plan", 0, 1)
         read = Plan.read(plan)
         if stages:
-            write_folder(read, out, dial=dial, images=images, force=force, progress=step)
+            write_folder(
+                read, out, dial=dial, images=images, image_size=size, force=force, progress=step
+            )
         else:
             step("putting all into one file", 0, 1)
-            write_file(read, out, dial=dial, images=images, force=force)
+            write_file(read, out, dial=dial, images=images, image_size=size, force=force)
     messages.print(f"{out}: scores, answer, stage and cost of {' '.join(read.running.graph.order)}")
 
 

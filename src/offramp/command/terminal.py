@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,29 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 
 from offramp.base.errors import OfframpWarning
+from offramp.base.fields import X
 from offramp.base.progress import Progress
 from offramp.command import parsing
 from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import is_own
 from offramp.core.trace import Trace
 from offramp.networks.data import Examples, open_examples
-from offramp.networks.preprocessing import Preprocessing
+from offramp.networks.preprocessing import AnyPreprocessing
 
 messages = Console(stderr=True, highlight=False, markup=False)
 output = Console(highlight=False)
 
 
 def examples_of(
-    data: str, pixels: Preprocessing | None, skip_broken: bool = False, task: Task = SINGLE
+    data: str,
+    pixels: AnyPreprocessing | None,
+    skip_broken: bool = False,
+    *,
+    fields: Sequence[str] = (X,),
+    task: Task = SINGLE,
 ) -> Examples:
     """The examples that --data names; what lies there and is not read is said."""
-    examples = open_examples(data, pixels, skip_broken=skip_broken, task=task)
+    examples = open_examples(data, pixels, fields=fields, skip_broken=skip_broken, task=task)
     for sentence in examples.notes:
         messages.print(sentence, markup=False)
     return examples

@@ -91,7 +91,9 @@ def record(
         check_output(out, force, TRACE, given(graph, data))
     networks = Networks.read(graph)
     meant = task_named(task)
-    examples = examples_of(data, networks.preprocessing, skip_broken, meant)
+    examples = examples_of(
+        data, networks.preprocessing, skip_broken, fields=networks.fields, task=meant
+    )
     if examples.classes:
         messages.print(f"classes: {listed(examples.classes)}", markup=False)
     runtime = Stages(networks.files, networks.graph, engine=engine, threads=threads)

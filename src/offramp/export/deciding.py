@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,13 +27,17 @@ ACTION = "action"  # what a decision that stands alone gives
 TAINT = "taint"  # the key of what tells examples that are no numbers, (n, 1): 0, or NaN
 
 
-def tainted(scope: Scope, x: str) -> str:
-    """What is recorded under TAINT for inputs (n, ...): networks may hide a NaN from their scores.
+def tainted(scope: Scope, inputs: Sequence[str]) -> str:
+    """What is recorded under TAINT for inputs (n, ...).
 
+    Networks may hide a NaN from their scores.
     A rectifier turns NaN into 0 on many engines, after which the scores look as good as any.
     """
-    flat = scope.add("Cast", scope.add("Flatten", x), to=FLOAT)
-    total = scope.add("ReduceSum", flat, scope.integers(1))
+    totals = []
+    for x in inputs:
+        flat = scope.add("Cast", scope.add("Flatten", x), to=FLOAT)
+        totals.append(scope.add("ReduceSum", flat, scope.integers(1)))
+    total = totals[0] if len(totals) == 1 else scope.add("Sum", *totals)
     return scope.add("Sub", total, total)
 
 

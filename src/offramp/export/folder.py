@@ -20,10 +20,12 @@ from offramp.base.progress import Progress, silent
 from offramp.core.graph import BATCH
 from offramp.export.deciding import TAINT, Decider, Recipe, turned
 from offramp.export.itinerary import Block
+from offramp.export.photographs import Reading
 from offramp.export.scope import Scope, value
 from offramp.export.seal import described, facts, write_sealed
-from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
-from offramp.networks.preprocessing import Preprocessing
+from offramp.export.stages import Stages, Tensor, unwatched
+from offramp.networks.networks import fields_to_json
+from offramp.networks.resizing import Size
 from offramp.networks.weights import fingerprint_of_copy
 from offramp.plan.plan import Plan
 from offramp.runtime.format import KIND, PATH, SCORES, TRADEOFF, VERSION
@@ -37,6 +39,7 @@ def write_folder(
     *,
     dial: bool = False,
     images: bool = False,
+    image_size: Size | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> None:
@@ -47,6 +50,7 @@ def write_folder(
         path: of the folder.
         dial: adds an input `tradeoff` to every file, NaN for the certified one.
         images: the files read uint8 images (batch, height, width, channels).
+        image_size: height and width of these images; None: what all networks read.
         force: replaces a folder that offramp wrote.
         progress: called with what is written, how many files are, and how many there are.
 
@@ -57,10 +61,10 @@ def write_folder(
     path, tell = Path(path), progress or silent
     tell("putting stages together", 0, 1)
     stages = Stages(unwatched(plan) if images else plan)
-    pixels = preprocessing_of(plan) if images else None
+    reading = Reading.of(stages, images, image_size)
     blocks = stages.itinerary.root.all()
     known: dict[str, Tensor | Recipe] = {}
-    written = [_Written.of(stages, block, pixels, dial, known) for block in blocks]
+    written = [_Written.of(stages, block, reading, dial, known) for block in blocks]
     asked = {key for each in written for key in each.reads}
     axes = {key: tensor.axis for each in written for key, tensor in each.makes.items()}
     with new_folder(path, EXPORTED_FOLDER, force=force) as folder:
@@ -68,7 +72,7 @@ def write_folder(
         for number, each in enumerate(written):
             tell(f"writing {each.block.stage}.onnx", number, len(written))
             routes.append(_route(each, folder, asked, axes))
-        about = _manifest(stages, dial)
+        about = _manifest(stages, reading, dial)
         write_manifest(folder, KIND, {"version": VERSION, **about, "files": routes})
 
 
@@ -90,15 +94,15 @@ def _route(
         "stage": written.block.stage,
         "fingerprint": fingerprint_of_copy(file),
         "entering": written.block.entering,
-        "reads": {key: 0 if key == X else axes[key] for key in written.reads},
+        "reads": {key: axes.get(key, 0) for key in written.reads},
         "makes": {key: tensor.axis for key, tensor in makes.items()},
     }
 
 
-def _manifest(stages: Stages, dial: bool) -> dict[str, Any]:
+def _manifest(stages: Stages, reading: Reading, dial: bool) -> dict[str, Any]:
     paths = stages.itinerary.paths
     return {
-        "about": facts(stages),
+        "about": {**facts(stages), **fields_to_json(list(reading.inputs))},
         "dial": TRADEOFF if dial else None,
         "stage_of_path": [stages.itinerary.graph.order.index(path.stage) for path in paths],
         "cost_of_path": stages.costs,
@@ -111,7 +115,7 @@ class _Written:
 
     stages: Stages
     block: Block
-    example: onnx.ValueInfoProto
+    reading: Reading
     dial: bool
     scope: Scope = field(default_factory=Scope)
     reads: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)  # by key
@@ -124,22 +128,27 @@ class _Written:
         cls,
         stages: Stages,
         block: Block,
-        pixels: Preprocessing | None,
+        reading: Reading,
         dial: bool,
         known: dict[str, Tensor | Recipe],
     ) -> _Written:
         """The block, after those that made what is `known`, to which it adds."""
-        found = cls(stages, block, stages.example(pixels), dial)
+        found = cls(stages, block, reading, dial)
         scope, here = found.scope, dict[str, str]()
 
+        def read(key: str) -> str:
+            found.reads[key] = found._info(key)
+            return key
+
         def get(key: str) -> str:
-            if key not in here:
+            if key in here:
+                return here[key]
+            if key in reading.sources:
+                here[key] = reading.make(scope, key, read)
+            else:
                 there = known.get(key)
-                if there is None or isinstance(there, Tensor):
-                    found.reads[key] = found._info(key)
-                    here[key] = preprocess(scope, X, pixels) if pixels and key == X else key
-                else:
-                    here[key] = there(scope, get)
+                recipe = None if isinstance(there, Tensor) else there
+                here[key] = read(key) if recipe is None else recipe(scope, get)
             return here[key]
 
         def add(made: Mapping[str, Tensor | Recipe]) -> None:
@@ -163,8 +172,8 @@ class _Written:
 
     def _info(self, key: str) -> onnx.ValueInfoProto:
         """The input, or the output, for what is handed on under `key`."""
-        if key == X:
-            return _called(X, self.example)
+        if key in self.reading.inputs:
+            return _called(key, self.reading.inputs[key])
         if key == TAINT:
             return value(key, TensorProto.FLOAT, [BATCH, 1])
         part, slash, name = key.partition("/")

@@ -7,6 +7,7 @@ there are any, so what is not needed is neither computed nor laid out for other 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from offramp.base.outputs import new_output
 from offramp.core.graph import BATCH
 from offramp.export.deciding import Decider, Recipe, spoken, turned
 from offramp.export.itinerary import Block
+from offramp.export.photographs import Reading
 from offramp.export.scope import Scope, value
 from offramp.export.seal import EXPORTED, described, facts, write_sealed
-from offramp.export.stages import Stages, Tensor, X, preprocess, preprocessing_of, unwatched
+from offramp.export.stages import Stages, Tensor, unwatched
+from offramp.networks.resizing import Size
 from offramp.plan.plan import Plan
+from offramp.policies.operators import Get
 from offramp.runtime.format import OUTPUTS, TRADEOFF
 
 FLOAT: int = TensorProto.FLOAT
@@ -205,14 +209,17 @@ class Writer:
         return inner, then.add("Transpose", rows, perm=[1, 0])
 
 
-def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.ModelProto:
+def one_file(
+    plan: Plan, *, dial: bool = False, images: bool = False, image_size: Size | None = None
+) -> onnx.ModelProto:
     """A plan as one ONNX model: examples (batch, ...) in; scores, answer, stage and cost out.
 
     Args:
         plan: with networks.
         dial: adds an input `tradeoff`, a scalar: NaN for the certified one.
         images: reads uint8 images (batch, height, width, channels) instead of what the networks
-            read, and does the plan's preprocessing inside.
+            read, and does the plan's preprocessing inside, that of each network where it runs.
+        image_size: height and width of these images; None: what all networks read.
 
     Raises:
         PlanError: the plan has no networks, no preprocessing where `images` asks for it, or a graph
@@ -220,16 +227,16 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
         NetworkError: networks that cannot be brought together.
     """
     stages = Stages(unwatched(plan) if images else plan)
-    pixels = preprocessing_of(plan) if images else None
-    outside, example = Scope(), stages.example(pixels)
+    reading = Reading.of(stages, images, image_size)
+    outside, example = Scope(), next(iter(reading.inputs.values()))
     scope, none = outside.branch(), outside.branch()
-    read = preprocess(scope, example.name, pixels) if pixels else example.name
     dialled = turned(outside, plan.policy.settings, plan.setting, TRADEOFF) if dial else None
     writer = Writer(stages, Decider(plan, dialled, stages.tainted))
-    scores, path = writer.block(stages.itinerary.root, RowLevel(scope, {X: Tensor(read)}), None)
+    level = RowLevel(scope, _read(reading))
+    scores, path = writer.block(stages.itinerary.root, level, None)
     made = [scores, *_outcome(scope, stages, scores, path)]
     # without rows nothing runs: some networks cannot, nor can TopK in ONNX Runtime before 1.32
-    given = _given(stages)
+    given = _outputs(stages)
     empty = [none.constant(np.zeros([0, *shape[1:]]), kind) for kind, shape in given.values()]
     types = [helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind, _ in given.values()]
     rows = outside.add("Gather", outside.add("Shape", example.name), outside.constant(0, np.int64))
@@ -238,11 +245,38 @@ def one_file(plan: Plan, *, dial: bool = False, images: bool = False) -> onnx.Mo
     for name, found in zip(OUTPUTS, chosen, strict=True):
         outside.give(found, name)
     tradeoff = [value(TRADEOFF, FLOAT, [])] if dial else []
-    return _model(stages, outside, [example, *tradeoff])
+    return _model(stages, outside, [*reading.inputs.values(), *tradeoff])
+
+
+def _read(reading: Reading) -> dict[str, Tensor | Recipe]:
+    """What is there before any network has run: inputs, and how fields are made of them."""
+    found: dict[str, Tensor | Recipe] = {}
+    for name, (key, source) in reading.sources.items():
+        given = Tensor(reading.inputs[key].name)
+        if source is None:
+            found[name] = given
+        else:
+            found |= {_given(key): given, name: partial(_made, reading, name)}
+    return found
+
+
+def _made(reading: Reading, name: str, scope: Scope, get: Get) -> str:
+    return reading.make(scope, name, lambda key: get(_given(key)))
+
+
+def _given(key: str) -> str:
+    """The key of an input of the file: what networks read may be called alike."""
+    return f"{key}/given"
 
 
 def write_file(
-    plan: Plan, path: str | Path, *, dial: bool = False, images: bool = False, force: bool = False
+    plan: Plan,
+    path: str | Path,
+    *,
+    dial: bool = False,
+    images: bool = False,
+    image_size: Size | None = None,
+    force: bool = False,
 ) -> None:
     """Writes `one_file`, checked, whole or not at all; with weights beside it where above 2 GB.
 
@@ -252,7 +286,7 @@ def write_file(
         StorageError: it cannot be written.
     """
     path = Path(path)
-    model = one_file(plan, dial=dial, images=images)
+    model = one_file(plan, dial=dial, images=images, image_size=image_size)
     with new_output(path, EXPORTED, force=force) as written, storage(path):
         write_sealed(model, written, path)
 
@@ -287,7 +321,7 @@ def _answer(scope: Scope, stages: Stages, scores: str, stage: str) -> str:
     return answer
 
 
-def _given(stages: Stages) -> dict[str, tuple[Any, list[Any]]]:
+def _outputs(stages: Stages) -> dict[str, tuple[Any, list[Any]]]:
     """The type and shape of every output, by name."""
     shapes: dict[str, tuple[Any, list[Any]]] = {n: (kind, [BATCH]) for n, kind in OUTPUTS.items()}
     shapes["scores"] = (OUTPUTS["scores"], [BATCH, stages.plan.classes])
@@ -299,6 +333,6 @@ def _given(stages: Stages) -> dict[str, tuple[Any, list[Any]]]:
 def _model(stages: Stages, scope: Scope, inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
     outputs = [
         value(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
-        for name, (kind, shape) in _given(stages).items()
+        for name, (kind, shape) in _outputs(stages).items()
     ]
     return described(stages.model(scope, inputs, outputs), facts(stages))

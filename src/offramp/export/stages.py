@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, version_converter
 
 from offramp.base.errors import NetworkError, PlanError
+from offramp.base.fields import X
 from offramp.core.graph import BATCH, Graph, head, whole
 from offramp.core.task import SINGLE, TaskForm
 from offramp.export.deciding import TAINT, Decider, Recipe, refitted_scores, spoken, tainted
@@ -21,10 +22,10 @@ from offramp.export.scope import OLDEST_OPSET, Scope, is_float, value
 from offramp.networks import weights
 from offramp.networks.networks import sources
 from offramp.networks.preprocessing import Preprocessing
+from offramp.networks.resizing import Size
+from offramp.networks.resizing import weights as weights_of
 from offramp.plan.plan import Plan
 from offramp.policies.operators import Decision, Get
-
-X = "x"  # the key of the examples
 
 
 @dataclass(frozen=True)
@@ -128,25 +129,39 @@ class Stages:
         )
 
     @cached_property
-    def input(self) -> onnx.ValueInfoProto:
-        """What the examples look like, called as in the root's network."""
+    def inputs(self) -> dict[str, onnx.ValueInfoProto]:
+        """What the examples look like, by field; the only one is called as the reference does."""
         first = self.graph.first(self.graph.reference)
-        name = next(name for name, source in self.sources[first].items() if source is None)
-        return next(value for value in self.models[first].graph.input if value.name == name)
+        found: dict[str, onnx.ValueInfoProto] = {}
+        for part in dict.fromkeys([first, *self.models]):
+            values = {value.name: value for value in self.models[part].graph.input}
+            for name, source in self.sources[part].items():
+                if source is None:
+                    found.setdefault(self.field(name), values[name])
+        return {name: found[name] for name in self.plan.fields if name in found}
+
+    def field(self, name: str) -> str:
+        """The field that an input reads: the one of its name, or the only one."""
+        return X if self.plan.fields == (X,) else name
 
     @property
     def tainted(self) -> bool:
         """Whether examples may be NaN, and something is decided about them."""
-        floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-        return self._type in floats and len(self.itinerary.paths) > 1
+        return bool(self._floats) and len(self.itinerary.paths) > 1
 
-    def example(self, pixels: Preprocessing | None = None) -> onnx.ValueInfoProto:
-        """The examples, with any number of rows: what networks read, or uint8 images."""
-        read = self.input
-        if pixels is not None:
-            dims = (BATCH, *pixels.size, len(pixels.mean))
-            return value(read.name, TensorProto.UINT8, dims)
-        return value(read.name, read.type.tensor_type.elem_type, [BATCH, *_shape(read)[1:]])
+    @cached_property
+    def _floats(self) -> list[str]:
+        """The fields that may hold NaN."""
+        floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+        return [name for name, read in self.inputs.items() if _kind(read) in floats]
+
+    @cached_property
+    def examples(self) -> dict[str, onnx.ValueInfoProto]:
+        """The examples by field, with any number of rows, as networks read them."""
+        return {
+            name: value(read.name, _kind(read), [BATCH, *_shape(read)[1:]])
+            for name, read in self.inputs.items()
+        }
 
     def model(
         self,
@@ -167,7 +182,7 @@ class Stages:
         """Passes a stage; what it hands on, by key."""
         made = self._place(scope, stage, get)
         if self.tainted and stage == self.itinerary.root.stage:
-            made[TAINT] = Tensor(tainted(scope, get(X)))
+            made[TAINT] = Tensor(tainted(scope, [get(name) for name in self._floats]))
         return made
 
     def say(self, scope: Scope, block: Block, get: Get, decider: Decider) -> Said:
@@ -227,8 +242,8 @@ class Stages:
         model = self.models[part]
         given = {}
         for name, source in self.sources[part].items():
-            given[name] = get(X if source is None else f"{source}/{name}")
-            if source is None and (kind := _type(model, name)) != self._type:
+            given[name] = get(self.field(name) if source is None else f"{source}/{name}")
+            if source is None and (kind := _type(model, name)) != self._type(name):
                 given[name] = scope.add("Cast", given[name], to=kind)
         answers = "." in part or head(part) not in self.models
         wanted = [
@@ -246,9 +261,8 @@ class Stages:
                 made[f"{part}/{output.name}"] = Tensor(name, _axis(output))
         return made
 
-    @property
-    def _type(self) -> int:
-        return int(self.input.type.tensor_type.elem_type)
+    def _type(self, name: str) -> int:
+        return _kind(self.inputs[self.field(name)])
 
     def _read(self, part: str, name: str) -> bool:
         return any(reads.get(name) == part for reads in self.sources.values())
@@ -286,24 +300,38 @@ def unwatched(plan: Plan) -> Plan:
     return replace(plan, info={**plan.info, "input": None})
 
 
-def preprocessing_of(plan: Plan) -> Preprocessing:
-    if plan.preprocessing is None:
-        raise PlanError(
-            "the plan reads arrays, not images: its graph was made without --size. "
-            "Export without --images."
-        )
-    return plan.preprocessing
+def preprocess(scope: Scope, images: str, pixels: Preprocessing, size: Size) -> str:
+    """As `Preprocessing` does, for uint8 images (n, height, width, channels) of one size.
 
-
-def preprocess(scope: Scope, images: str, pixels: Preprocessing) -> str:
-    """As `Preprocessing` does, for uint8 images (n, height, width, channels)."""
+    Resizing is a product with constant weights along each side, rounded to whole grey levels after
+    each as Pillow does, so that every engine makes the same of it.
+    """
     scale, offset = pixels.factors
     values = scope.add("Cast", images, to=TensorProto.FLOAT)
+    if pixels.resize.how == "shorter" or size != pixels.size:
+        values = _resize(scope, values, pixels, size)
     values = scope.add("Mul", values, scope.constant(scale))
     values = scope.add("Sub", values, scope.constant(offset))
     if pixels.layout == "nchw":
         return scope.add("Transpose", values, perm=[0, 3, 1, 2])
     return values
+
+
+def _resize(scope: Scope, values: str, pixels: Preprocessing, size: Size) -> str:
+    rows, columns = weights_of(pixels, size)
+    high = scope.add("Transpose", values, perm=[0, 3, 1, 2])  # (n, channels, height, width)
+    wide = scope.add("MatMul", high, scope.constant(columns.T))
+    if pixels.resize.antialias:
+        wide = _grey(scope, wide)
+    small = _grey(scope, scope.add("MatMul", scope.constant(rows), wide))
+    return scope.add("Transpose", small, perm=[0, 2, 3, 1])
+
+
+def _grey(scope: Scope, values: str) -> str:
+    """Whole numbers from 0 to 255; halves go up, as in Pillow."""
+    ends = scope.constant(0.0), scope.constant(255.0)
+    whole_numbers = scope.add("Floor", scope.add("Add", values, scope.constant(0.5)))
+    return scope.add("Clip", whole_numbers, *ends)
 
 
 def _load(part: str, file: Path) -> onnx.ModelProto:
@@ -337,6 +365,10 @@ def _inputs(model: onnx.ModelProto) -> list[str]:
 def _type(model: onnx.ModelProto, name: str) -> int:
     value = next(value for value in model.graph.input if value.name == name)
     return int(value.type.tensor_type.elem_type)
+
+
+def _kind(info: onnx.ValueInfoProto) -> int:
+    return int(info.type.tensor_type.elem_type)
 
 
 def _shape(info: onnx.ValueInfoProto) -> list[int | str | None]:

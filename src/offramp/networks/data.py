@@ -9,123 +9,45 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offramp.base.arrays import AnyArray
-from offramp.base.errors import DataError, MissingExtra, TraceError, foreign
+from offramp.base.errors import DataError, MissingExtra, foreign
+from offramp.base.fields import X
 from offramp.base.files import fingerprint, regular
-from offramp.core.parts import read_npz, unread
+from offramp.core.parts import unread
 from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import LABELS, whole_labels
+from offramp.networks.batches import NOTHING as NOTHING
+from offramp.networks.batches import Decoded, Prepared, pixels_of
+from offramp.networks.batches import ExampleBatch as ExampleBatch
+from offramp.networks.batches import Examples as Examples
+from offramp.networks.columns import (
+    Stored,
+    Table,
+    check_columns,
+    encoded,
+    groups,
+    holds_bytes,
+    labels_of,
+    parquet_tables,
+)
 from offramp.networks.folders import fingerprint_text, read_folder
-from offramp.networks.images import Skipped, decode
-from offramp.networks.preprocessing import Preprocessing
+from offramp.networks.images import Skipped, photograph
+from offramp.networks.npz import Arrays as Arrays
+from offramp.networks.preprocessing import (
+    AnyPreprocessing,
+    PerNetwork,
+    Preprocessing,
+    Source,
+    sources_of,
+)
+from offramp.networks.resizing import resized
 
 _COLUMNS = ("label", *LABELS)  # what tables call labels, before others
-Source = bytes | Path | DataError  # of an image: what is in the file, the file, or why neither
-
-
-@dataclass(frozen=True)
-class ExampleBatch:
-    """Some consecutive examples, ready for the networks."""
-
-    ids: AnyArray  # (n,) integers, or file names
-    x: AnyArray  # (n, ...)
-    labels: AnyArray | None  # (n,), or as the task has them
-
-
-NOTHING = ExampleBatch(np.empty(0, np.int64), np.empty((0,), np.float32), None)
-
-
-class Examples(Protocol):
-    """Examples in a fixed order, read in batches."""
-
-    @property
-    def examples(self) -> int: ...
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells these examples from others."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """The names of the classes, by label; none where they are not known."""
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """Sentences on what lies there and is not read, known from the start."""
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        """Sentences on what was read so far."""
-
-    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
-        """Batches of `size` examples from number `start` on; the last may be smaller.
-
-        A batch has fewer rows where broken images are skipped.
-        """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arrays:
-    """An .npz with `x` (n, ...) and, where labelled, `y` (n,)."""
-
-    x: AnyArray
-    y: AnyArray | None
-    fingerprint: str
-    preprocessing: Preprocessing | None
-    classes: Sequence[str] = ()  # names, by label; none known
-    notes: Sequence[str] = ()
-    remarks: Sequence[str] = ()
-
-    @classmethod
-    def open(cls, path: Path, preprocessing: Preprocessing | None, task: Task = SINGLE) -> Arrays:
-        try:
-            arrays = read_npz(path)
-        except TraceError as problem:
-            raise DataError(str(problem)) from None
-        if "x" not in arrays or arrays["x"].ndim < 1 or arrays["x"].dtype.kind not in "fiub":
-            raise DataError(
-                f"{path} must hold numbers `x` (n, ...) and, where labelled, `y` (n,); "
-                f"it holds {', '.join(arrays) or 'nothing'}."
-            )
-        name = next((name for name in ("y", *LABELS) if name in arrays), None)
-        y = None if name is None else arrays[name]
-        if y is not None and task == SINGLE:  # labels of others are checked beside the scores
-            y = whole_labels(y, str(path))
-        if y is not None and len(y) != len(arrays["x"]):
-            raise DataError(f"{path} has {len(y)} labels for {len(arrays['x'])} examples.")
-        x, notes = arrays["x"], unread(arrays, ("x", name), path)
-        if preprocessing and x.dtype.kind in "iu" and x.dtype != np.uint8:
-            raise DataError(
-                f"`x` in {path} is {x.dtype}, but the graph reads images of uint8, or floats that "
-                "were brought into its range before. Scale them, or make the graph without --size."
-            )
-        return cls(
-            x=x,
-            y=y,
-            fingerprint=fingerprint(path),
-            preprocessing=preprocessing,
-            classes=(),
-            notes=notes,
-        )
-
-    @property
-    def examples(self) -> int:
-        return len(self.x)
-
-    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
-        for first in range(start, self.examples, size):
-            rows = slice(first, first + size)
-            x = self.x[rows]
-            if self.preprocessing and x.dtype == np.uint8:
-                x = self.preprocessing(x)
-            ids = np.arange(first, first + len(x))
-            yield ExampleBatch(ids, x, None if self.y is None else self.y[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +56,10 @@ class Encoded:
 
     examples: int
     fingerprint: str
-    read: Callable[[int], Iterable[tuple[Any, Source, int | None]]]  # from a number on
-    preprocessing: Preprocessing
+    read: Callable[[int], Iterable[tuple[Any, Stored, int | None]]]  # from a number on
+    preprocessing: AnyPreprocessing
     skipped: Skipped
+    fields: Sequence[str] = (X,)  # under which networks read the images
     classes: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -147,38 +70,53 @@ class Encoded:
     def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
         rows = iter(self.read(start))
         while group := list(islice(rows, size)):
-            kept = [(name, self._decode(name, image), label) for name, image, label in group]
-            whole = [row for row in kept if row[1] is not None]
-            yield self._batch(whole)
+            read = ((name, self._decode(name, image), label) for name, image, label in group)
+            yield self._batch([(name, image, y) for name, image, y in read if image is not None])
         self.skipped.check(self.examples)
 
-    def _decode(self, name: Any, image: Source) -> AnyArray | None:
+    def _decode(self, name: Any, image: Stored) -> Decoded | None:
         try:
             if isinstance(image, DataError):
                 raise image
             remark = partial(self.skipped.remark, str(name))
-            return decode(image, self.preprocessing, remark)
+            found = photograph(image, self._mode, remark)
         except DataError as problem:
             self.skipped.broken(str(name), problem)
             return None
+        # large photographs are kept only where networks read them in several ways
+        way = self.preprocessing
+        return resized(found, way) if isinstance(way, Preprocessing) else found
 
-    def _batch(self, rows: list[tuple[Any, AnyArray | None, int | None]]) -> ExampleBatch:
-        height, width = self.preprocessing.size
-        images = np.zeros((len(rows), height, width, len(self.preprocessing.mean)), np.uint8)
-        for position, (_, image, _) in enumerate(rows):
-            if image is not None:
-                images[position] = image.reshape(images.shape[1:])
+    @property
+    def _ways(self) -> dict[str, Preprocessing]:
+        """How each field is prepared."""
+        sources = sources_of(self.fields, self.preprocessing)
+        return {name: s.preprocessing for name, s in sources.items() if s.preprocessing}
+
+    @property
+    def _shared(self) -> bool:
+        return isinstance(self.preprocessing, Preprocessing)
+
+    @property
+    def _mode(self) -> str:
+        return "RGB" if any(way.mode == "RGB" for way in self._ways.values()) else "L"
+
+    def _batch(self, rows: list[tuple[Any, Decoded, int | None]]) -> ExampleBatch:
         labels = [label for _, _, label in rows if label is not None]
         known = np.array(labels, dtype=np.int64) if len(labels) == len(rows) else None
-        return ExampleBatch(
-            np.array([name for name, _, _ in rows]), self.preprocessing(images), known
-        )
+        images = [image for _, image, _ in rows]
+        read = {
+            name: way(pixels_of(images, way)) if self._shared else Prepared.field(images, way)
+            for name, way in self._ways.items()
+        }
+        return ExampleBatch(np.array([name for name, _, _ in rows]), read, known)
 
 
 def open_examples(
     source: str | Path,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: AnyPreprocessing | None = None,
     *,
+    fields: Sequence[str] = (X,),
     skip_broken: bool = False,
     task: str | Task = SINGLE,
 ) -> Examples:
@@ -188,6 +126,7 @@ def open_examples(
         source: an .npz, a Parquet file or a folder of them, a folder of images (one sub-folder per
             class, or flat and unlabelled), or `hf:NAME[:SPLIT]`, a Hugging Face dataset.
         preprocessing: the graph's; images need it.
+        fields: that networks read, as the graph says; `x` is the only one there is.
         skip_broken: leave out images that do not decode, instead of stopping.
         task: what labels are of; those of others than one label lie in an .npz.
 
@@ -195,41 +134,101 @@ def open_examples(
         DataError: there is nothing there that can be read.
         MissingExtra: a Hugging Face dataset without the extra `datasets`.
     """
-    skipped = Skipped(skip_broken)
+    asked = _Asked(tuple(fields), preprocessing, Skipped(skip_broken))
     if str(source).startswith("hf:"):
-        return _hugging_face(str(source)[3:], _needed(preprocessing, source), skipped)
+        return _hugging_face(str(source)[3:], asked)
     path = Path(source)
     if not path.exists():
         raise DataError(f"{path} does not exist. Give an .npz, a Parquet file or a folder.")
     if path.suffix == ".npz":
-        return Arrays.open(path, preprocessing, task_named(task))
+        return Arrays.open(path, preprocessing, asked.fields, task_named(task))
     parquet = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if parquet and all(file.suffix == ".parquet" for file in parquet):
-        return _parquet(parquet, _needed(preprocessing, source), skipped)
+        return _parquet(parquet, asked)
     if path.is_dir():
-        return _folder(path, _needed(preprocessing, source), skipped)
+        return _folder(path, asked)
     raise DataError(f"{path} is of no known kind. Give an .npz, a Parquet file or a folder.")
 
 
-def _needed(preprocessing: Preprocessing | None, source: str | Path) -> Preprocessing:
-    if preprocessing is None:
-        raise DataError(
-            f"{source} holds images, but the graph does not say how networks read them. Make the "
-            "graph again with --size, --mean and --std."
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be read."""
+
+    fields: tuple[str, ...]
+    preprocessing: AnyPreprocessing | None
+    skipped: Skipped
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        return sources_of(self.fields, self.preprocessing)
+
+    def images(self, columns: Iterable[str] = ("image",)) -> bool:
+        """Whether what is read of these columns are images alone: `x` may be a column as well."""
+        names = set(columns)
+        if "image" not in names and X in names:
+            return False
+        return {source.name for source in self.sources.values()} <= {X, "image"}
+
+    def needed(self, source: str | Path) -> AnyPreprocessing:
+        """How images are read. Raises DataError where nobody says so."""
+        if self.preprocessing is None:
+            raise DataError(
+                f"{source} holds images, but the graph does not say how networks read them. Make "
+                "the graph again with --size, --mean and --std."
+            )
+        return self.preprocessing
+
+    def table(self, schema: pa.Schema, where: str | Path, **found: Any) -> Table:
+        """Examples with a column for each field."""
+        notes = check_columns(schema, self.sources.values(), where)
+        read = (*(source.name for source in self.sources.values()), found["label"])
+        return Table(
+            sources=self.sources,
+            shared=not isinstance(self.preprocessing, PerNetwork),
+            where=where,
+            skipped=self.skipped,
+            notes=[*unread(schema.names, read, where), *notes],
+            **found,
         )
-    return preprocessing
 
 
-def _parquet(files: list[Path], preprocessing: Preprocessing, skipped: Skipped) -> Encoded:
+def _parquet(files: list[Path], asked: _Asked) -> Examples:
+    schemas = [_opened(file) for file in files]
+    if asked.images(schemas[0].schema_arrow.names):
+        return _parquet_images(files, asked.needed(_where(files)), asked)
+    columns = [set(file.schema_arrow.names) for file in schemas]
+    label = next((name for name in _COLUMNS if all(name in names for names in columns)), None)
+    for file, path in zip(schemas, files, strict=True):
+        check_columns(file.schema_arrow, asked.sources.values(), path)
+    read = dict.fromkeys(source.name for source in asked.sources.values())
+    return asked.table(
+        schemas[0].schema_arrow,
+        _where(files),
+        examples=sum(file.metadata.num_rows for file in schemas),
+        fingerprint=_fingerprint(files),
+        tables=parquet_tables(schemas, [*read, *([label] if label else [])], _where(files)),
+        label=label,
+        classes=_parquet_classes(schemas[0], label),
+    )
+
+
+def _where(files: list[Path]) -> Path:
+    return files[0] if len(files) == 1 else files[0].parent
+
+
+def _fingerprint(files: list[Path]) -> str:
+    digest = hashlib.sha256("".join(map(fingerprint, files)).encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _parquet_images(files: list[Path], preprocessing: AnyPreprocessing, asked: _Asked) -> Encoded:
     opened = [_open_parquet(file) for file in files]
     total = sum(file.metadata.num_rows for file in opened)
-    digest = hashlib.sha256("".join(map(fingerprint, files)).encode())
     columns = [set(file.schema_arrow.names) for file in opened]
     label = next((name for name in _COLUMNS if all(name in names for names in columns)), None)
-    where = files[0] if len(files) == 1 else files[0].parent
-    notes = unread(set().union(*columns), ("image", label), where)
+    notes = unread(set().union(*columns), ("image", label), _where(files))
 
-    def read(start: int) -> Iterator[tuple[int, Source, int | None]]:
+    def read(start: int) -> Iterator[tuple[int, Stored, int | None]]:
         row = 0
         for file, path in zip(opened, files, strict=True):
             if row + file.metadata.num_rows <= start:
@@ -241,13 +240,13 @@ def _parquet(files: list[Path], preprocessing: Preprocessing, skipped: Skipped) 
             row += file.metadata.num_rows
 
     classes = _parquet_classes(opened[0], label)
-    found = f"sha256:{digest.hexdigest()}"
     return Encoded(
         examples=total,
-        fingerprint=found,
+        fingerprint=_fingerprint(files),
+        fields=asked.fields,
         read=read,
         preprocessing=preprocessing,
-        skipped=skipped,
+        skipped=asked.skipped,
         classes=classes,
         notes=notes,
     )
@@ -263,18 +262,23 @@ def _parquet_classes(file: pq.ParquetFile, label: str | None) -> Sequence[str]:
     return [str(name) for name in names] if isinstance(names, list) else ()
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
+def _opened(path: Path) -> pq.ParquetFile:
     with foreign(DataError, f"{path} cannot be read as Parquet"):
         file = pq.ParquetFile(regular(path, DataError))
         names = file.schema_arrow.names
     if len(set(names)) < len(names):
         raise DataError(f"{path} has two columns of one name; its columns are {', '.join(names)}.")
+    return file
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    file = _opened(path)
     if "image" not in file.schema_arrow.names:
         raise DataError(
             f"{path} has no column `image` of encoded images; "
             f"its columns are {', '.join(file.schema_arrow.names)}."
         )
-    if not _holds_bytes(file.schema_arrow.field("image").type):
+    if not holds_bytes(file.schema_arrow.field("image").type):
         raise DataError(
             f"the column `image` of {path} is {file.schema_arrow.field('image').type}; it must "
             "hold encoded images: binary, or a struct with such a field `bytes`."
@@ -282,63 +286,31 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
     return file
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds the bytes of files."""
-    if pa.types.is_struct(kind):  # as Hugging Face keeps them, beside the path
-        at = kind.get_field_index("bytes")
-        return bool(at >= 0 and _holds_bytes(kind.field(at).type))
-    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    return any(check(kind) for check in checks)
-
-
 def _parquet_rows(
     file: pq.ParquetFile, path: Path, label: str | None, first: int
-) -> Iterator[tuple[int, Source, int | None]]:
+) -> Iterator[tuple[int, Stored, int | None]]:
     row = 0
-    for group in _groups(file, path, ["image"] if label is None else ["image", label]):
+    for group in groups(file, path, ["image"] if label is None else ["image", label]):
         with foreign(DataError, f"{path} cannot be read to its end"):
             images = group.column("image").to_pylist()
-            labels = _labels_of(group, label, path)
+            labels = labels_of(group, label, path)
         for image, number in zip(images, labels, strict=True):
-            yield first + row, _encoded(image, f"row {row} of column `image` in {path}"), number
+            yield first + row, encoded(image, f"row {row} of column `image` in {path}"), number
             row += 1
 
 
-def _groups(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    rows = file.iter_batches(256, columns=columns)
-    while True:
-        with foreign(DataError, f"{path} cannot be read to its end"):
-            group = next(rows, None)
-        if group is None:
-            return
-        yield group
-
-
-def _encoded(image: Any, where: str) -> Source:
-    """The bytes of an image in a table; Hugging Face keeps them in a struct beside the path."""
-    found = image.get("bytes") if isinstance(image, dict) else image
-    if isinstance(found, bytes):
-        return found
-    held = "empty" if found is None else f"of type {type(found).__name__}"
-    return DataError(f"{where} is {held}; it must hold the bytes of an encoded image")
-
-
-def _labels_of(group: pa.RecordBatch, label: str | None, path: Path) -> list[int | None]:
-    if label is None:
-        return [None] * group.num_rows
-    column = group.column(label)
-    if column.null_count:
-        raise DataError(f"{path} has rows without a label; give every row one, or drop the column.")
-    labels = whole_labels(column.to_numpy(zero_copy_only=False), str(path))
-    return list(labels.tolist())
-
-
-def _folder(path: Path, preprocessing: Preprocessing, skipped: Skipped) -> Encoded:
+def _folder(path: Path, asked: _Asked) -> Encoded:
+    preprocessing = asked.needed(path)
+    if not asked.images():
+        raise DataError(
+            f"{path} is a folder of images, but the networks read the fields "
+            f"{', '.join(asked.fields)}. Give an .npz or Parquet with these."
+        )
     found = read_folder(path)
     names = [str(file.relative_to(path)) for file, _ in found.images]
     digest = hashlib.sha256(fingerprint_text(path, found.images).encode()).hexdigest()
 
-    def read(start: int) -> Iterator[tuple[str, Source, int | None]]:
+    def read(start: int) -> Iterator[tuple[str, Stored, int | None]]:
         for name, (file, label) in zip(names[start:], found.images[start:], strict=True):
             yield name, file, label
 
@@ -346,9 +318,10 @@ def _folder(path: Path, preprocessing: Preprocessing, skipped: Skipped) -> Encod
     return Encoded(
         examples=len(names),
         fingerprint=what,
+        fields=asked.fields,
         read=read,
         preprocessing=preprocessing,
-        skipped=skipped,
+        skipped=asked.skipped,
         classes=found.classes,
         notes=found.notes,
     )
@@ -358,8 +331,8 @@ def _whole(label: Any, source: str) -> int:
     return int(whole_labels(np.asarray([label]), source)[0])
 
 
-def _hugging_face(name: str, preprocessing: Preprocessing, skipped: Skipped) -> Encoded:
-    """A dataset with columns `image` and perhaps `label`: NAME[:SPLIT], or a saved folder."""
+def _hugging_face(name: str, asked: _Asked) -> Examples:
+    """A dataset with a column per field and perhaps `label`: NAME[:SPLIT], or a saved folder."""
     try:
         import datasets
     except ImportError:
@@ -372,17 +345,24 @@ def _hugging_face(name: str, preprocessing: Preprocessing, skipped: Skipped) -> 
             if saved
             else datasets.load_dataset(where, split=split or "test")
         )
-        found = found.cast_column("image", datasets.Image(decode=False))
+        images = asked.images(found.column_names)
+        for column, feature in dict(found.features).items():
+            if isinstance(feature, datasets.Image) or (images and column == "image"):
+                found = found.cast_column(column, datasets.Image(decode=False))
+        if images and "image" not in found.column_names:
+            raise KeyError("there is no column image")
     except Exception as problem:  # the library raises many kinds: offline, unknown name, no column
         raise DataError(f"dataset '{name}' cannot be loaded: {problem}.") from None
     label = next((name for name in _COLUMNS if name in found.column_names), None)
+    if not images:
+        return _hugging_face_table(where, found, label, asked)
 
-    def read(start: int) -> Iterator[tuple[int, Source, int | None]]:
+    def read(start: int) -> Iterator[tuple[int, Stored, int | None]]:
         for row in range(start, len(found)):
             item = found[row]
             image = item["image"] or {}
             file = image.get("path") if image.get("bytes") is None else None
-            source = Path(file) if file else _encoded(image, f"row {row} of column `image`")
+            source = Path(file) if file else encoded(image, f"row {row} of column `image`")
             yield row, source, None if label is None else _whole(item[label], where)
 
     classes = getattr(found.features.get(label), "names", None) or ()
@@ -391,9 +371,28 @@ def _hugging_face(name: str, preprocessing: Preprocessing, skipped: Skipped) -> 
     return Encoded(
         examples=len(found),
         fingerprint=what,
+        fields=asked.fields,
         read=read,
-        preprocessing=preprocessing,
-        skipped=skipped,
+        preprocessing=asked.needed(where),
+        skipped=asked.skipped,
         classes=classes,
         notes=notes,
+    )
+
+
+def _hugging_face_table(where: str, found: Any, label: str | None, asked: _Asked) -> Table:
+    rows = found.with_format("arrow")
+
+    def read(start: int, size: int) -> Iterator[pa.Table]:
+        for first in range(start, len(found), size):
+            yield rows[first : first + size]
+
+    return asked.table(
+        found.features.arrow_schema,
+        where,
+        examples=len(found),
+        fingerprint=f"hf:{found._fingerprint}",
+        tables=read,
+        label=label,
+        classes=getattr(found.features.get(label), "names", None) or (),
     )

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import DataError
 from offramp.networks.preprocessing import Preprocessing
+from offramp.networks.resizing import resized
 
 IMAGES = frozenset(
     (
@@ -30,7 +31,7 @@ _SEVERAL = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further frames are ot
 def decode(
     image: bytes | Path, preprocessing: Preprocessing, remark: Remark = lambda what: None
 ) -> AnyArray:
-    """Pixels (height, width[, 3]), uint8: turned upright, the shorter side scaled, the centre cut.
+    """Pixels (height, width[, 3]), uint8: turned upright, and brought to the size that is wanted.
 
     Pixels of 16 bits are scaled to 8; colours under transparency are taken as they are stored, and
     of several frames the first, as most code that trains networks does.
@@ -43,7 +44,20 @@ def decode(
     Raises:
         DataError: it does not decode, or nobody knows which of its values are black and white.
     """
-    height, width = preprocessing.size
+    return resized(photograph(image, preprocessing.mode, remark), preprocessing)
+
+
+def photograph(image: bytes | Path, mode: str, remark: Remark = lambda what: None) -> Image.Image:
+    """An image of its own size, upright, in 8 bits: as `decode` reads it before it is scaled.
+
+    Args:
+        image: a file, or what is in one.
+        mode: RGB, or L for grey.
+        remark: called with what was left aside, if anything.
+
+    Raises:
+        DataError: as `decode`.
+    """
     source = image if isinstance(image, Path) else io.BytesIO(image)
     try:
         with warnings.catch_warnings():
@@ -51,10 +65,7 @@ def decode(
                 warnings.simplefilter("error", kind)
             warnings.filterwarnings("ignore", "Metadata [Ww]arning")  # of tags that say nothing
             with Image.open(source) as opened:
-                upright = _of_8_bits(opened, preprocessing.mode, remark)
-                if upright.size != (width, height):
-                    upright = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-                return np.asarray(upright)
+                return _of_8_bits(opened, mode, remark)
     except DataError:
         raise
     except Exception as problem:  # decoders raise a dozen kinds for damaged files

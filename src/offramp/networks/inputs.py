@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import OfframpWarning
+from offramp.base.fields import Fields, X
 from offramp.base.schema import record_of
 
 FIRST, EVERY = 64, 256  # calls that are looked at: the first, then every so many
@@ -92,14 +93,35 @@ class Inputs:
         return cls(found.shape, found.dtype, None if known is None else record_of(Range, known))
 
 
+AllInputs = Inputs | Mapping[str, Inputs]  # of the only field, or of each
+
+
+def inputs_to_json(recorded: AllInputs) -> dict[str, Any]:
+    """As manifests and exported files say it."""
+    if isinstance(recorded, Inputs):
+        return recorded.to_json()
+    return {"fields": {name: each.to_json() for name, each in recorded.items()}}
+
+
+def inputs_from_json(value: Any) -> AllInputs:
+    """The inverse of `inputs_to_json`. Raises ValueError where a value is none of it."""
+    if not isinstance(value, dict) or "fields" not in value:
+        return Inputs.from_json(value)
+    if not isinstance(value["fields"], dict) or len(value) > 1:
+        raise ValueError(f"the inputs are {value!r}")
+    return {str(name): Inputs.from_json(each) for name, each in value["fields"].items()}
+
+
 class Watch:
     """Looks at inputs on their way, and says once where they are unlike those recorded.
 
     Args:
         recorded: None: nothing is known, and nothing said.
+        name: of the field, where there are several.
     """
 
-    def __init__(self, recorded: Inputs | None) -> None:
+    def __init__(self, recorded: Inputs | None, name: str = "") -> None:
+        self.name: str = name
         self.recorded: Inputs | None = recorded
         self.done: bool = recorded is None
         self.dtype: np.dtype[Any] | None = np.dtype(recorded.dtype) if recorded else None
@@ -107,11 +129,6 @@ class Watch:
         self.rows: int = 0
         self.low: float = math.inf
         self.high: float = -math.inf
-
-    @classmethod
-    def of(cls, value: Any) -> Watch:
-        """For what a plan or an exported file says of its inputs; None: nothing."""
-        return cls(None if value is None else Inputs.from_json(value))
 
     def __call__(self, x: AnyArray) -> None:
         """Warns with `UnlikeInputs` where inputs (n, ...) are of another type or range."""
@@ -130,7 +147,7 @@ class Watch:
             self.rows += len(x)
         if x.dtype != self.dtype or self._elsewhere():
             self.done = True
-            warnings.warn(self._sentence(x), UnlikeInputs, stacklevel=4)
+            warnings.warn(self._sentence(x), UnlikeInputs, stacklevel=5)
 
     def _elsewhere(self) -> bool:
         """Whether numbers lie far outside what was recorded, or within far less of it."""
@@ -145,9 +162,43 @@ class Watch:
         assert self.recorded is not None
         known = self.recorded.range
         before = f" in the range from {known.low:.4g} to {known.high:.4g}" if known else ""
+        field = f" in `{self.name}`" if self.name else ""
         now = f" from {self.low:.4g} to {self.high:.4g}" if self.low <= self.high else ""
         return (
-            f"inputs of {x.dtype}{now} are unlike the certified ones, which were of type "
+            f"inputs of {x.dtype}{field}{now} are unlike the certified ones, which were of type "
             f"{self.recorded.dtype}{before}: the certificate does not cover them. "
             "Convert and scale them as they were when recorded."
         )
+
+
+class Watches:
+    """A watch for each field of the inputs.
+
+    Args:
+        fields: by name; a single watch is for whatever the only field is called.
+    """
+
+    def __init__(self, fields: Mapping[str, Watch]) -> None:
+        self.fields: dict[str, Watch] = dict(fields)
+        self.only: Watch | None = next(iter(self.fields.values())) if len(fields) == 1 else None
+
+    @classmethod
+    def of(cls, value: Any) -> Watches:
+        """For what a plan or an exported file says of its inputs; None: nothing."""
+        if value is None:
+            return cls({})
+        found = inputs_from_json(value)
+        if isinstance(found, Inputs):
+            return cls({X: Watch(found)})
+        return cls({name: Watch(each, name) for name, each in found.items()})
+
+    def __call__(self, fields: Fields) -> None:
+        """Warns as `Watch` does; what is prepared here, as it was recorded, needs no watching."""
+        if self.only is not None and len(fields) == 1:
+            (x,) = fields.values()
+            if isinstance(x, np.ndarray):
+                self.only(x)
+            return
+        for name, watch in self.fields.items():
+            if isinstance(values := fields.get(name), np.ndarray):
+                watch(values)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
 
 import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.checked import checked
 from offramp.base.errors import GraphError, InputError, NetworkError, foreign
+from offramp.base.fields import X
 from offramp.base.files import regular, storage
 from offramp.base.manifests import PRINTS, Manifest, kind_of_folder, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
@@ -29,18 +30,19 @@ from offramp.networks.forms import (
     bring,
     scoring_parts,
 )
-from offramp.networks.preprocessing import Preprocessing
+from offramp.networks.preprocessing import (
+    AnyPreprocessing,
+    PerNetwork,
+    Preprocessing,
+    preprocessing_from_json,
+)
 
 GRAPH_VERSION = 1
 TAUGHT = "taught.npy"  # beside graph.json: the hashes of the examples that trained heads
 GRAPH = kind_of_folder("graph")
 
 
-class PreprocessingJson(TypedDict):
-    size: list[int]
-    mean: list[float]
-    std: list[float]
-    layout: str
+PreprocessingJson = dict[str, Any]  # for all networks, or by network; checked where it is read
 
 
 class GraphManifest(Manifest, GraphJson):
@@ -50,6 +52,7 @@ class GraphManifest(Manifest, GraphJson):
     preprocessing: NotRequired[PreprocessingJson | None]
     outputs: NotRequired[dict[str, OutputJson]]  # part -> where its scores come from
     class_names: NotRequired[list[str]]
+    fields: NotRequired[list[str]]
 
 
 @checked
@@ -59,8 +62,9 @@ class Networks:
 
     graph: Graph
     files: Mapping[str, Path]  # part -> ONNX file; a whole network, or bodies and heads
-    preprocessing: Preprocessing | None = None  # None: examples are arrays, read as they are
+    preprocessing: AnyPreprocessing | None = None  # None: examples are arrays, read as they are
     taught: AnyArray | None = None  # (n,) uint64, hashes of the examples that trained heads
+    fields: tuple[str, ...] = (X,)  # that inputs read, each by its name; x: there is one, for all
     _: KW_ONLY
     outputs: Mapping[str, ScoresOutput] = field(default_factory=dict)  # by part that scores
     class_names: Names = ()  # in the order of the scores; none: they are not known
@@ -105,6 +109,7 @@ class Networks:
             value["outputs"] = {part: found.to_json() for part, found in self.outputs.items()}
             if self.class_names:
                 value["class_names"] = list(self.class_names)
+            value |= fields_to_json(self.fields)
             if self.taught is not None:
                 with storage(folder / TAUGHT):
                     np.save(folder / TAUGHT, self.taught)
@@ -130,6 +135,7 @@ class Networks:
             files,
             read_preprocessing(value),
             _read_taught(path, value),
+            read_fields(value),
             outputs={p: ScoresOutput.from_json(v) for p, v in value.get("outputs", {}).items()},
             class_names=tuple(value.get("class_names", ())),
         )
@@ -139,7 +145,7 @@ def combine(
     given: Mapping[str, Path],
     edges: str | None = None,
     reference: str | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: AnyPreprocessing | None = None,
     outputs: Outputs = AS_THEY_COME,
 ) -> Networks:
     """Networks, and networks with exits, in one graph.
@@ -152,7 +158,8 @@ def combine(
         given: for each name an ONNX file, or a folder with the graph of a network with exits.
         edges: "a>b,a>c" between stages; None: see above.
         reference: None takes the last.
-        preprocessing: None takes that of the folders, which must agree.
+        preprocessing: of all networks, or by network; None takes that of the folders, which may
+            differ.
         outputs: which outputs are scores, of what kind, and of which classes.
 
     Raises:
@@ -171,14 +178,15 @@ def combine(
     graph = Graph.build(combined.stages, edges, reference)
     if edges is None:
         graph = Graph(graph.stages, (*graph.edges, *combined.skips), graph.reference)
-    return combined.networks(graph, outputs)
+    return combined.networks(graph, outputs, given)
 
 
 @dataclass
 class _Combined:
     """Networks and graphs, one after the other."""
 
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
+    folders: dict[str, Preprocessing] = field(default_factory=dict)  # how those given read
     files: dict[str, Path] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
     skips: list[tuple[str, str]] = field(default_factory=list)  # past the exits of a graph
@@ -187,14 +195,14 @@ class _Combined:
     owner: dict[str, str] = field(default_factory=dict)  # of each stage the network as given
     names: dict[str, Names] = field(default_factory=dict)  # of classes, by network
 
-    def networks(self, graph: Graph, outputs: Outputs) -> Networks:
+    def networks(self, graph: Graph, outputs: Outputs, given: Iterable[str]) -> Networks:
         """All of them, their scores in one form."""
         owner = self.owner[graph.reference]
         brought = bring(self.files, self.speaking, owner, outputs, self.names)
         return Networks(
             graph,
             brought.files,
-            self.preprocessing,
+            self.agreed(given),
             np.unique(np.concatenate(self.taught)) if self.taught else None,
             outputs=brought.outputs,
             class_names=brought.names,
@@ -211,7 +219,14 @@ class _Combined:
         """The stages of a folder, under names that say of which network they are."""
         before = self.stages[-1].name if self.stages else None
         added = Networks.read(path)
-        self.preprocessing = _agreed(self.preprocessing, added.preprocessing, path)
+        if isinstance(added.preprocessing, PerNetwork) or added.fields != (X,):
+            raise GraphError(
+                f"{path} holds several networks or fields; a folder that stands for a network "
+                "holds one network with its exits. Give its networks one by one."
+            )
+        if added.preprocessing is not None:
+            self._check(name, added.preprocessing, path)
+            self.folders[name] = added.preprocessing
         self.taught += [] if added.taught is None else [added.taught]
         names = {s.name: _within(name, s.name, added.graph) for s in added.graph.stages}
         self.stages += [_renamed(stage, names) for stage in added.graph.stages]
@@ -225,6 +240,37 @@ class _Combined:
         self.names[name] = added.class_names
         if before is not None and len(names) > 1:
             self.skips.append((before, name))
+
+    def _check(self, name: str, own: Preprocessing, path: Path) -> None:
+        """Raises GraphError where a folder reads its examples in another way than is said here."""
+        said = self.preprocessing
+        if isinstance(said, PerNetwork):
+            said = said.networks.get(name)
+        if said is not None and said != own:
+            raise GraphError(
+                f"{path} reads its examples in another way: {own.to_json()}, not {said.to_json()}. "
+                f"Leave out what is said of '{name}', or make the folder again."
+            )
+
+    def agreed(self, given: Iterable[str]) -> AnyPreprocessing | None:
+        """How all networks read, or each of them where they differ."""
+        said = self.preprocessing
+        if isinstance(said, Preprocessing):
+            return said
+        each = {**(said.networks if said else {}), **self.folders}
+        if unknown := [name for name in each if name not in [*given]]:
+            raise GraphError(
+                f"there is no network '{unknown[0]}', whose images are described; the networks are "
+                f"{', '.join(given)}. Name one of these."
+            )
+        ways = list(each.values())
+        if (
+            ways
+            and all(way == ways[0] for way in ways)
+            and (not said or len(ways) == len([*given]))
+        ):
+            return ways[0]
+        return PerNetwork({name: each[name] for name in given if name in each}) if ways else None
 
 
 def _read_taught(path: Path, manifest: Mapping[str, Any]) -> AnyArray | None:
@@ -243,17 +289,6 @@ def _within(network: str, stage: str, graph: Graph) -> str:
 def _renamed(stage: Stage, names: Mapping[str, str]) -> Stage:
     after = None if stage.after is None else names[stage.after]
     return Stage(names[stage.name], after, tuple(names[s] for s in stage.hears), stage.answers)
-
-
-def _agreed(
-    one: Preprocessing | None, other: Preprocessing | None, path: Path
-) -> Preprocessing | None:
-    if one is not None and other is not None and one != other:
-        raise GraphError(
-            f"{path} reads its examples in another way: {other.to_json()}, not {one.to_json()}. "
-            "All networks of a graph read the same inputs."
-        )
-    return one if other is None else other
 
 
 def sources(
@@ -288,9 +323,19 @@ def recorded_networks(info: Mapping[str, Any]) -> Networks | None:
     return networks if networks.fingerprints() == info.get("networks") else None
 
 
-def read_preprocessing(value: Mapping[str, Any]) -> Preprocessing | None:
+def read_preprocessing(value: Mapping[str, Any]) -> AnyPreprocessing | None:
     found = value.get("preprocessing")
-    return None if found is None else Preprocessing.from_json(found)
+    return None if found is None else preprocessing_from_json(found)
+
+
+def fields_to_json(fields: Sequence[str]) -> dict[str, list[str]]:
+    """An entry of a manifest; none where there is only `x`."""
+    return {} if tuple(fields) == (X,) else {"fields": list(fields)}
+
+
+def read_fields(value: Mapping[str, Any]) -> tuple[str, ...]:
+    """The inverse of `fields_to_json`."""
+    return tuple(value.get("fields", (X,)))
 
 
 def copy_networks(files: Mapping[str, Path], folder: Path) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +11,36 @@ import numpy as np
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.checked import checked
 from offramp.base.errors import DataError, GraphError
+from offramp.base.schema import record_of
 
 Layout = Literal["nchw", "nhwc"]
+How = Literal["fit", "shorter", "squash", "letterbox"]
+Filter = Literal["bilinear", "bicubic"]
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Resize:
+    """How images of any size are brought to the one that a network reads.
+
+    Raises:
+        GraphError: a side where none is asked for, or none where one is.
+    """
+
+    # fit: the largest centre of the right shape, scaled; shorter: the shorter side scaled to
+    # `side`, then the centre cut; squash: scaled whatever its shape; letterbox: scaled to fit
+    # inside, black around
+    how: How = "fit"
+    side: int | None = None  # pixels
+    filter: Filter = "bilinear"
+    antialias: bool = True  # False: only the nearest pixels count, as in TensorFlow by default
+
+    def __post_init__(self) -> None:
+        if (self.how == "shorter") != (self.side is not None) or (self.side or 1) < 1:
+            raise GraphError(
+                f"resizing by '{self.how}' with a side of {self.side}; a side of at least one "
+                "pixel is for 'shorter', which needs it."
+            )
 
 
 @checked
@@ -28,6 +56,7 @@ class Preprocessing:
     mean: tuple[float, ...]  # per channel, in units of pixel / 255; one value means grey images
     std: tuple[float, ...]  # likewise, positive
     layout: Layout = "nchw"
+    resize: Resize = Resize()
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -44,11 +73,22 @@ class Preprocessing:
             )
         if self.layout not in ("nchw", "nhwc"):
             raise GraphError(f"layout '{self.layout}' is unknown; it is nchw or nhwc.")
+        if self.resize.side is not None and self.resize.side < min(self.size):
+            raise GraphError(
+                f"the shorter side is scaled to {self.resize.side}, from which {self.size} cannot "
+                "be cut. Give a larger --resize."
+            )
 
     @property
     def mode(self) -> str:
         """The colour mode that images are decoded to: RGB or L (grey)."""
         return "RGB" if len(self.mean) == 3 else "L"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example, as networks read it."""
+        channels = len(self.mean)
+        return (channels, *self.size) if self.layout == "nchw" else (*self.size, channels)
 
     @property
     def factors(self) -> tuple[FloatArray, FloatArray]:
@@ -81,6 +121,7 @@ class Preprocessing:
             "mean": list(self.mean),
             "std": list(self.std),
             "layout": self.layout,
+            **({} if self.resize == Resize() else {"resize": asdict(self.resize)}),
         }
 
     @classmethod
@@ -88,6 +129,50 @@ class Preprocessing:
         """The inverse of `to_json`. Raises GraphError where an entry is missing."""
         try:
             size, mean, std = (tuple(value[name]) for name in ("size", "mean", "std"))
-            return cls((int(size[0]), int(size[1])), mean, std, value["layout"])
+            resize = record_of(Resize, value["resize"]) if "resize" in value else Resize()
+            return cls((int(size[0]), int(size[1])), mean, std, value["layout"], resize)
         except (KeyError, TypeError, ValueError, IndexError) as problem:
             raise GraphError(f"this is no description of preprocessing: {problem!r}.") from None
+
+
+@dataclass(frozen=True)
+class PerNetwork:
+    """Preprocessing of networks that read the same images each in its own way.
+
+    Such a network reads the field `<network>.<field>`, which is made of `<field>` for it.
+    """
+
+    networks: Mapping[str, Preprocessing]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: found.to_json() for name, found in self.networks.items()}
+
+
+AnyPreprocessing = Preprocessing | PerNetwork
+
+
+def preprocessing_from_json(value: Mapping[str, Any]) -> AnyPreprocessing:
+    """The inverse of both `to_json`. Raises GraphError where an entry is missing."""
+    if isinstance(value.get("size"), list):
+        return Preprocessing.from_json(value)
+    return PerNetwork({name: Preprocessing.from_json(item) for name, item in value.items()})
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a field is made of."""
+
+    name: str  # of the array or column that examples hold
+    preprocessing: Preprocessing | None  # of its images, where it holds such
+
+
+def sources_of(fields: Iterable[str], preprocessing: AnyPreprocessing | None) -> dict[str, Source]:
+    """For each field that networks read, what it is made of."""
+    if not isinstance(preprocessing, PerNetwork):
+        return {name: Source(name, preprocessing) for name in fields}
+    found = {}
+    for name in fields:
+        network, _, field = name.partition(".")
+        own = preprocessing.networks.get(network) if field else None
+        found[name] = Source(name if own is None else field, own)
+    return found

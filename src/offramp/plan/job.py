@@ -11,6 +11,7 @@ import numpy as np
 
 from offramp.answering.committees import with_committees
 from offramp.answering.refit import Refits, Repair, learn_refits, with_refits
+from offramp.base.fields import X
 from offramp.base.hashing import hash_rows
 from offramp.base.progress import Progress, silent
 from offramp.core import tasks
@@ -152,6 +153,7 @@ class Job:
             committees=self.taught.lesson.committees,
             networks=networks.files if networks else {},
             preprocessing=networks.preprocessing if networks else None,
+            fields=networks.fields if networks else (X,),
             info=self._info(),
             refits=self.material.refits,
             repair=self._repair() if self.asked.choices.refit else None,

@@ -16,6 +16,7 @@ from offramp.answering.refit import Refits, Repair, refits_from_json, with_refit
 from offramp.base.arrays import FloatArray
 from offramp.base.checked import checked
 from offramp.base.errors import InputError, PlanError
+from offramp.base.fields import X
 from offramp.base.manifests import (
     HASH,
     PRINTS,
@@ -34,14 +35,16 @@ from offramp.core.policy import Policy, Static
 from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace
-from offramp.networks.inputs import Watch
+from offramp.networks.inputs import Watches
 from offramp.networks.networks import (
     PreprocessingJson,
     copy_networks,
+    fields_to_json,
     find_networks,
+    read_fields,
     read_preprocessing,
 )
-from offramp.networks.preprocessing import Preprocessing
+from offramp.networks.preprocessing import AnyPreprocessing
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 
@@ -51,7 +54,7 @@ _KEYS = frozenset(
     (
         *("version", "graph", *COST_KEYS, "scores", "classes", "task", "policy"),
         *("tradeoff", "path", "certificate", "profile", "networks", "preprocessing"),
-        *("committees", "refits", "repair", PRINTS, HASH),
+        *("fields", "committees", "refits", "repair", PRINTS, HASH),
     )
 )
 
@@ -73,6 +76,7 @@ class PlanManifest(Manifest, CostsJson):
     repair: NotRequired[dict[str, Any] | None]
     networks: dict[str, str]  # part -> fingerprint
     preprocessing: NotRequired[PreprocessingJson | None]
+    fields: NotRequired[list[str]]
     learning_data: NotRequired[str | None]
     certification_data: NotRequired[str | None]
     learning_examples: NotRequired[int]
@@ -136,7 +140,8 @@ class Plan:
     profile: Profile
     committees: Committees = field(default_factory=dict)  # how some stages answer
     networks: Mapping[str, Path] = field(default_factory=dict)  # part -> ONNX file; may be empty
-    preprocessing: Preprocessing | None = None
+    preprocessing: AnyPreprocessing | None = None
+    fields: tuple[str, ...] = (X,)  # that inputs read, each by its name; x: there is one, for all
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprints, seed, versions, ...
     refits: Refits = field(default_factory=dict)  # how the scores of some stages are mended
     repair: Repair | None = None  # what that does by itself; None: nobody asked for refits
@@ -220,9 +225,9 @@ class Plan:
         return frozenset(fingerprint for fingerprint in found if fingerprint)
 
     @cached_property
-    def watch(self) -> Watch:
+    def watch(self) -> Watches:
         """Says where inputs are unlike those that were recorded."""
-        return Watch.of(self.info.get("input"))
+        return Watches.of(self.info.get("input"))
 
     def runnable(self) -> Mapping[str, Path]:
         """The networks of every stage. Raises PlanError where the plan has none."""
@@ -264,6 +269,7 @@ class Plan:
             "repair": self.repair and self.repair.to_json(),
             "networks": dict(prints),
             "preprocessing": self.preprocessing and self.preprocessing.to_json(),
+            **fields_to_json(self.fields),
             **self.info,
         }
 
@@ -306,6 +312,7 @@ class Plan:
             committees=committees_from_json(value.get("committees", {}), graph, policy.graph),
             networks=find_networks(path, graph, value, PlanError),
             preprocessing=read_preprocessing(value),
+            fields=read_fields(value),
             info={key: item for key, item in value.items() if key not in _KEYS},
             refits=refits_from_json(value.get("refits", {}), graph, value["classes"]),
             repair=Repair.from_json(value["repair"]) if value.get("repair") else None,

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError, OfframpWarning
+from offramp.base.fields import Fields, X, count, take
 from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.graph import Graph
@@ -25,8 +27,8 @@ from offramp.networks import weights
 from offramp.networks.networks import Networks
 from offramp.runtime.stages import Stages
 
-ScoreStages = Callable[[AnyArray], Mapping[str, FloatArray]]
-"""Inputs (n, ...) to the scores (n, classes) of each stage."""
+ScoreStages = Callable[[Any], Mapping[str, FloatArray]]
+"""Inputs (n, ...), by field where there are several, to the scores (n, classes) of each stage."""
 
 SMALL = 0.05  # of the range of scores: what changes more is refused, whatever is answered
 _EXACT = 1e-3  # likewise: what float32 leaves open between batch sizes, with room for deep networks
@@ -106,7 +108,7 @@ class Traits:
 
 
 def dependence(
-    run: ScoreStages, x: AnyArray, tolerances: Mapping[str, float]
+    run: ScoreStages, x: AnyArray | Fields, tolerances: Mapping[str, float]
 ) -> dict[str, Difference]:
     """How far each stage answers rows otherwise with other rows, in another order, and alone.
 
@@ -115,16 +117,17 @@ def dependence(
         x: a batch, (n, ...); of one row there is nothing to compare.
         tolerances: of each stage.
     """
-    if len(x) < 2:
+    size = count(x)
+    if size < 2:
         return {}
     expected = run(x)
     if not all(np.isfinite(scores).all() for scores in expected.values()):
         return {}  # which is another fault
-    others = np.where((np.arange(len(x)) % 2 == 0), np.arange(len(x)), 0)
-    groups = [np.arange(len(x))[::-1], others, *_some(len(x), _ALONE)]
+    others = np.where((np.arange(size) % 2 == 0), np.arange(size), 0)
+    groups = [np.arange(size)[::-1], others, *_some(size, _ALONE)]
     found = differences(run, x, expected, groups, tolerances)
     if any(found[stage].scores > tolerances[stage] for stage in found):
-        singles = [np.array([row]) for row in range(len(x))]
+        singles = [np.array([row]) for row in range(size)]
         counted = differences(run, x, expected, singles, tolerances)
         return {stage: found[stage] + counted[stage] for stage in found}
     return found
@@ -138,7 +141,7 @@ def _some(rows: int, most: int) -> list[AnyArray]:
 
 def differences(
     run: ScoreStages,
-    x: AnyArray,
+    x: AnyArray | Fields,
     expected: Mapping[str, FloatArray],
     groups: Iterable[AnyArray],
     tolerances: Mapping[str, float],
@@ -147,7 +150,7 @@ def differences(
     rows, said = [], []
     for group in groups:
         rows.append(group)
-        said.append(run(x[group]))
+        said.append(run(take(x, group)))
     at = np.concatenate(rows)
     return {
         stage: difference(
@@ -161,7 +164,7 @@ def differences(
 def runs(runtime: Stages, graph: Graph) -> ScoreStages:
     """All stages of a graph on an engine."""
 
-    def run(x: AnyArray) -> dict[str, FloatArray]:
+    def run(x: Fields) -> dict[str, FloatArray]:
         running = runtime.begin(x)
         found = {}
         for stage in graph.order:
@@ -277,7 +280,7 @@ def _counted(run: ScoreStages, tell: Progress) -> ScoreStages:
     """Tells how often it has run; where scores differ each row runs once more."""
     runs, total = itertools.count(), 4 + _MADE_UP
 
-    def told(x: AnyArray) -> Mapping[str, FloatArray]:
+    def told(x: Fields) -> Mapping[str, FloatArray]:
         tell("comparing rows together and alone", min(next(runs), total), total)
         return run(x)
 
@@ -297,14 +300,28 @@ def made_up_rows(value: onnx.ValueInfoProto, rows: int) -> AnyArray | None:
     return random.random(shape).astype(dtype)
 
 
-def _inputs_of(networks: Networks) -> AnyArray | None:
+def _inputs_of(networks: Networks) -> Fields | None:
+    """Made-up examples for networks; None where what they read is not known."""
+    if networks.fields != (X,):
+        return _several_inputs(networks)
     file = networks.files.get(networks.graph.first(networks.graph.root))
     graphs = [] if file is None else list(_graphs(file))[:1]
     for graph in graphs:
         constants = {tensor.name for tensor in graph.initializer}
         values = [value for value in graph.input if value.name not in constants]
-        return made_up_rows(values[0], _MADE_UP) if len(values) == 1 else None
+        made = made_up_rows(values[0], _MADE_UP) if len(values) == 1 else None
+        return None if made is None else {X: made}
     return None
+
+
+def _several_inputs(networks: Networks) -> Fields | None:
+    graphs = [next(_graphs(file), None) for file in networks.files.values()]
+    values = {
+        v.name: v for graph in graphs if isinstance(graph, onnx.GraphProto) for v in graph.input
+    }
+    found = {name: made_up_rows(values[name], _MADE_UP) for name in networks.fields}
+    known = {name: rows for name, rows in found.items() if rows is not None}
+    return known if len(known) == len(found) else None
 
 
 def _graphs(file: Path) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:

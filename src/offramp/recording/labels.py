@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from offramp.base.arrays import AnyArray, IntArray
+from offramp.base.arrays import IntArray
+from offramp.base.fields import Fields, arrays
 from offramp.core.graph import whole
 from offramp.core.meaning import FEWEST_LABELS, doubts, finding_of
 from offramp.core.trace import Trace
@@ -20,18 +21,20 @@ def label_doubts(runtime: Stages, trace: Trace, examples: Examples) -> list[str]
     if any(sentence.startswith(f"stage '{reference}'") for sentence in sentences):
         first = next(examples.batches(_FIRST), NOTHING)
         if first.labels is not None and len(first.labels) >= FEWEST_LABELS:
-            sentences += _better_outputs(runtime, first.x, first.labels)
+            sentences += _better_outputs(runtime, first.fields, first.labels)
     return sentences
 
 
-def _better_outputs(runtime: Stages, x: AnyArray, labels: IntArray) -> list[str]:
+def _better_outputs(runtime: Stages, fields: Fields, labels: IntArray) -> list[str]:
     """Says so where another output of the reference fits the labels."""
     reference = runtime.graph.reference
     name = whole(reference) if whole(reference) in runtime.parts else reference
     part, others = runtime.parts[name], list(runtime.parts[name].outputs)[1:]
-    if len(part.inputs) != 1 or name not in runtime.speaking or not others:
+    if any(runtime.source[name].values()) or name not in runtime.speaking or not others:
         return []
-    for output, scores in part(dict.fromkeys(part.inputs, x), others).items():
+    made = arrays(fields)
+    only = next(iter(made.values()))
+    for output, scores in part({n: made.get(n, only) for n in part.inputs}, others).items():
         if scores.ndim != 2 or len(scores) != len(labels) or scores.shape[1] <= labels.max():
             continue
         if scores.dtype.kind == "f" and finding_of(scores, labels) is None:

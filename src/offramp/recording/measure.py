@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray
+from offramp.base.fields import Fields, count, fields_of, take
 from offramp.base.progress import Progress, silent
 from offramp.core.graph import BATCH, Costs, Graph, head, whole
 from offramp.core.policy import backbone
@@ -42,7 +43,7 @@ _STAND_INS = 120  # made-up examples that a policy is fitted to, to be timed
 def stage_costs(
     runtime: Stages,
     graph: Graph,
-    x: AnyArray,
+    x: AnyArray | Fields,
     batch: int,
     source: str = "measured",
     *,
@@ -63,7 +64,8 @@ def stage_costs(
         rounds: calls of each part.
         limit_s: seconds.
     """
-    batch = min(batch, len(x))
+    x = fields_of(x)
+    batch = min(batch, count(x))
     found = _rounds(runtime, graph, _chunks(x, batch), rounds, limit_s)
     spent = {p: float(np.median(lap[_WARMUP:])) / batch for p, lap in found.items()}
     names = [stage.name for stage in graph.stages]
@@ -79,7 +81,7 @@ def stage_costs(
 
 
 def _rounds(
-    runtime: Stages, graph: Graph, chunks: Sequence[AnyArray], rounds: int, limit_s: float
+    runtime: Stages, graph: Graph, chunks: Sequence[Fields], rounds: int, limit_s: float
 ) -> dict[str, list[float]]:
     """Seconds of each part in each round; the first few warm up."""
     found: dict[str, list[float]] = {}
@@ -106,7 +108,7 @@ def _spread(laps: Iterable[Sequence[float]]) -> float:
 def recorded_costs(
     runtime: Stages,
     graph: Graph,
-    x: AnyArray,
+    x: AnyArray | Fields,
     classes: int,
     sizes: Sequence[int],
     threads: int,
@@ -127,11 +129,12 @@ def recorded_costs(
     """
     tell, times = progress or silent, sorted(set(sizes))
     tell("measuring decisions", 0, len(times) + 1)
-    request = x[np.arange(max(*sizes, len(x))) % len(x)]
+    x = fields_of(x)
+    request = take(x, np.arange(max(*sizes, count(x))) % count(x))
     deciding = any(graph.successors.values())
     # of files alone: modules and other things are connected as files are
     engine = runtime.engine if runtime.engine.files else engine_named("onnxruntime")
-    given = (request[: max(sizes)], classes, threads, engine)
+    given = (take(request, slice(max(sizes))), classes, threads, engine)
     spent = overheads(*given) if deciding else None
     found = {}
     for number, size in enumerate(times, start=1):
@@ -156,7 +159,7 @@ def _with_decisions(graph: Graph, costs: Costs, spent: Latency | None) -> Costs:
 
 
 def overheads(
-    x: AnyArray,
+    x: AnyArray | Fields,
     classes: int,
     threads: int = 1,
     engine: Engine | str = "onnxruntime",
@@ -175,7 +178,7 @@ def overheads(
         engine: that opens ONNX files.
         limit_s: about how long to measure.
     """
-    names = (_FIRST, "second")
+    names, x = (_FIRST, "second"), fields_of(x)
     random = np.random.default_rng(0)
     scores = {name: random.normal(size=(_STAND_INS, classes)) for name in names}
     graph = Graph.chain(names)
@@ -183,24 +186,39 @@ def overheads(
     trace = assemble(graph, free, scores, kind="logits")
     with TemporaryDirectory() as folder:
         files = {name: _stand_in(Path(folder) / f"{name}.onnx", x, classes) for name in names}
-        plan = fit(trace, 0.5, policy="margin", unlabelled=True, networks=Networks(graph, files))
+        plan = fit(
+            trace,
+            0.5,
+            policy="margin",
+            unlabelled=True,
+            networks=Networks(graph, files, fields=tuple(x)),
+        )
         return latency(plan, x, threads, engine=engine, limit_s=limit_s)
 
 
-def _stand_in(path: Path, x: AnyArray, classes: int) -> Path:
+def _stand_in(path: Path, fields: Fields, classes: int) -> Path:
     """A network that reads such inputs, says as many scores, and does next to nothing."""
-    kind = helper.np_dtype_to_tensor_dtype(x.dtype)
     weights = np.arange(classes, dtype=np.float32)[None]
-    nodes = [
-        helper.make_node("Flatten", ["x"], ["flat"]),
-        helper.make_node("Cast", ["flat"], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1], keepdims=1),
-        helper.make_node("MatMul", ["mean", "weights"], ["scores"]),
-    ]
+    nodes, inputs, means = [], [], []
+    for number, (name, x) in enumerate(fields.items()):
+        flat, numbers, mean = (f"{what}.{number}" for what in ("flat", "numbers", "mean"))
+        nodes += [
+            helper.make_node("Flatten", [name], [flat]),
+            helper.make_node("Cast", [flat], [numbers], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", [numbers], [mean], axes=[1], keepdims=1),
+        ]
+        kind = helper.np_dtype_to_tensor_dtype(x.dtype)
+        inputs.append(helper.make_tensor_value_info(name, kind, [BATCH, *x.shape[1:]]))
+        means.append(mean)
+    if len(means) > 1:
+        nodes.append(helper.make_node("Sum", means, ["all"]))
+    nodes.append(
+        helper.make_node("MatMul", ["all" if len(means) > 1 else means[0], "weights"], ["scores"])
+    )
     graph = helper.make_graph(
         nodes,
         path.stem,
-        [helper.make_tensor_value_info("x", kind, [BATCH, *x.shape[1:]])],
+        inputs,
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [BATCH, classes])],
         [numpy_helper.from_array(weights, "weights")],
     )
@@ -208,7 +226,7 @@ def _stand_in(path: Path, x: AnyArray, classes: int) -> Path:
     return path
 
 
-def laps(runtime: Stages, graph: Graph, x: AnyArray) -> Iterator[tuple[str, float]]:
+def laps(runtime: Stages, graph: Graph, x: AnyArray | Fields) -> Iterator[tuple[str, float]]:
     """Seconds that each body and head takes once on inputs (n, ...), and each uncut network."""
     for stages in _networks(graph):
         yield from _lap(runtime, graph, stages, x)
@@ -216,7 +234,7 @@ def laps(runtime: Stages, graph: Graph, x: AnyArray) -> Iterator[tuple[str, floa
 
 def latency(
     plan: Plan,
-    x: AnyArray,
+    x: AnyArray | Fields,
     threads: int = 1,
     sizes: Sequence[int] = (),
     *,
@@ -238,19 +256,20 @@ def latency(
     Raises:
         PlanError, NetworkError: as `export.one_file`.
     """
-    engine = engine_named(engine)
+    engine, x = engine_named(engine), fields_of(x)
+    most = count(x)
     walked = backbone(plan.policy.graph)
     parts = {part for stage in walked.order for part in walked.parts(stage)}
     stages = Stages(plan.runnable(), plan.graph, engine=engine, threads=threads)
-    others = tuple(sorted({size for size in sizes if size < len(x)}))
-    requests = [x[:rows] for rows in _up_to(len(x), others)]
+    others = tuple(sorted({size for size in sizes if size < most}))
+    requests = [take(x, slice(rows)) for rows in _up_to(most, others)]
     times = _requests(stages, plan.graph, _going_on(plan, engine, threads), requests, limit_s)
     whole_walk = times.pop(_FILE)
     return Latency(
-        batch=len(x),
+        batch=most,
         parts=times,
         stop=_stops(whole_walk, [times[p] for p in parts & times.keys()], len(walked.order) - 1),
-        source=source(len(x), threads, engine),
+        source=source(most, threads, engine),
         others=others,
         engine=engine.title,
     )
@@ -290,7 +309,7 @@ def exported(plan: Plan, folder: Path, engine: Engine, threads: int) -> Driver:
 
 
 def _requests(
-    stages: Stages, graph: Graph, driver: Driver, requests: Sequence[AnyArray], limit_s: float
+    stages: Stages, graph: Graph, driver: Driver, requests: Sequence[Fields], limit_s: float
 ) -> dict[str, dict[int, float]]:
     """Seconds of each part, and of the driver as `_FILE`, by number of rows; medians of rounds."""
     spent: dict[str, dict[int, list[float]]] = {}
@@ -300,7 +319,7 @@ def _requests(
             lap = dict(laps(stages, graph, x))
             lap[_FILE] = seconds(partial(driver, x))
             for part, taken in lap.items():
-                spent.setdefault(part, {}).setdefault(len(x), []).append(taken)
+                spent.setdefault(part, {}).setdefault(count(x), []).append(taken)
         if number + 1 >= _FEWEST_ROUNDS and time.perf_counter() - begin > limit_s:
             break
     return {
@@ -318,7 +337,7 @@ def _networks(graph: Graph) -> list[list[str]]:
 
 
 def _lap(
-    runtime: Stages, graph: Graph, stages: Sequence[str], x: AnyArray
+    runtime: Stages, graph: Graph, stages: Sequence[str], x: AnyArray | Fields
 ) -> Iterator[tuple[str, float]]:
     """Seconds that each part of a network takes once."""
     running = runtime.begin(x)
@@ -338,9 +357,10 @@ def seconds(task: Task) -> float:
     return time.perf_counter() - start
 
 
-def _chunks(x: AnyArray, batch: int) -> list[AnyArray]:
+def _chunks(x: Fields, batch: int) -> list[Fields]:
     """Whole batches only: a smaller last one would be timed as if it were whole."""
-    return [x[start : start + batch] for start in range(0, len(x) - batch + 1, batch)]
+    starts = range(0, count(x) - batch + 1, batch)
+    return [take(x, slice(start, start + batch)) for start in starts]
 
 
 def source(batch: int, threads: int, engine: Engine) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from offramp.base.arrays import AnyArray
 from offramp.base.errors import TraceError
+from offramp.base.fields import Fields, X
 from offramp.base.files import fingerprint
 from offramp.base.manifests import write_manifest
 from offramp.base.progress import Progress, silent
@@ -30,13 +30,13 @@ from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
 from offramp.networks.data import Examples
-from offramp.networks.inputs import Inputs
+from offramp.networks.inputs import Inputs, inputs_from_json, inputs_to_json
 from offramp.networks.networks import Networks
 from offramp.recording.independence import Judge, RowsDepend
 from offramp.recording.labels import label_doubts
 from offramp.recording.measure import recorded_costs
 from offramp.recording.resume import begun, note
-from offramp.recording.running import Recorder, recorded_range, shown_kinds
+from offramp.recording.running import Recorder, recorded_inputs, shown_kinds
 from offramp.runtime.stages import Stages
 
 _PART = 2048  # examples per part, about
@@ -175,15 +175,15 @@ class _Recording:
             "task": str(options.task),
         }
 
-    def _first(self) -> AnyArray:
+    def _first(self) -> Fields:
         """The inputs of the first batch that can be read."""
         batches = self.examples.batches(self.options.batch)
-        first = next((batch.x for batch in batches if len(batch.x)), None)
+        first = next((batch for batch in batches if len(batch)), None)
         if first is None:
             raise TraceError("none of the examples can be read: there is nothing to record.")
-        return first
+        return first.whole().fields
 
-    def _costs(self, x: AnyArray, classes: int) -> Costs:
+    def _costs(self, x: Fields, classes: int) -> Costs:
         """What every stage costs, measured on some inputs."""
         options = self.options
         sizes = (options.batch, *options.sizes)
@@ -197,7 +197,7 @@ class _Recording:
         graph, x, columns = self.networks.graph, self._first(), read_parts(out)
         classes = columns[f"{graph.root}.scores"].shape[1]
         kept = {key: value for key, value in identity.items() if key not in _APART}
-        inputs = Inputs(x.shape[1:], str(x.dtype), recorded_range(out))
+        inputs = inputs_to_json(recorded_inputs(out, x))
         trace = assemble(
             graph,
             self._costs(x, classes) if costs is None else costs,
@@ -210,7 +210,7 @@ class _Recording:
                 taught=columns.get("taught"),
                 task=self.options.task,
             ),
-            info={**kept, "input": inputs.to_json(), "versions": versions(), "created": _now()},
+            info={**kept, "input": inputs, "versions": versions(), "created": _now()},
             seal=self.options.seal,
         )
         if self.options.kind is None:
@@ -231,8 +231,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat("T", "seconds")
 
 
-def blank(trace: Trace, batch: int) -> AnyArray:
-    """Zeros like a request of so many recorded examples, (batch, ...): time depends on no values.
+def blank(trace: Trace, batch: int) -> Fields:
+    """Zeros like a request of so many recorded examples, by field: time depends on no values.
 
     Raises:
         TraceError: the scores were imported, or recorded before inputs were described.
@@ -242,5 +242,6 @@ def blank(trace: Trace, batch: int) -> AnyArray:
             "the trace does not say what its networks read, so requests cannot be timed. "
             "Make it with `offramp record`."
         )
-    found = trace.info["input"]
-    return np.zeros((batch, *found["shape"]), dtype=found["dtype"])
+    found = inputs_from_json(trace.info["input"])
+    each = {X: found} if isinstance(found, Inputs) else found
+    return {name: np.zeros((batch, *own.shape), own.dtype) for name, own in each.items()}

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import ScoresError
-from offramp.base.hashing import hash_rows
+from offramp.base.fields import Fields, X, joined, take
 from offramp.base.schema import record_of as record_of
 from offramp.core.graph import Costs
 from offramp.core.parts import parts
@@ -22,7 +23,7 @@ from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind, check_kind, no_scores
 from offramp.core.trace import Trace, assemble
 from offramp.networks.data import ExampleBatch, Examples
-from offramp.networks.inputs import Range
+from offramp.networks.inputs import AllInputs, Inputs, Range
 from offramp.networks.networks import Networks
 from offramp.recording.independence import (
     Difference,
@@ -73,7 +74,7 @@ class Recorder:
         size = max(batch, _TOGETHER)
         total: dict[str, Difference] = {}
         for first in islice(examples.batches(size), max(1, _COUNTED // size)):
-            more = dependence(self.run, first.x, self.judge.tolerances)
+            more = dependence(self.run, first.whole().fields, self.judge.tolerances)
             total = {stage: total.get(stage, _NONE) + change for stage, change in more.items()}
             if not self.judge.depends(total):
                 break
@@ -86,13 +87,13 @@ class Recorder:
             ScoresError: scores that are broken, of another form or kind.
             NetworkError: rows of a stage depend on each other.
         """
-        kept = [batch for batch in group if len(batch.x)]
+        kept = [batch.whole() for batch in group if len(batch)]
         if not kept:  # every image of this part was left out
             return PartRows({}, {}, [])
         every = [self._scores(batch) for batch in kept]
         scores = {stage: np.concatenate([one[stage] for one in every]) for stage in every[0]}
         notes = self._again(kept, scores)
-        hashes = np.concatenate([hash_rows(batch.x) for batch in kept])
+        hashes = np.concatenate([batch.hashes for batch in kept])
         taught = self.networks.taught
         facts = RowFacts(
             ids=np.concatenate([batch.ids for batch in kept]),
@@ -102,8 +103,7 @@ class Recorder:
         )
         graph, kind = self.networks.graph, self.kind or self.task.kinds[0]
         trace = assemble(graph, self._free, scores, labels=_labels(kept), kind=kind, facts=facts)
-        seen = Range.together(Range.of(batch.x) for batch in kept)
-        return PartRows(trace.columns(), {_RANGE: json.dumps(seen and asdict(seen))}, notes)
+        return PartRows(trace.columns(), {_RANGE: json.dumps(_ranges(kept))}, notes)
 
     @property
     def _free(self) -> Costs:
@@ -112,7 +112,7 @@ class Recorder:
 
     def _scores(self, batch: ExampleBatch) -> dict[str, FloatArray]:
         """What every stage scores the rows of a batch, checked."""
-        graph, running = self.networks.graph, self.runtime.begin(batch.x)
+        graph, running = self.networks.graph, self.runtime.begin(batch.fields)
         scores: dict[str, FloatArray] = {}
         for stage in graph.order:
             running.advance(stage, None)
@@ -128,11 +128,11 @@ class Recorder:
 
         Returns sentences for stages whose scores hardly depend on other rows; raises as `Judge`.
         """
-        ends = np.cumsum([len(batch.x) for batch in kept]) - 1
+        ends = np.cumsum([len(batch) for batch in kept]) - 1
         chosen = np.unique(np.linspace(0, len(kept) - 1, _AGAIN).astype(np.int64))
-        x = np.concatenate([kept[i].x[-1:] for i in chosen])
+        x = joined([take(kept[i].fields, slice(-1, None)) for i in chosen])
         expected = {stage: values[ends[chosen]] for stage, values in scores.items()}
-        groups = [np.arange(len(x)), np.array([0]), np.array([len(x) - 1])]
+        groups = [np.arange(len(chosen)), np.array([0]), np.array([len(chosen) - 1])]
         return self.judge(differences(self.run, x, expected, groups, self.judge.tolerances))
 
 
@@ -155,18 +155,40 @@ def _labels(kept: list[ExampleBatch]) -> AnyArray | None:
     return np.concatenate(labels) if len(labels) == len(kept) else None
 
 
-def recorded_range(out: Path) -> Range | None:
-    """What the inputs of all parts were like, those recorded before an interruption as well."""
+def _ranges(kept: list[ExampleBatch]) -> Any:
+    """What each field of some batches was like; of the only one without its name."""
+    seen = {
+        name: Range.together(Range.of(batch.fields[name]) for batch in kept)
+        for name in kept[0].fields
+    }
+    found = {name: value and asdict(value) for name, value in seen.items()}
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+def recorded_inputs(out: Path, first: Fields) -> AllInputs:
+    """What the inputs of all parts were like, those recorded before an interruption as well.
+
+    Args:
+        out: of the recording.
+        first: the fields of a batch, of (n, ...).
+    """
     metadata = [pq.read_schema(part).metadata or {} for part in parts(out)]
     ranges = [json.loads(entry.get(_RANGE, b"null")) for entry in metadata]
-    return Range.together(value and record_of(Range, value) for value in ranges)
+
+    def seen(name: str, x: AnyArray) -> Inputs:
+        own = ranges if len(first) == 1 else [entry and entry.get(name) for entry in ranges]
+        known = Range.together(value and record_of(Range, value) for value in own)
+        return Inputs(x.shape[1:], str(x.dtype), known)
+
+    found = {name: seen(name, x) for name, x in first.items()}
+    return found if set(found) != {X} else found[X]
 
 
 def _check_rows(stage: str, scores: FloatArray, batch: ExampleBatch) -> None:
     """Names the example whose scores are broken, which `assemble` cannot."""
-    if scores.ndim != 2 or len(scores) != len(batch.x):
+    if scores.ndim != 2 or len(scores) != len(batch):
         raise ScoresError(
-            f"stage '{stage}' gave scores of shape {scores.shape} for {len(batch.x)} examples; "
+            f"stage '{stage}' gave scores of shape {scores.shape} for {len(batch)} examples; "
             "it must give one row of scores per example."
         )
     broken = no_scores(scores)

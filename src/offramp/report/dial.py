@@ -21,7 +21,7 @@ from offramp.core.task import SINGLE
 from offramp.core.tasks import Kind
 from offramp.core.trace import Trace
 from offramp.networks.data import Examples, open_examples
-from offramp.networks.preprocessing import Preprocessing
+from offramp.networks.preprocessing import Preprocessing, sources_of
 from offramp.plan.evaluate import priced
 from offramp.plan.plan import Plan
 from offramp.promise import split
@@ -156,7 +156,7 @@ def pictured(
     Raises:
         DataError: `data` cannot be read, or is not what the trace was recorded on.
     """
-    examples = open_examples(data, plan.preprocessing, skip_broken=True)
+    examples = open_examples(data, plan.preprocessing, fields=plan.fields, skip_broken=True)
     if examples.fingerprint != trace.info.get("data"):
         raise DataError(
             f"{data} is not what the trace whose examples are shown was recorded on, so its "
@@ -164,19 +164,19 @@ def pictured(
             "leave --data out."
         )
     wanted = {excerpt.id for some in found.values() for excerpt in some}
-    pictures = dict(_pictures(examples, wanted, plan.preprocessing))
+    pictures = dict(_pictures(examples, wanted, plan))
     return {
         kind: [replace(excerpt, picture=pictures.get(excerpt.id)) for excerpt in some]
         for kind, some in found.items()
     }
 
 
-def _pictures(
-    examples: Examples, wanted: set[str], read: Preprocessing | None
-) -> Iterable[tuple[str, str]]:
+def _pictures(examples: Examples, wanted: set[str], plan: Plan) -> Iterable[tuple[str, str]]:
+    first, source = next(iter(sources_of(plan.fields, plan.preprocessing).items()))
     for batch in examples.batches(_BATCH):
-        for name, x in zip(batch.ids.tolist(), batch.x, strict=True):
-            if str(name) in wanted and (address := thumbnail(x, read)):
+        shown = np.asarray(batch.fields[first])
+        for name, x in zip(batch.ids.tolist(), shown, strict=True):
+            if str(name) in wanted and (address := thumbnail(x, source.preprocessing)):
                 yield str(name), address
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from offramp.answering.committees import Speaker
 from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.errors import NetworkError
 from offramp.core.walk import Outcome, Work, drive, walk
 from offramp.plan.plan import Plan
 from offramp.runtime.engine import Fields, fields_of
@@ -20,11 +21,11 @@ from offramp.runtime.stages import Batch, Stages
 class Driver(Protocol):
     """A plan that runs, on whatever engine: the walk driven from outside, or inside a file."""
 
-    def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
+    def __call__(self, x: AnyArray | Fields, tradeoff: float | None = None) -> Answers:
         """The answers to inputs (n, ...), in their order; n may be 0.
 
         Args:
-            x: the inputs.
+            x: the inputs; by field where there are several.
             tradeoff: another than the certified one.
 
         Raises:
@@ -62,9 +63,8 @@ def infer(plan: Plan, runtime: Stages, x: AnyArray | Fields) -> Answers:
         UnlikeInputs: they are of another type or range than those recorded; once for a plan.
     """
     fields = fields_of(x)
-    count = len(next(iter(fields.values())))
-    if len(fields) == 1:
-        plan.watch(*fields.values())
+    count = _count(fields)
+    plan.watch(fields)
     policy = plan.running
     walking = walk(policy, plan.setting, plan.costs, plan.answered, count, plan.task)
     scores = np.empty((0, plan.classes), dtype=np.float32)
@@ -103,6 +103,19 @@ class _Walked:
         return np.where(self.broken[work.rows, None], np.nan, answered)
 
 
+def _count(fields: Fields) -> int:
+    """How many rows all fields have. Raises NetworkError where they differ."""
+    rows = {name: len(values) for name, values in fields.items()}
+    first = next(iter(rows.values()))
+    if any(size != first for size in rows.values()):
+        listed = ", ".join(f"{name} {size}" for name, size in rows.items())
+        raise NetworkError(
+            f"the fields of the examples have different numbers of rows: {listed}. Give a row of "
+            "each field for every example."
+        )
+    return first
+
+
 def _no_numbers(fields: Fields) -> AnyArray | None:
     """Which inputs hold NaN or infinity, (n,); None: none does.
 
@@ -110,8 +123,8 @@ def _no_numbers(fields: Fields) -> AnyArray | None:
     """
     broken = None
     for x in fields.values():
-        if not np.issubdtype(x.dtype, np.floating):
-            continue
+        if not isinstance(x, np.ndarray) or not np.issubdtype(x.dtype, np.floating):
+            continue  # photographs are prepared later, and hold numbers alone
         total = x.reshape(len(x), math.prod(x.shape[1:])).sum(axis=1, dtype=np.float32)
         if not math.isfinite(total.sum()):
             more = ~np.isfinite(total)

@@ -15,10 +15,10 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, NetworkError, OfframpError
+from offramp.base.fields import Fields as Fields
+from offramp.base.fields import fields_of as fields_of
 from offramp.core.graph import BATCH
 
-Fields = Mapping[str, AnyArray]
-"""Arrays by name, rows first: what examples consist of, what parts read and make."""
 Run = Callable[[Fields, Sequence[str]], Mapping[str, Any]]
 """From inputs, and the names of the outputs that are wanted, to those outputs, which are theirs who
 called: another call must not change them."""
@@ -84,11 +84,6 @@ def engine_named(engine: Engine | str) -> Engine:
         )
     found: Engine = import_module(_HOMES[engine]).engine()
     return found
-
-
-def fields_of(x: AnyArray | Fields) -> Fields:
-    """Examples by field; a bare array is the only field there is."""
-    return {"x": x} if isinstance(x, np.ndarray) else x
 
 
 class Part:

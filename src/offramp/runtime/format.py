@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import NetworkError, PlanError
+from offramp.base.fields import Fields, arrays, fields_of
 from offramp.base.files import data_of, fingerprint
 
 ABOUT, FINGERPRINT, WEIGHTS = "offramp", "fingerprint", "weights"  # keys of metadata
@@ -65,6 +66,31 @@ def check_tradeoff(
     if value < 0 <= about["tradeoffs"][0]:
         raise PlanError(f"the tradeoff is {value}; it must be a number of at least 0.")
     return {dial: np.array(value, dtype=np.float32)}
+
+
+def inputs_named(reads: Sequence[str], x: AnyArray | Fields) -> Fields:
+    """What to give an exported file for its examples: by name, or by place where there is one.
+
+    Args:
+        reads: the names of its inputs.
+        x: examples, by field where there are several.
+
+    Raises:
+        NetworkError: it reads a field that is not among these, or fields differ in their rows.
+    """
+    fields = fields_of(x)
+    if len(fields) == len(reads) == 1:
+        return {reads[0]: next(iter(arrays(fields).values()))}
+    if lacking := [name for name in reads if name not in fields]:
+        raise NetworkError(
+            f"the file reads {', '.join(reads)}, and {', '.join(fields)} came, without "
+            f"{', '.join(lacking)}. Give a mapping with an array for each."
+        )
+    given = arrays({name: fields[name] for name in reads})
+    if len({len(values) for values in given.values()}) > 1:
+        rows = ", ".join(f"{name} {len(values)}" for name, values in given.items())
+        raise NetworkError(f"fields have different numbers of rows: {rows}. Give as many of each.")
+    return given
 
 
 def check_weights(path: Path, expected: str | None) -> None:

@@ -8,17 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import PlanError, foreign
+from offramp.base.fields import X, count
 from offramp.base.manifests import PRINTS, Manifest, read_manifest
 from offramp.core.task import SINGLE, task_named
-from offramp.networks.inputs import Watch
-from offramp.runtime.engine import Engine, Part, engine_named
-from offramp.runtime.format import KIND, PATH, SCORES, VERSION, Answers, check_tradeoff
+from offramp.networks.inputs import Watches
+from offramp.runtime.engine import Engine, Fields, Part, engine_named
+from offramp.runtime.format import (
+    KIND,
+    PATH,
+    SCORES,
+    VERSION,
+    Answers,
+    check_tradeoff,
+    inputs_named,
+)
 from offramp.runtime.rows import Made
 
 
@@ -38,6 +47,7 @@ class About(TypedDict):
     stages: list[str]
     classes: int
     tradeoffs: list[float]
+    fields: NotRequired[list[str]]  # that the files read; x alone where there are none
 
 
 class Routes(Manifest):
@@ -71,7 +81,7 @@ class Routed:
         self.folder = folder
         self.about, self.files = found["about"], found["files"]
         with foreign(PlanError, f"{folder} is damaged", "Export the plan again."):
-            self.watch = Watch.of(self.about.get("input"))
+            self.watch = Watches.of(self.about.get("input"))
         self.stages = np.array(self.about["stages"])
         self.stage_of_path = np.array(found["stage_of_path"])
         self.cost_of_path = np.array(found["cost_of_path"])
@@ -91,14 +101,17 @@ class Routed:
             for file, name in zip(self.files, names, strict=True)
         ]
 
-    def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
-        self.watch(x)
-        return self._answers(x, check_tradeoff(tradeoff, self.about, self.dial))
+    def __call__(self, x: AnyArray | Fields, tradeoff: float | None = None) -> Answers:
+        """As `Driver`: inputs (n, ...), or by field where the files read several."""
+        given = inputs_named(self.about.get("fields", [X]), x)
+        self.watch(given)
+        return self._answers(given, check_tradeoff(tradeoff, self.about, self.dial))
 
-    def _answers(self, x: AnyArray, turned: Mapping[str, AnyArray]) -> Answers:
-        path = np.zeros(len(x), dtype=np.int64)
-        scores = np.zeros((len(x), self.about["classes"]), dtype=np.float32)
-        kept = {"x": Made(np.arange(len(x)), {"x": x}, {"x": 0})}
+    def _answers(self, fields: Fields, turned: Mapping[str, AnyArray]) -> Answers:
+        rows = np.arange(count(fields))
+        path = np.zeros(len(rows), dtype=np.int64)
+        scores = np.zeros((len(rows), self.about["classes"]), dtype=np.float32)
+        kept = dict.fromkeys(fields, Made(rows, fields, dict.fromkeys(fields, 0)))
         for file, part in zip(self.files, self.parts, strict=True):
             rows = np.flatnonzero(np.isin(path, file["entering"]))
             if not rows.size:

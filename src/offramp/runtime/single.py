@@ -12,8 +12,8 @@ import numpy as np
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
 from offramp.base.files import read_bytes
-from offramp.networks.inputs import Watch
-from offramp.runtime.engine import Part
+from offramp.networks.inputs import Watches
+from offramp.runtime.engine import Fields, Part
 from offramp.runtime.format import (
     ABOUT,
     OUTPUTS,
@@ -23,6 +23,7 @@ from offramp.runtime.format import (
     check_seal,
     check_tradeoff,
     check_weights,
+    inputs_named,
 )
 from offramp.runtime.onnxruntime import engine
 from offramp.runtime.session import Device
@@ -51,15 +52,17 @@ class SingleFile:
         metadata = self.part.program.metadata
         check_weights(path, metadata.get(WEIGHTS))
         self.about: Mapping[str, Any] = json.loads(metadata[ABOUT])
-        self.watch = Watch.of(self.about.get("input"))
+        self.watch = Watches.of(self.about.get("input"))
         self.stages = np.array(self.about["stages"])
         self.dial = TRADEOFF if TRADEOFF in self.part.inputs else None
-        self.reads = next(name for name in self.part.inputs if name != TRADEOFF)
+        self.reads = [name for name in self.part.inputs if name != TRADEOFF]
 
-    def __call__(self, x: AnyArray, tradeoff: float | None = None) -> Answers:
-        self.watch(x)
+    def __call__(self, x: AnyArray | Fields, tradeoff: float | None = None) -> Answers:
+        """As `Driver`: inputs (n, ...), or by name where the file reads several."""
+        given = inputs_named(self.reads, x)
+        self.watch(given)
         turned = check_tradeoff(tradeoff, self.about, self.dial)
-        found = self.part({self.reads: x, **turned}, _WANTED)
+        found = self.part({**given, **turned}, _WANTED)
         return Answers(
             answer=found["answer"],
             position=found["stage"],

@@ -7,7 +7,7 @@ fastest of its static runtimes, found in the same run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError
+from offramp.base.fields import Fields, arrays, count, fields_of, take
 from offramp.base.progress import Progress, silent
 from offramp.core.frontier import needed, replay
 from offramp.core.graph import whole
@@ -39,8 +40,9 @@ class Contest:
     passes: int = 5  # over the requests; each gives one ratio
     # False: the plan and the reference on each engine at its best level alone, no memory
     thorough: bool = True
-    # further contestants, from inputs to answers (n,): the reference in PyTorch, say
-    others: Mapping[str, Answer] = field(default_factory=dict)
+    # further contestants, from inputs, by field where there are several, to answers (n,): the
+    # reference in PyTorch, say
+    others: Mapping[str, Callable[[Any], AnyArray]] = field(default_factory=dict)
 
 
 FULL, QUICK = Contest(), Contest(thorough=False)
@@ -90,7 +92,7 @@ class Bench:
 
 def bench(
     plan: Plan,
-    x: AnyArray,
+    x: AnyArray | Fields,
     y: IntArray | None = None,
     *,
     batch: int = 1,
@@ -103,7 +105,8 @@ def bench(
 
     Args:
         plan: with networks.
-        x: examples that trained nothing, (n, ...), at least `batch`; some calibrate int8.
+        x: examples that trained nothing, (n, ...), or by field, at least `batch`; some
+            calibrate int8.
         y: their labels, (n,); None: only changed answers are counted, not wrong ones.
         batch: rows per request.
         threads: of every engine.
@@ -114,14 +117,14 @@ def bench(
     Raises:
         PlanError, DataError: the plan has no networks; fewer examples than `batch`.
     """
-    engine = engine_named(engine)
+    engine, x = engine_named(engine), arrays(fields_of(x))
     requests, tell = _requests(x, batch), progress or silent
     tell(f"loading what runs batches of {batch}", 0, contest.passes + 3)
     stages = Stages(plan.runnable(), plan.graph, engine=engine, threads=threads)
     with TemporaryDirectory() as folder:
         entry = Entry(plan=plan, engine=engine, threads=threads, folder=Path(folder), x=x)
         ring = list(entry.contestants(contest.thorough))
-        ring += [Contestant(name=name, answer=run) for name, run in contest.others.items()]
+        ring += [Contestant(name=name, answer=_plain(run)) for name, run in contest.others.items()]
         parts = _raced(ring, stages, requests, contest.passes, tell)
         tell("comparing answers, measuring memory", contest.passes + 2, contest.passes + 3)
         answers = [np.concatenate([c.answer(r) for r in requests]) for c in ring]
@@ -130,26 +133,30 @@ def bench(
     return _bench(plan, engine, timings, _traced(plan, stages, requests), parts, entry.missing)
 
 
-def _traced(plan: Plan, stages: Stages, requests: Sequence[AnyArray]) -> Trace:
+def _traced(plan: Plan, stages: Stages, requests: Sequence[Fields]) -> Trace:
     """What every stage says of the requests."""
     scores = {s: np.concatenate([stages.run(s, r) for r in requests]) for s in plan.graph.order}
     return Trace(graph=plan.graph, costs=plan.costs, scores=scores, kinds=plan.kinds)
 
 
-def _requests(x: AnyArray, batch: int) -> list[AnyArray]:
+def _plain(run: Callable[[Any], AnyArray]) -> Answer:
+    """What answers a bare array, where there is one field, of requests by field."""
+    return lambda fields: run(next(iter(fields.values())) if len(fields) == 1 else fields)
+
+
+def _requests(x: Fields, batch: int) -> list[Fields]:
     """The last examples in whole batches."""
-    used = x[-max(EXAMPLES, REQUESTS * batch) :]
-    used = used[len(used) % batch :]
-    found = [used[i : i + batch] for i in range(0, len(used) - batch + 1, batch)]
-    if not found:
-        raise DataError(f"a batch of {batch} needs as many examples; there are {len(x)}.")
-    return found
+    used = min(count(x), max(EXAMPLES, REQUESTS * batch)) // batch * batch
+    if not used:
+        raise DataError(f"a batch of {batch} needs as many examples; there are {count(x)}.")
+    starts = range(count(x) - used, count(x), batch)
+    return [take(x, slice(start, start + batch)) for start in starts]
 
 
 def _raced(
     ring: Sequence[Contestant],
     stages: Stages,
-    requests: Sequence[AnyArray],
+    requests: Sequence[Fields],
     passes: int,
     tell: Progress,
 ) -> dict[str, dict[int, float]]:
@@ -157,7 +164,7 @@ def _raced(
 
     Returns the seconds of each part of the plan's networks by number of rows, medians.
     """
-    batch = len(requests[0])
+    batch = count(requests[0])
     size = max(1, BLOCK // batch)
     blocks = [requests[i : i + size] for i in range(0, len(requests), size)]
     times: dict[str, dict[int, list[float]]] = {}
@@ -173,7 +180,7 @@ def _raced(
                 contestant.spent[-1] += [seconds(partial(answer, request)) for request in block]
             rows = sizes[i % len(sizes)]
             for request in block:
-                for part, spent in laps(stages, stages.graph, request[:rows]):
+                for part, spent in laps(stages, stages.graph, take(request, slice(rows))):
                     times.setdefault(part, {}).setdefault(rows, []).append(spent)
     return {
         part: {rows: float(np.median(spent)) for rows, spent in sorted(found.items())}

@@ -13,6 +13,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import MissingExtra, NetworkError
+from offramp.base.fields import Fields, count, take
 from offramp.core.graph import head, whole
 from offramp.export import one_file, write_file, write_folder
 from offramp.export.stages import refitted
@@ -21,10 +22,11 @@ from offramp.plan.plan import Plan
 from offramp.runtime import Driver, Engine, Routed, SingleFile, engine_named
 from offramp.runtime.ends import ends
 from offramp.runtime.engine import Part
+from offramp.runtime.format import inputs_named
 from offramp.runtime.onnxruntime import engine as onnxruntime
 from offramp.runtime.session import BEST, OPTIMIZATIONS
 
-Answer = Callable[[AnyArray], AnyArray]  # from inputs to answers (n,)
+Answer = Callable[[Fields], AnyArray]  # from inputs to answers (n,)
 _T = TypeVar("_T")
 _CALIBRATION = 128  # examples that int8 scales are taken from, at most
 _LOADS = 3
@@ -52,7 +54,7 @@ class Entry:
     engine: Engine
     threads: int
     folder: Path  # where its files are written
-    x: AnyArray  # examples, some of which calibrate int8
+    x: Fields  # examples, some of which calibrate int8
     missing: dict[str, str] = field(default_factory=dict)  # what is not there, and why
 
     def contestants(self, thorough: bool) -> Iterator[Contestant]:
@@ -121,7 +123,7 @@ class Entry:
         """The reference in int8, and the other networks alone."""
         plan, name = self.plan, self.plan.graph.reference
         try:
-            quantised = _quantised(plan, name, self.folder, self.x[:_CALIBRATION])
+            quantised = _quantised(plan, name, self.folder, take(self.x, slice(_CALIBRATION)))
             yield self._network(f"{name}, int8", name, quantised, _FASTEST)
         except Exception as problem:  # the quantiser's errors share no public base class
             self.missing["int8"] = str(problem).strip().partition("\n")[0]
@@ -134,10 +136,10 @@ class Entry:
     ) -> Contestant:
         """A network alone on an engine."""
         part, load_s = _loaded(lambda: Part(stage, file, engine, self.threads))
-        read, said = next(iter(part.inputs)), next(iter(part.outputs))
+        read, said = [*part.inputs], next(iter(part.outputs))
 
-        def answer(x: AnyArray) -> AnyArray:
-            found: AnyArray = part({read: x}, (said,))[said].argmax(axis=1)
+        def answer(x: Fields) -> AnyArray:
+            found: AnyArray = part(inputs_named(read, x), (said,))[said].argmax(axis=1)
             return found
 
         kept = file if engine.name == _FASTEST.name else None
@@ -200,7 +202,7 @@ def _loaded(load: Callable[[], _T]) -> tuple[_T, float]:
     return found, float(np.median(spent))
 
 
-def _quantised(plan: Plan, stage: str, folder: Path, x: AnyArray) -> Path:
+def _quantised(plan: Plan, stage: str, folder: Path, x: Fields) -> Path:
     """A network in int8; its refit stays as it is, as it would in production."""
     uncut = _uncut(plan, stage)
     if uncut is None:
@@ -208,17 +210,17 @@ def _quantised(plan: Plan, stage: str, folder: Path, x: AnyArray) -> Path:
     return _mended(plan, stage, _int8(uncut, folder, x), folder)
 
 
-def _int8(file: Path, folder: Path, x: AnyArray) -> Path:
+def _int8(file: Path, folder: Path, x: Fields) -> Path:
     """Static int8 as ONNX Runtime advises for a CPU: per channel, weights signed, reduced range."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared, made = folder / "prepared.onnx", folder / "int8.onnx"
-    read = next(iter(ends(file)[0]))
-    examples = iter([{read: x[i : i + 1]} for i in range(len(x))])
+    given = inputs_named([*ends(file)[0]], x)
+    examples = iter([take(given, slice(i, i + 1)) for i in range(count(given))])
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, AnyArray] | None:
+        def get_next(self) -> Fields | None:
             return next(examples, None)
 
     quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)

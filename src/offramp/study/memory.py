@@ -1,6 +1,6 @@
 """The memory that a network takes, measured in a process of its own: this module run as a program.
 
-Usage: python -m offramp.study.memory NETWORK.onnx REQUEST.npy THREADS
+Usage: python -m offramp.study.memory NETWORK.onnx REQUEST.npz THREADS
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from offramp.base.arrays import AnyArray
+from offramp.base.fields import Fields, fields_of
 
 
-def peak_mb(file: Path | None, x: AnyArray, threads: int) -> float | None:
+def peak_mb(file: Path | None, x: AnyArray | Fields, threads: int) -> float | None:
     """How much more memory a process takes at most, to load a file and run it on a request.
 
     None: there is no file, or the system counts in other units than Linux does.
@@ -23,8 +24,8 @@ def peak_mb(file: Path | None, x: AnyArray, threads: int) -> float | None:
     if file is None or sys.platform != "linux":
         return None
     with TemporaryDirectory() as folder:
-        request = Path(folder) / "x.npy"
-        np.save(request, x)
+        request = Path(folder) / "x.npz"
+        np.savez(request, **fields_of(x))  # type: ignore[arg-type]
         given = [sys.executable, "-m", __name__, str(file), str(request), str(threads)]
         done = subprocess.run(given, capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 else None
@@ -37,9 +38,12 @@ def main(file: str, request: str, threads: str) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)
     session = onnxruntime.InferenceSession(file, options)
-    x = np.load(request)
+    with np.load(request, allow_pickle=False) as held:
+        fields = dict(held)
+    names = [value.name for value in session.get_inputs()]
+    given = fields if len(names) > 1 else {names[0]: next(iter(fields.values()))}
     for _ in range(3):
-        session.run(None, {session.get_inputs()[0].name: x})
+        session.run(None, {name: given[name] for name in names})
     print((_peak_kb() - before) / 1024)
 
 
