@@ -15,8 +15,11 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "_version"),
     ("base", "lazy errors checked palette notebook progress arrays hashing files outputs"),
     ("base", "manifests schema"),
-    ("core", "costs graph prices tasks hulls ledger meaning rows parts trace imports policy"),
-    ("core", "walk frontier"),
+    (
+        "core",
+        "costs graph example_costs prices tasks hulls ledger meaning rows parts trace imports",
+    ),
+    ("core", "policy walk frontier"),
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),

@@ -9,6 +9,7 @@ from typing import Literal
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray
 from offramp.base.errors import BudgetError, ScoresError, TraceError
 from offramp.core import tasks
+from offramp.core.example_costs import ExampleCosts, check_example_costs
 
 UNSEALED_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
 UNSEALED_MOST = 2500  # examples, likewise
@@ -27,6 +28,7 @@ class RowFacts:
     loss: Mapping[str, AnyArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
     hashes: AnyArray | None = None  # (examples,) uint64
     taught: BoolArray | None = None  # (examples,) whether one trained heads
+    costs: Mapping[str, AnyArray] | None = None  # stage -> (examples,), where they differ
 
     @property
     def hash_of(self) -> HashOf:
@@ -53,6 +55,10 @@ class RowFacts:
             return None
         given = {stage: array_of(self.loss, stage) for stage in stages}
         return {s: tasks.check_loss(loss, examples, f"{s}.loss") for s, loss in given.items()}
+
+    def checked_costs(self, stages: Sequence[str], examples: int) -> ExampleCosts | None:
+        """The costs of every stage; raises CostError where they are no costs."""
+        return check_example_costs(self.costs, stages, examples) if self.costs else None
 
 
 NO_FACTS = RowFacts()  # nothing is known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from offramp.base.errors import BudgetError, InputError, LossError, TraceError
 from offramp.base.manifests import check_schema, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core import tasks
+from offramp.core.example_costs import ExampleCosts, mean_costs, priced_by, steps, taken
 from offramp.core.graph import Costs, Graph
 from offramp.core.ledger import Ledger, carry
 from offramp.core.parts import (
@@ -53,6 +54,7 @@ class Trace:
     labels: IntArray | None = None  # (examples,)
     ids: AnyArray | None = None  # (examples,) integers or strings; None: 0, 1, 2, ...
     loss: Mapping[str, FloatArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
+    example_costs: ExampleCosts | None = None  # where they differ; `costs` are then their means
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, versions, batch, ...
     alone: Mapping[str, FloatArray] = field(default_factory=dict)  # of committees: their own scores
     alone_kinds: Mapping[str, Kind] = field(default_factory=dict)  # and what those are
@@ -113,6 +115,28 @@ class Trace:
     def reference_cost(self) -> float:
         return self.graph.reference_cost(self.costs)
 
+    @cached_property
+    def reference_costs(self) -> FloatArray:
+        """The cost of running the reference alone on each example, (examples,)."""
+        cost = self.step_cost(self.graph, self.graph.reference)
+        alone = self.reference_cost if self.example_costs is None else cost
+        return np.broadcast_to(np.asarray(alone, dtype=np.float64), (self.examples,))
+
+    def step_cost(self, graph: Graph, target: str, run: Collection[str] = ()) -> FloatArray | float:
+        """The cost of reaching and answering at `target`, given the parts already `run`.
+
+        One number, or (examples,) where costs differ. `graph` may hold fewer stages than the trace.
+        """
+        if self.example_costs is None:
+            return graph.step_cost(self.costs, target, run)
+        return steps(graph, self.example_costs, target, run)
+
+    def at_costs(self, costs: Costs) -> Trace:
+        """The trace at other costs; where both know them per example, each keeps its own."""
+        if costs.examples and self.example_costs is not None:
+            return self
+        return replace(self, costs=costs, example_costs=None)
+
     def log_probabilities(self, stage: str) -> FloatArray:
         """The logarithms of the probabilities of a stage, (examples, classes)."""
         return tasks.log_probabilities(self.scores[stage], self.kinds[stage])
@@ -128,8 +152,11 @@ class Trace:
 
     def take(self, rows: AnyArray | slice) -> Trace:
         """The trace of some examples, of which nothing is sealed or seen: indices or a mask."""
+        costs, example_costs = taken(self.costs, self.example_costs, rows)
         return replace(
             self,
+            costs=costs,
+            example_costs=example_costs,
             scores={stage: scores[rows] for stage, scores in self.scores.items()},
             labels=None if self.labels is None else self.labels[rows],
             ids=np.arange(self.examples)[rows] if self.ids is None else self.ids[rows],
@@ -236,7 +263,7 @@ class Trace:
             return False
 
     def columns(self, start: int = 0) -> dict[str, AnyArray]:
-        """What parts hold: id (from `start` on), label, hash, and per stage scores and loss."""
+        """What parts hold: id (from `start` on), label, hash; per stage scores, loss and cost."""
         columns = {"id": np.arange(start, start + self.examples) if self.ids is None else self.ids}
         if self.labels is not None:
             columns["label"] = self.labels
@@ -244,6 +271,8 @@ class Trace:
             columns[f"{stage}.scores"] = self.scores[stage]
             if self.loss:
                 columns[f"{stage}.loss"] = self.loss[stage]
+        for stage, cost in (self.example_costs or {}).items():
+            columns[f"{stage}.cost"] = cost
         columns["hash"] = self.identity
         return columns if self.taught is None else {**columns, "taught": self.taught}
 
@@ -270,7 +299,7 @@ class Trace:
         scores: Mapping[str, AnyArray],
         labels: AnyArray | Sequence[int] | None = None,
         *,
-        costs: Mapping[str, float],
+        costs: Mapping[str, float | AnyArray],
         edges: str | None = None,
         reference: str | None = None,
         seal: float | None = None,
@@ -280,7 +309,8 @@ class Trace:
         Args:
             scores: network -> (examples, classes), logits or probabilities, the cheapest first.
             labels: (examples,) class numbers; None: there are none.
-            costs: network -> cost per example, each by itself, in any unit.
+            costs: network -> cost per example, each by itself, in any unit: a number, or
+                (examples,) where it differs from example to example.
             edges: "a>b,a>c"; None: each may be followed by the next.
             reference: the full network; None: the last.
             seal: as in `assemble`.
@@ -289,10 +319,11 @@ class Trace:
             ScoresError, DataError, CostError, GraphError: what does not fit.
         """
         graph = Graph.build(scores, edges, reference)
-        priced = Costs(dict(costs), dict.fromkeys(costs, 0.0), "unit")
         arrays = {name: np.asarray(values) for name, values in scores.items()}
+        priced, each = priced_by(costs, len(arrays[graph.root]), "unit")
         known = None if labels is None else np.asarray(labels)
-        return assemble(graph, priced, arrays, labels=known, seal=seal)
+        facts = RowFacts(costs=each)
+        return assemble(graph, priced, arrays, labels=known, facts=facts, seal=seal)
 
     @classmethod
     @checked
@@ -375,8 +406,11 @@ def _kinds(scores: Mapping[str, FloatArray], kind: Kind | None) -> dict[str, Kin
 
 def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
     """The trace with what is known of its rows, and a seal that is a share."""
+    each = facts.checked_costs([stage.name for stage in trace.graph.stages], trace.examples)
     known = replace(
         trace,
+        costs=mean_costs(each, trace.costs.unit) if each else trace.costs,
+        example_costs=each,
         ids=facts.ids,
         loss=facts.checked_loss(trace.graph.order, trace.examples),
         hash_of=facts.hash_of,
@@ -387,11 +421,12 @@ def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
 
 
 def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, AnyArray]) -> Trace:
-    kinds = manifest["scores"]
+    kinds, costs = manifest["scores"], Costs.from_json(manifest)
+    each = {s.name: f"{s.name}.cost" for s in graph.stages if costs.examples}
     loss = {name: columns[f"{name}.loss"] for name in graph.order if f"{name}.loss" in columns}
     trace = assemble(
         graph,
-        Costs.from_json(manifest),
+        costs,
         {name: columns[f"{name}.scores"] for name in graph.order if f"{name}.scores" in columns},
         labels=columns.get("label"),
         kind="logits",
@@ -400,6 +435,7 @@ def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, A
             loss=loss,
             hashes=columns.get("hash"),
             taught=columns.get("taught"),
+            costs={stage: columns[name] for stage, name in each.items() if name in columns},
         ),
         info={key: value for key, value in manifest.items() if key not in TRACE_KEYS},
         seal=manifest.get("seal"),

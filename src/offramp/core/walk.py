@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
+from offramp.core.example_costs import ExampleCosts, paid
 from offramp.core.graph import Costs, Graph
 from offramp.core.policy import STOP, Policy, Seen
 from offramp.core.tasks import Kind
@@ -43,7 +44,12 @@ class Outcome:
 
 
 def walk(
-    policy: Policy, setting: float, costs: Costs, kinds: Mapping[str, Kind], batch: int
+    policy: Policy,
+    setting: float,
+    costs: Costs,
+    kinds: Mapping[str, Kind],
+    batch: int,
+    each: ExampleCosts | None = None,
 ) -> Generator[Work, FloatArray, Outcome]:
     """The routing of one batch.
 
@@ -56,13 +62,15 @@ def walk(
         costs: of every stage of the policy's graph.
         kinds: what each stage's scores are.
         batch: number of rows.
+        each: costs of every row of the batch, which count instead of `costs`; None: they do not
+            differ.
 
     Yields:
         Work, of at least one row; expects the scores (rows, classes) of it.
     """
     graph = policy.graph
     at, cost = np.zeros(batch, dtype=np.int64), np.zeros(batch)
-    meter = _Meter(graph, costs, batch)
+    meter = _Meter(graph, costs, batch, each)
     said: dict[str, tuple[IntArray, FloatArray]] = {}
     waiting: dict[str, list[IntArray]] = {graph.root: [np.arange(batch)]}
     for position, stage in enumerate(graph.order):
@@ -111,9 +119,10 @@ def _never_trust_broken(action: IntArray, scores: FloatArray, last: int) -> IntA
 class _Meter:
     """Charges each example for the bodies and heads that it needs and has not run yet."""
 
-    def __init__(self, graph: Graph, costs: Costs, batch: int) -> None:
-        self.graph, self.costs = graph, costs
-        self.alone = graph.alone(costs, graph.root) if len(graph.order) == 1 else None
+    def __init__(self, graph: Graph, costs: Costs, batch: int, each: ExampleCosts | None) -> None:
+        self.graph, self.costs, self.each = graph, costs, each
+        single = len(graph.order) == 1 and each is None
+        self.alone = graph.alone(costs, graph.root) if single else None
         self.ran = {name: np.zeros(batch, dtype=bool) for name in graph.shared}
 
     def pay(self, stage: str, rows: IntArray) -> FloatArray | float:
@@ -121,9 +130,12 @@ class _Meter:
             return self.alone
         total: FloatArray | float = 0.0
         for part in self.graph.parts(stage):
-            price: FloatArray | float = self.costs.part(part)
+            price = self._price(part, rows)
             if part in self.ran:
                 price = np.where(self.ran[part][rows], 0.0, price)
                 self.ran[part][rows] = True
             total = total + price
         return total
+
+    def _price(self, part: str, rows: IntArray) -> FloatArray | float:
+        return self.costs.part(part) if self.each is None else paid(self.each, part, rows)

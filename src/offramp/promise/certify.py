@@ -99,6 +99,9 @@ class Certificate:
     chance_loss: float | None = None  # of always the commonest label; None: or of another loss
     batch: int | None = None  # examples per call that costs were measured at; None: not a time
     sizes: tuple[Saving, ...] = field(default=())  # the same plan at other batch sizes
+    # at 95 %, normal approximation, where costs differ from example to example; None: they do not
+    cost_interval: tuple[float, float] | None = None
+    speedup_interval: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return (
