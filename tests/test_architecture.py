@@ -15,11 +15,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "_version"),
     ("base", "lazy errors checked palette notebook progress arrays hashing files outputs"),
     ("base", "manifests schema"),
-    (
-        "core",
-        "costs graph example_costs prices tasks hulls ledger meaning rows parts trace imports",
-    ),
-    ("core", "policy walk frontier"),
+    ("core", "costs graph example_costs prices tasks hulls ledger meaning rows parts"),
+    ("core", "tables frames trace imports policy walk frontier"),
     ("promise", "pvalues certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),

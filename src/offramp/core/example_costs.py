@@ -80,12 +80,24 @@ def priced_by(
     Raises:
         CostError: as `check_example_costs`.
     """
-    body = {stage: cost for stage, cost in costs.items() if not isinstance(cost, _MANY)}
-    if len(body) == len(costs):
-        return Costs(body, dict.fromkeys(costs, 0.0), unit), None
+    if not any(isinstance(cost, _MANY) for cost in costs.values()):
+        return fixed_costs(costs, unit), None
     columns = {s: _column(cost, examples) for s, cost in costs.items()}
     each = check_example_costs(columns, [*columns], examples)
     return mean_costs(each, unit), each
+
+
+def fixed_costs(costs: Mapping[str, float | AnyArray], unit: str) -> Costs:
+    """One cost per stage. Raises CostError where one of them has several."""
+    body: dict[str, float] = {}
+    for stage, cost in costs.items():
+        if isinstance(cost, _MANY):
+            raise CostError(
+                f"give one number as the cost of '{stage}': a table has costs per example in a "
+                f"column `{stage}.cost`."
+            )
+        body[stage] = cost
+    return Costs(body, dict.fromkeys(body, 0.0), unit)
 
 
 _MANY = (np.ndarray, list, tuple)

@@ -26,7 +26,7 @@ TRACE = kind_of_folder("trace")
 PART_NUMBERS = 16_000_000  # scores in a part, so that reading one at a time takes little memory
 TRACE_KEYS = frozenset(  # what a trace says of itself; anything else is its `info`
     (
-        *("version", "complete", "examples", "classes", "labelled"),
+        *("version", "complete", "examples", "classes", "labelled", "task"),
         *("graph", *COST_KEYS, "scores", "seal", "hash_of", PRINTS, HASH),
     )
 )
@@ -51,6 +51,7 @@ class TraceManifest(Recording, CostsJson):
     examples: int
     classes: int
     labelled: bool
+    task: NotRequired[str]
     scores: dict[str, Kind]
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from offramp.base.arrays import AnyArray, BoolArray, FloatArray
-from offramp.base.errors import BudgetError, ScoresError, TraceError
+import numpy as np
+
+from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from offramp.base.errors import BudgetError, DataError, ScoresError, TraceError
 from offramp.core import tasks
 from offramp.core.example_costs import ExampleCosts, check_example_costs
 
@@ -29,6 +31,8 @@ class RowFacts:
     hashes: AnyArray | None = None  # (examples,) uint64
     taught: BoolArray | None = None  # (examples,) whether one trained heads
     costs: Mapping[str, AnyArray] | None = None  # stage -> (examples,), where they differ
+    task: str = "single"  # what scores and labels mean
+    answers: Mapping[str, AnyArray] | None = None  # stage -> (examples,) integer ids of answers
 
     @property
     def hash_of(self) -> HashOf:
@@ -55,6 +59,19 @@ class RowFacts:
             return None
         given = {stage: array_of(self.loss, stage) for stage in stages}
         return {s: tasks.check_loss(loss, examples, f"{s}.loss") for s, loss in given.items()}
+
+    def checked_answers(self, stages: Iterable[str], examples: int) -> dict[str, IntArray] | None:
+        """The ids of every stage's answers; raises DataError where they are not integers."""
+        if not self.answers:
+            return None
+        given = {stage: array_of(self.answers, stage) for stage in stages}
+        for stage, ids in given.items():
+            if ids.shape != (examples,) or ids.dtype.kind not in "iu":
+                raise DataError(
+                    f"the answers of stage '{stage}' are {ids.dtype} of shape {ids.shape}; they "
+                    "must be integers, one per example, equal where answers are. Number them."
+                )
+        return {stage: np.asarray(ids, dtype=np.int64) for stage, ids in given.items()}
 
     def checked_costs(self, stages: Sequence[str], examples: int) -> ExampleCosts | None:
         """The costs of every stage; raises CostError where they are no costs."""
@@ -86,15 +103,18 @@ def array_of(arrays: Mapping[str, AnyArray], stage: str) -> AnyArray:
     return arrays[stage]
 
 
-def check_shapes(scores: Mapping[str, FloatArray]) -> None:
-    """Raises ScoresError where stages differ in rows or classes, TraceError where none has rows."""
+def check_shapes(scores: Mapping[str, FloatArray], *, alike: bool = True) -> None:
+    """Raises ScoresError where stages differ in rows or classes, TraceError where none has rows.
+
+    Where they need not be `alike`, they may differ in columns.
+    """
     (first, wanted), *others = scores.items()
     for name, other in others:
         for axis, what, verb in (
             (0, "rows", "see the same examples"),
             (1, "classes", "score them"),
         ):
-            if other.shape[axis] != wanted.shape[axis]:
+            if other.shape[axis] != wanted.shape[axis] and (alike or not axis):
                 raise ScoresError(
                     f"stage '{name}' has {other.shape[axis]} {what}, stage '{first}' has "
                     f"{wanted.shape[axis]}. Every stage must {verb} all; check '{name}'."

@@ -180,6 +180,24 @@ def check_scores(scores: AnyArray, stage: str) -> FloatArray:
     return possible(scores)
 
 
+def check_observations(values: AnyArray, stage: str) -> FloatArray:
+    """`values` as float32 (n, k), any k. Raises ScoresError: other shapes, or not finite."""
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise ScoresError(
+            f"the observations of stage '{stage}' are {values.dtype} of shape {values.shape}; they "
+            "must be numbers, (examples, any number)."
+        )
+    with np.errstate(over="ignore"):  # beyond float32: infinite, and refused
+        values = np.ascontiguousarray(values, dtype=np.float32)
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise ScoresError(
+            f"the observations of stage '{stage}' are not all finite, first in row {row}. Mend "
+            "them, or leave the column out."
+        )
+    return values
+
+
 def no_scores(scores: FloatArray) -> AnyArray:
     """Which rows of (n, classes) hold NaN or plus infinity, or no finite score, (n,)."""
     bad = np.isnan(scores) | np.isposinf(scores)

@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 
 from offramp.base import hashing
-from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, ArrowTable, BoolArray, FloatArray, IntArray
 from offramp.base.checked import checked
-from offramp.base.errors import BudgetError, InputError, LossError, TraceError
+from offramp.base.errors import BudgetError, CostError, InputError, LossError, TraceError
 from offramp.base.manifests import check_schema, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core import tasks
-from offramp.core.example_costs import ExampleCosts, mean_costs, priced_by, steps, taken
+from offramp.core.example_costs import (
+    ExampleCosts,
+    fixed_costs,
+    mean_costs,
+    priced_by,
+    steps,
+    taken,
+)
+from offramp.core.frames import Frame, FrameOptions, framed
 from offramp.core.graph import Costs, Graph
 from offramp.core.ledger import Ledger, carry
 from offramp.core.parts import (
@@ -40,6 +48,7 @@ from offramp.core.rows import (
     learning_share,
     other_classes,
 )
+from offramp.core.tables import table_of
 from offramp.core.tasks import Excess, Kind, Losses
 
 
@@ -63,6 +72,8 @@ class Trace:
     taught: BoolArray | None = None  # (examples,) whether one trained heads; None: none did
     seal: float | None = None  # share that only certificates may see; None: by `learning_share`
     ledger: Ledger = field(default_factory=Ledger, compare=False)  # what was seen of the rows
+    task: str = "single"  # what scores and labels mean: one label, or `recorded` answers
+    answers: Mapping[str, IntArray] | None = None  # stage -> (examples,) ids of recorded answers
 
     def __repr__(self) -> str:
         labelled = "unlabelled" if self.labels is None else "labelled"
@@ -78,9 +89,25 @@ class Trace:
 
     @cached_property
     def score_hashes(self) -> AnyArray:
-        """One hash per row of its own scores and label, uint64 (examples,)."""
-        labels = [] if self.labels is None else [self.labels]
-        return hashing.hash_rows(*(self.own(stage) for stage in self.graph.order), *labels)
+        """One hash per row of its own scores and label, uint64 (examples,).
+
+        Recorded answers may say the same of many examples: there ids tell them apart.
+        """
+        columns: list[AnyArray] = [self.own(stage) for stage in self.graph.order]
+        columns += [] if self.labels is None else [self.labels]
+        if self.task == tasks.RECORDED:
+            columns += [*(self.answers or {}).values(), self._numbers]
+        return hashing.hash_rows(*columns)
+
+    @property
+    def _numbers(self) -> AnyArray:
+        """A number for each example that its id stands for, (examples,)."""
+        if self.ids is None:
+            return np.arange(self.examples)
+        if self.ids.dtype.kind in "iu":
+            return self.ids.astype(np.int64)
+        words = [np.frombuffer(str(name).encode(), np.uint8) for name in self.ids.tolist()]
+        return np.array([int(hashing.hash_rows(word[None])[0]) for word in words], dtype=np.uint64)
 
     @cached_property
     def turns(self) -> AnyArray:
@@ -143,6 +170,8 @@ class Trace:
 
     def doubts(self) -> list[str]:
         """Sentences on stages many of whose rows look like scores of another kind."""
+        if self.task == tasks.RECORDED:
+            return []
         found = (tasks.doubt(self.scores[s], self.kinds[s], s) for s in self.graph.order)
         return [sentence for sentence in found if sentence]
 
@@ -161,6 +190,7 @@ class Trace:
             labels=None if self.labels is None else self.labels[rows],
             ids=np.arange(self.examples)[rows] if self.ids is None else self.ids[rows],
             loss=self.loss and {stage: loss[rows] for stage, loss in self.loss.items()},
+            answers=self.answers and {stage: ids[rows] for stage, ids in self.answers.items()},
             alone={stage: scores[rows] for stage, scores in self.alone.items()},
             hashes=self.identity[rows],
             taught=None if self.taught is None else self.taught[rows],
@@ -249,7 +279,8 @@ class Trace:
         with new_folder(path, TRACE, force=force) as folder:
             if force and (path / "trace.json").exists() and self._is_at(path):
                 carry(path, folder)  # the same rows stay opened, and looked at
-            step = max(1, PART_NUMBERS // (self.classes * len(self.graph.order)))
+            numbers = sum(values.shape[1] for values in self.scores.values())
+            step = max(1, PART_NUMBERS // max(1, numbers))
             for part, start in enumerate(range(0, self.examples, step)):
                 rows = slice(start, start + step)
                 write_part(folder, part, self.take(rows).columns(start))
@@ -268,9 +299,12 @@ class Trace:
         if self.labels is not None:
             columns["label"] = self.labels
         for stage in self.graph.order:
-            columns[f"{stage}.scores"] = self.scores[stage]
+            if self.scores[stage].shape[1]:  # recorded answers may come with nothing else
+                columns[f"{stage}.scores"] = self.scores[stage]
             if self.loss:
                 columns[f"{stage}.loss"] = self.loss[stage]
+            if self.answers:
+                columns[f"{stage}.answer"] = self.answers[stage]
         for stage, cost in (self.example_costs or {}).items():
             columns[f"{stage}.cost"] = cost
         columns["hash"] = self.identity
@@ -284,6 +318,7 @@ class Trace:
             "examples": self.examples,
             "classes": self.classes,
             "labelled": self.labels is not None,
+            "task": str(self.task),
             "graph": self.graph.to_json(),
             **self.costs.to_json(),
             "scores": dict(self.kinds),
@@ -296,28 +331,39 @@ class Trace:
     @checked
     def of(
         cls,
-        scores: Mapping[str, AnyArray],
+        scores: Mapping[str, AnyArray] | ArrowTable,
         labels: AnyArray | Sequence[int] | None = None,
         *,
-        costs: Mapping[str, float | AnyArray],
+        costs: Mapping[str, float | AnyArray] | None = None,
+        stages: Sequence[str] | None = None,
         edges: str | None = None,
         reference: str | None = None,
         seal: float | None = None,
     ) -> Trace:
-        """A trace from arrays: what each network said of the same examples.
+        """A trace from arrays or a table: what each network said of the same examples.
 
         Args:
-            scores: network -> (examples, classes), logits or probabilities, the cheapest first.
-            labels: (examples,) class numbers; None: there are none.
+            scores: network -> (examples, classes), logits or probabilities, the cheapest first; or
+                a table of pandas, polars or Arrow with columns as in `offramp.core.frames`.
+            labels: (examples,) class numbers; None: there are none. A table has them in `label`.
             costs: network -> cost per example, each by itself, in any unit: a number, or
-                (examples,) where it differs from example to example.
+                (examples,) where it differs from example to example. Of a table: of networks
+                without a column `<stage>.cost`.
+            stages: networks of a table, the cheapest first; None: all, by their mean costs.
             edges: "a>b,a>c"; None: each may be followed by the next.
             reference: the full network; None: the last.
             seal: as in `assemble`.
 
         Raises:
-            ScoresError, DataError, CostError, GraphError: what does not fit.
+            ScoresError, DataError, CostError, LossError, GraphError: what does not fit.
+            InputError: columns of a table that are missing.
         """
+        if not isinstance(scores, Mapping):
+            given = None if costs is None else fixed_costs(costs, "unit")
+            options = FrameOptions(stages=stages, costs=given, edges=edges, reference=reference)
+            return of_frame(framed(table_of(scores), options), seal=seal)
+        if costs is None:
+            raise CostError("give `costs`: what each network costs, a number or an array for each.")
         graph = Graph.build(scores, edges, reference)
         arrays = {name: np.asarray(values) for name, values in scores.items()}
         priced, each = priced_by(costs, len(arrays[graph.root]), "unit")
@@ -380,18 +426,44 @@ def assemble(
         TraceError: no examples, or two of the same name.
     """
     costs = graph.check_costs(costs)
-    checked = _checked(graph, scores, kind)
+    checked = _checked(graph, scores, kind, facts.task)
     examples, classes = checked[graph.root].shape
     facts.check_ids(examples)
     known = None if labels is None else tasks.check_labels(labels, examples, classes)
-    trace = Trace(graph=graph, costs=costs, scores=checked, kinds=_kinds(checked, kind))
+    kind = "logits" if facts.task == tasks.RECORDED else kind  # observations are of no kind
+    kinds = _kinds(checked, kind)
+    trace = Trace(graph=graph, costs=costs, scores=checked, kinds=kinds, task=facts.task)
     return _with_facts(replace(trace, labels=known, info={**(info or {})}, seal=seal), facts)
 
 
+def of_frame(
+    frame: Frame,
+    *,
+    kind: Kind | None = None,
+    info: Mapping[str, Any] | None = None,
+    seal: float | None = None,
+) -> Trace:
+    """The trace of a table; arguments and errors as in `assemble`."""
+    return assemble(
+        frame.graph,
+        frame.costs,
+        frame.scores,
+        labels=frame.labels,
+        kind=kind,
+        facts=frame.facts,
+        info={**(info or {}), **frame.info},
+        seal=seal,
+    )
+
+
 def _checked(
-    graph: Graph, scores: Mapping[str, AnyArray], kind: Kind | None
+    graph: Graph, scores: Mapping[str, AnyArray], kind: Kind | None, task: str
 ) -> dict[str, FloatArray]:
-    """The scores of every stage, known to fit each other and `kind`."""
+    """The scores of every stage, known to fit each other, `kind` and the task."""
+    if task == tasks.RECORDED:
+        seen = {s: tasks.check_observations(array_of(scores, s), s) for s in graph.order}
+        check_shapes(seen, alike=False)
+        return seen
     checked = {stage: tasks.check_scores(array_of(scores, stage), stage) for stage in graph.order}
     check_shapes(checked)
     if kind is not None:
@@ -413,6 +485,7 @@ def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
         example_costs=each,
         ids=facts.ids,
         loss=facts.checked_loss(trace.graph.order, trace.examples),
+        answers=facts.checked_answers(trace.graph.order, trace.examples),
         hash_of=facts.hash_of,
         taught=facts.taught,
         seal=checked_seal(trace.seal),
@@ -423,11 +496,18 @@ def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
 def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, AnyArray]) -> Trace:
     kinds, costs = manifest["scores"], Costs.from_json(manifest)
     each = {s.name: f"{s.name}.cost" for s in graph.stages if costs.examples}
-    loss = {name: columns[f"{name}.loss"] for name in graph.order if f"{name}.loss" in columns}
+    task = manifest.get("task", "single")
+    loss, answers, scores = (
+        {n: columns[f"{n}.{what}"] for n in graph.order if f"{n}.{what}" in columns}
+        for what in ("loss", "answer", "scores")
+    )
+    if task == tasks.RECORDED:
+        nothing = np.empty((len(columns["id"]), 0), np.float32)
+        scores = {name: scores.get(name, nothing) for name in graph.order}
     trace = assemble(
         graph,
         costs,
-        {name: columns[f"{name}.scores"] for name in graph.order if f"{name}.scores" in columns},
+        scores,
         labels=columns.get("label"),
         kind="logits",
         facts=RowFacts(
@@ -435,6 +515,8 @@ def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, A
             loss=loss,
             hashes=columns.get("hash"),
             taught=columns.get("taught"),
+            task=task,
+            answers=answers,
             costs={stage: columns[name] for stage, name in each.items() if name in columns},
         ),
         info={key: value for key, value in manifest.items() if key not in TRACE_KEYS},
