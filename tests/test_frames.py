@@ -320,6 +320,16 @@ def test_from_a_file_to_a_certified_plan(
     assert again.costs.body == {"small": 1.0, "big": 4.0}
 
 
+def test_intervals_of_costs_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Trace.of(table(scored(1500))).write(tmp_path / "t")
+    _, _, _ = said(capsys, "fit", tmp_path / "t", "--budget", 0.1, "--out", tmp_path / "p")
+    _, out, messages = said(capsys, "evaluate", tmp_path / "p", tmp_path / "t")
+    assert "95 % interval of the speed-up" in out + messages
+    code, out, _ = said(capsys, "card", tmp_path / "p")
+    assert code == 0
+    assert out.count("95 % interval of the mean cost") == 1
+
+
 def test_bad_input_leaves_nothing_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

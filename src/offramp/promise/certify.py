@@ -143,6 +143,8 @@ class Certificate:
         value = asdict(self)
         for listed in ("points", "statics", "sizes"):
             value[listed] = [asdict(one) for one in getattr(self, listed)]
+        for ends in ("cost_interval", "speedup_interval"):
+            value[ends] = value[ends] and list(value[ends])
         return value
 
     @classmethod
