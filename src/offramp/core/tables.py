@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ class Table:
         twice = [name for name in self.names if self.names.count(name) > 1]
         if twice:
             raise InputError(f"the column `{twice[0]}` is there twice in {self.where}.")
+
+    @classmethod
+    def of(cls, columns: Mapping[str, AnyArray], where: str) -> Table:
+        """The table of some arrays, (rows,) each."""
+        return cls(pa.table({name: pa.array(values) for name, values in columns.items()}), where)
 
     @property
     def rows(self) -> int:
