@@ -26,7 +26,7 @@ from offramp.core.frames import FrameOptions, framed
 from offramp.core.frontier import excess_of, replay
 from offramp.core.hulls import LEVELS
 from offramp.core.ledger import Ledger
-from offramp.core.tables import Table
+from offramp.core.tables import Columns
 from offramp.core.trace import Trace, of_frame
 from offramp.plan.fit import fit
 from offramp.study.compare import compare
@@ -105,7 +105,7 @@ def ranked(arrays: Mapping[str, AnyArray], costs: Mapping[str, float]) -> Trace:
         for number, other in enumerate(before):
             columns[f"{name}.shared{number}"] = shared(best[~half], other)
         before.append(best[~half])
-    frame = framed(Table.of(columns, "top5.npz"), FrameOptions(stages=[*costs], unit="GFLOP"))
+    frame = framed(Columns.of(columns, "top5.npz"), FrameOptions(stages=[*costs], unit="GFLOP"))
     return of_frame(frame)
 
 

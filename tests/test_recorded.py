@@ -57,7 +57,7 @@ def test_lists_share_classes_in_any_order() -> None:
 def test_scores_of_language_models_are_a_trace() -> None:
     random = np.random.default_rng(0)
     scores = random.normal(size=(50, 6))
-    arrays = {"labels": np.zeros(50, np.int16), "a": scores, "b": 2 * scores}
+    arrays: dict[str, AnyArray] = {"labels": np.zeros(50, np.int16), "a": scores, "b": 2 * scores}
     trace = scored(arrays, {"a": 7.0, "b": 70.0})
     assert trace.graph.order == ("a", "b")
     assert trace.reference_cost == 70.0

@@ -147,7 +147,7 @@ def import_(
 ) -> None:
     """Make a trace of scores or answers that were recorded elsewhere."""
     check_output(out, force, TRACE, [scores])
-    costs = parsing.costs(cost, cost_unit or "MFLOP") if cost else None
+    costs = None if cost is None else parsing.costs(cost, cost_unit or "MFLOP")
     with progress() as step:
         step("reading scores", 0, 2)
         trace = import_scores(

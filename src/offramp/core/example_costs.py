@@ -18,6 +18,7 @@ from offramp.core.graph import Graph
 
 ExampleCosts = Mapping[str, FloatArray]
 """Stage -> (examples,) float64, at least 0, in the unit of the trace."""
+AnyCosts = Costs | ExampleCosts
 
 INTERVAL = 0.95  # confidence of the intervals of mean costs, by the normal approximation
 _SURE = 1.959963984540054  # standard errors of the normal distribution that hold so much
@@ -73,13 +74,15 @@ def mean_costs(each: ExampleCosts, unit: str) -> Costs:
 
 
 def priced_by(
-    costs: Mapping[str, float | AnyArray], examples: int, unit: str
+    costs: Mapping[str, float | AnyArray] | None, examples: int, unit: str
 ) -> tuple[Costs, dict[str, FloatArray] | None]:
     """Costs per stage and, where one of them differs by example, those of each example.
 
     Raises:
         CostError: as `check_example_costs`.
     """
+    if costs is None:
+        raise CostError("give `costs`: what each network costs, a number or an array for each.")
     if not any(isinstance(cost, _MANY) for cost in costs.values()):
         return fixed_costs(costs, unit), None
     columns = {s: _column(cost, examples) for s, cost in costs.items()}

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from offramp.core.example_costs import priced_by
 from offramp.core.graph import Graph, Stage
 from offramp.core.parts import unread
 from offramp.core.rows import RowFacts
-from offramp.core.tables import Table
+from offramp.core.tables import Columns
 
 SCORES, LOSS, QUALITY, COST, ANSWER = "scores", "loss", "quality", "cost", "answer"
 _ITSELF = (SCORES, LOSS, QUALITY, ANSWER)  # columns that make a stage
@@ -40,7 +40,7 @@ _MAKES = (
 class FrameOptions:
     """What a table does not say itself."""
 
-    stages: Sequence[str | Stage] | None = None  # in this order; None: those with columns
+    stages: Iterable[str | Stage] | None = None  # in this order; None: those with columns
     costs: Costs | None = None  # of stages without a column `<stage>.cost`
     unit: str = "unit"  # of costs per example
     edges: str | None = None  # "a>b,b>c"; None makes a chain
@@ -59,7 +59,7 @@ class Frame:
     info: Mapping[str, Any]  # what was left aside, and names of observations
 
 
-def framed(table: Table, options: FrameOptions) -> Frame:
+def framed(table: Columns, options: FrameOptions) -> Frame:
     """What a table holds of some stages.
 
     Args:
@@ -99,7 +99,7 @@ def framed(table: Table, options: FrameOptions) -> Frame:
     )
 
 
-def _stages(table: Table, options: FrameOptions) -> list[Stage]:
+def _stages(table: Columns, options: FrameOptions) -> list[Stage]:
     """The stages that are asked for, or all that the columns make."""
     there = _found(table)
     if options.stages is None and options.costs and set(there) <= set(options.costs.body):
@@ -119,7 +119,7 @@ def _stages(table: Table, options: FrameOptions) -> list[Stage]:
     return stages
 
 
-def _found(table: Table) -> list[str]:
+def _found(table: Columns) -> list[str]:
     """Every stage that columns make, in their order."""
     parts = [name.split(".") for name in table.names]
     answers = [part[0] for part in parts if len(part) > 1 and part[1] in _ITSELF]
@@ -160,7 +160,7 @@ class _Said:
     observations: Mapping[str, Sequence[str]] | None = None  # their names
 
 
-def _scored(table: Table, each: Mapping[str, _Stage]) -> _Said:
+def _scored(table: Columns, each: Mapping[str, _Stage]) -> _Said:
     """Classes that are scored."""
     label = _label(table)
     loss = {name: stage.loss() for name, stage in each.items() if stage.judged}
@@ -174,7 +174,7 @@ def _scored(table: Table, each: Mapping[str, _Stage]) -> _Said:
     return _Said(scores=scores, labels=labels, loss=loss or None)
 
 
-def _recorded(table: Table, each: Mapping[str, _Stage]) -> _Said:
+def _recorded(table: Columns, each: Mapping[str, _Stage]) -> _Said:
     """Answers without scores, with a loss of each."""
     label = _label(table)
     judged = all(stage.judged for stage in each.values())
@@ -204,7 +204,7 @@ def _recorded(table: Table, each: Mapping[str, _Stage]) -> _Said:
     )
 
 
-def _label(table: Table) -> str | None:
+def _label(table: Columns) -> str | None:
     return next((name for name in tasks.LABELS if name in table.names), None)
 
 
@@ -238,7 +238,7 @@ def _kind(values: AnyArray) -> str:
 class _Stage:
     """The columns of one stage."""
 
-    table: Table
+    table: Columns
     name: str
 
     def column(self, what: str) -> AnyArray:

@@ -60,7 +60,8 @@ class TracePolicy(Wrapped):
 def replay(trace: Trace, policy: Policy, setting: float) -> Outcome:
     """The walk of every recorded example, driven by the trace instead of networks."""
     scores = trace.scores
-    walking = walk(policy, setting, trace.costs, trace.kinds, trace.examples, trace.example_costs)
+    costs = trace.example_costs or trace.costs
+    walking = walk(policy, setting, costs, trace.kinds, trace.examples)
 
     def recorded(stage: str, rows: IntArray) -> FloatArray:
         return scores[stage] if len(rows) == trace.examples else scores[stage][rows]

@@ -39,8 +39,8 @@ def import_scores(
 
     Args:
         path: a .parquet or .csv with columns as in `offramp.core.frames`; or an .npz with `labels`
-            (n,), an array (n, classes) per stage of `costs`, and perhaps `<stage>.loss` (n,). What
-            else it holds is named in `info`, under `left_aside`.
+            (n,), an array (n, classes) per stage, and perhaps `<stage>.loss` (n,). `info` names
+            what is not read, under `left_aside`.
         costs: what each stage costs by itself, never cumulative; a table may have columns of them.
         unit: of costs that columns hold.
         stages: which of them, and which body continues which; None: every stage is a network of its
@@ -58,37 +58,28 @@ def import_scores(
         DoubtfulLabels: labels seem to mean other classes; the reference is no better than chance.
     """
     path = Path(path)
-    if path.suffix in ENDINGS:
-        options = FrameOptions(
-            stages=None if stages is None else [*stages],
-            costs=costs,
-            unit=unit,
-            edges=edges,
-            reference=reference,
-        )
-        return _tabled(path, options, kind, checked_seal(seal))
-    if costs is None:
-        raise CostError("give a cost for each stage of the archive: --cost small=1,big=4.")
-    arrays = read_npz(path)
-    label = _check_stages(arrays, costs, path.name)
-    graph = Graph.build(stages or costs.body, edges, reference)
-    trace = replace(_assembled(path, arrays, label, costs, graph, kind), seal=checked_seal(seal))
-    _warn(trace)
+    wanted = FrameOptions(stages=stages, costs=costs, unit=unit, edges=edges, reference=reference)
+    read = _tabled if path.suffix in ENDINGS else _archived
+    trace = read(path, wanted, kind, checked_seal(seal))
+    for sentence in [] if trace.loss else _doubts(trace):
+        warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
 
 def _tabled(path: Path, options: FrameOptions, kind: Kind | None, seal: float | None) -> Trace:
     """The trace of a table in a file."""
-    frame = framed(read_table(path), options)
     info = {"data": fingerprint(path), "versions": versions()}
-    trace = of_frame(frame, kind=kind, info=info, seal=seal)
-    _warn(trace)
-    return trace
+    return of_frame(framed(read_table(path), options), kind=kind, info=info, seal=seal)
 
 
-def _warn(trace: Trace) -> None:
-    for sentence in [] if trace.loss else _doubts(trace):
-        warnings.warn(sentence, DoubtfulLabels, stacklevel=3)
+def _archived(path: Path, options: FrameOptions, kind: Kind | None, seal: float | None) -> Trace:
+    """The trace of an archive of arrays."""
+    if (costs := options.costs) is None:
+        raise CostError("give a cost for each stage of the archive: --cost small=1,big=4.")
+    arrays = read_npz(path)
+    label = _check_stages(arrays, costs, path.name)
+    graph = Graph.build(options.stages or costs.body, options.edges, options.reference)
+    return replace(_assembled(path, arrays, label, costs, graph, kind), seal=seal)
 
 
 def _assembled(

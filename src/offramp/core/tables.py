@@ -23,7 +23,7 @@ _NUMBERS = ("loss", "quality", "cost")  # columns that cannot be anything else
 
 
 @dataclass
-class Table:
+class Columns:
     """Columns by name, of which it is remembered which were read."""
 
     rows_of: Any  # pyarrow.Table
@@ -36,7 +36,7 @@ class Table:
             raise InputError(f"the column `{twice[0]}` is there twice in {self.where}.")
 
     @classmethod
-    def of(cls, columns: Mapping[str, AnyArray], where: str) -> Table:
+    def of(cls, columns: Mapping[str, AnyArray], where: str) -> Columns:
         """The table of some arrays, (rows,) each."""
         return cls(pa.table({name: pa.array(values) for name, values in columns.items()}), where)
 
@@ -138,7 +138,7 @@ def _is_list(kind: Any) -> bool:
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> Columns:
     """The table in a Parquet or CSV file. Raises InputError where it cannot be read."""
     path = regular(path, InputError)
     with foreign(InputError, f"{path} cannot be read", "Save the table again."):
@@ -146,7 +146,7 @@ def read_table(path: Path) -> Table:
     mark = next((mark for mark in ";\t|" if mark in rows.column_names[0]), "")
     if rows.num_columns == 1 and mark:
         raise InputError(f"columns of {path} are separated by {mark!r}; save it with commas.")
-    return Table(rows, path.name)
+    return Columns(rows, path.name)
 
 
 def _read_csv(path: Path) -> Any:
@@ -167,7 +167,7 @@ def _must_be_number(name: str) -> bool:
     return what in _NUMBERS or what.startswith("scores.")
 
 
-def table_of(value: ArrowTable) -> Table:
+def table_of(value: ArrowTable) -> Columns:
     """The columns of a data frame. Raises InputError where it does not become Arrow."""
     with foreign(InputError, "the table cannot be read as Arrow", "Give each column one type."):
-        return Table(pa.table(value), "the table")
+        return Columns(pa.table(value), "the table")

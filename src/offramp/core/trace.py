@@ -13,7 +13,7 @@ import numpy as np
 from offramp.base import hashing
 from offramp.base.arrays import AnyArray, ArrowTable, BoolArray, FloatArray, IntArray
 from offramp.base.checked import checked
-from offramp.base.errors import BudgetError, CostError, InputError, LossError, TraceError
+from offramp.base.errors import BudgetError, InputError, LossError, TraceError
 from offramp.base.manifests import check_schema, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core import tasks
@@ -346,24 +346,20 @@ class Trace:
             scores: network -> (examples, classes), logits or probabilities, the cheapest first; or
                 a table of pandas, polars or Arrow with columns as in `offramp.core.frames`.
             labels: (examples,) class numbers; None: there are none. A table has them in `label`.
-            costs: network -> cost per example, each by itself, in any unit: a number, or
-                (examples,) where it differs from example to example. Of a table: of networks
-                without a column `<stage>.cost`.
+            costs: network -> cost per example, each by itself: a number, or (examples,) where it
+                differs. Of a table: of networks without a column `<stage>.cost`.
             stages: networks of a table, the cheapest first; None: all, by their mean costs.
             edges: "a>b,a>c"; None: each may be followed by the next.
             reference: the full network; None: the last.
             seal: as in `assemble`.
 
         Raises:
-            ScoresError, DataError, CostError, LossError, GraphError: what does not fit.
-            InputError: columns of a table that are missing.
+            InputError: a kind of it for what does not fit, or is missing in a table.
         """
         if not isinstance(scores, Mapping):
             given = None if costs is None else fixed_costs(costs, "unit")
             options = FrameOptions(stages=stages, costs=given, edges=edges, reference=reference)
             return of_frame(framed(table_of(scores), options), seal=seal)
-        if costs is None:
-            raise CostError("give `costs`: what each network costs, a number or an array for each.")
         graph = Graph.build(scores, edges, reference)
         arrays = {name: np.asarray(values) for name, values in scores.items()}
         priced, each = priced_by(costs, len(arrays[graph.root]), "unit")

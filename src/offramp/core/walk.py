@@ -7,13 +7,13 @@ back the scores of those rows, and gets the `Outcome` at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
-from offramp.core.example_costs import ExampleCosts, paid
+from offramp.core.example_costs import AnyCosts, paid
 from offramp.core.graph import Costs, Graph
 from offramp.core.policy import STOP, Policy, Seen
 from offramp.core.tasks import Kind
@@ -44,12 +44,7 @@ class Outcome:
 
 
 def walk(
-    policy: Policy,
-    setting: float,
-    costs: Costs,
-    kinds: Mapping[str, Kind],
-    batch: int,
-    each: ExampleCosts | None = None,
+    policy: Policy, setting: float, costs: AnyCosts, kinds: Mapping[str, Kind], batch: int
 ) -> Generator[Work, FloatArray, Outcome]:
     """The routing of one batch.
 
@@ -59,25 +54,22 @@ def walk(
     Args:
         policy: what decides, and the graph to walk.
         setting: the position of the policy's dial.
-        costs: of every stage of the policy's graph.
+        costs: of every stage of the policy's graph; or of each row of the batch, where they differ.
         kinds: what each stage's scores are.
         batch: number of rows.
-        each: costs of every row of the batch, which count instead of `costs`; None: they do not
-            differ.
 
     Yields:
         Work, of at least one row; expects the scores (rows, classes) of it.
     """
     graph = policy.graph
     at, cost = np.zeros(batch, dtype=np.int64), np.zeros(batch)
-    meter = _Meter(graph, costs, batch, each)
+    meter = _Meter(graph, costs, batch)
     said: dict[str, tuple[IntArray, FloatArray]] = {}
     waiting: dict[str, list[IntArray]] = {graph.root: [np.arange(batch)]}
     for position, stage in enumerate(graph.order):
-        arrived = [rows for rows in waiting.pop(stage, ()) if rows.size]
-        if not arrived:
+        rows = _joined(waiting.pop(stage, ()))
+        if not rows.size:
             continue
-        rows = arrived[0] if len(arrived) == 1 else np.sort(np.concatenate(arrived))
         at[rows] = position
         cost[rows] += meter.pay(stage, rows)
         scores = yield Work(stage, rows)
@@ -89,6 +81,14 @@ def walk(
             for number, successor in enumerate(successors, start=1):
                 waiting.setdefault(successor, []).append(rows[action == number])
     return Outcome(graph.order, at, cost)
+
+
+def _joined(arrived: Sequence[IntArray]) -> IntArray:
+    """Rows that come by different branches, ascending."""
+    some = [rows for rows in arrived if rows.size]
+    if len(some) == 1:
+        return some[0]
+    return np.sort(np.concatenate(some)) if some else np.empty(0, dtype=np.int64)
 
 
 def drive(
@@ -119,10 +119,11 @@ def _never_trust_broken(action: IntArray, scores: FloatArray, last: int) -> IntA
 class _Meter:
     """Charges each example for the bodies and heads that it needs and has not run yet."""
 
-    def __init__(self, graph: Graph, costs: Costs, batch: int, each: ExampleCosts | None) -> None:
-        self.graph, self.costs, self.each = graph, costs, each
-        single = len(graph.order) == 1 and each is None
-        self.alone = graph.alone(costs, graph.root) if single else None
+    def __init__(self, graph: Graph, costs: AnyCosts, batch: int) -> None:
+        self.graph, self.costs = graph, costs
+        self.alone: float | None = None
+        if len(graph.order) == 1 and isinstance(costs, Costs):
+            self.alone = graph.alone(costs, graph.root)
         self.ran = {name: np.zeros(batch, dtype=bool) for name in graph.shared}
 
     def pay(self, stage: str, rows: IntArray) -> FloatArray | float:
@@ -138,4 +139,5 @@ class _Meter:
         return total
 
     def _price(self, part: str, rows: IntArray) -> FloatArray | float:
-        return self.costs.part(part) if self.each is None else paid(self.each, part, rows)
+        own = self.costs
+        return own.part(part) if isinstance(own, Costs) else paid(own, part, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class ExactOracle:
     settings: FloatArray  # tradeoffs
     excess: FloatArray  # (examples, stages) in the order of the graph
     costs: Costs  # divided by the reference's
+    _: KW_ONLY
     each: ExampleCosts | None = None  # likewise, where they differ by example
 
     @classmethod
@@ -65,7 +66,7 @@ class ExactOracle:
         )
         excess = np.stack([losses.excess(stage) for stage in graph.order], axis=1)
         each = trace.example_costs and {s: c / unit for s, c in trace.example_costs.items()}
-        return cls(graph, _TRADEOFFS, excess, costs, each)
+        return cls(graph, _TRADEOFFS, excess, costs, each=each)
 
     def evidence(self, seen: Seen) -> FloatArray:
         """Excess losses, and after them what bodies cost where that differs."""
