@@ -75,7 +75,8 @@ SAID: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: offramp.Trace.of([1, 2], costs={}),  # type: ignore[arg-type]
-        "Trace.of asks for a mapping as `scores`, and a list came. See help(offramp.Trace.of).",
+        "Trace.of asks for a mapping or an ArrowTable as `scores`, and a list came. See "
+        "help(offramp.Trace.of).",
     ),
     (
         lambda: offramp.Plan.read(3),  # type: ignore[arg-type]

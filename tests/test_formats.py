@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -34,7 +35,6 @@ from offramp.plan.fit import fit_each
 from offramp.plan.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.recording.record import RecordOptions
-from offramp.tasks import Recorded
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs
 from tests.test_fields import encoder, tables, texts
@@ -56,6 +56,7 @@ NAMED = {
     "cost_whole": ("<stage>",),
     "cost_at": ("<batch>",),
     "fields": ("<field>",),
+    "observations": ("<stage>",),
 }
 # what is described elsewhere on the page, and numbers in lists of any depth
 WHOLE = (
@@ -222,20 +223,25 @@ def test_traces(folder: Path) -> None:
     noted = {"notes": ["rows hardly depend on each other"]}
     whole = replace(synthetic(20).costs, whole={"large": 20.0})  # as of a network that was cut
     several = manifest(folder / "several-fields/trace/trace.json")
-    agree("trace.json", written(found, begun, imported, noted, whole.to_json(), several))
+    answered = _answers().manifest()
+    agree("trace.json", written(found, begun, imported, noted, whole.to_json(), several, answered))
+
+
+def _answers() -> Trace:
+    """Recorded answers whose costs differ."""
+    names = [f"{stage}.{what}" for stage in ("small", "big") for what in ("loss", "seen", "answer")]
+    columns = {name: np.arange(20) % 2 for name in names}
+    return Trace.of(pa.table({**columns, "small.cost": [1.0] * 20, "big.cost": np.arange(20.0)}))
 
 
 def test_parts_of_traces(folder: Path) -> None:
     trace = synthetic(20)
     loss = {stage: np.zeros(20) for stage in trace.graph.order}
     replace(trace, loss=loss).write(folder / "with-loss")
-    nothing = {stage: np.empty((20, 0), np.float32) for stage in trace.graph.order}
-    ids = {stage: np.arange(20) for stage in trace.graph.order}
-    answered = replace(trace, task=Recorded(), scores=nothing, answers=ids, labels=None, loss=loss)
-    answered.write(folder / "answered")
+    _answers().write(folder / "answers")
     columns = {
         name if "." not in name else f"<stage>.{name.partition('.')[2]}"
-        for path in ("trace", "with-loss", "answered")
+        for path in ("trace", "with-loss", "answers")
         for name in pq.read_schema(folder / path / "part-000000.parquet").names
     }
     agree("Columns of a part", columns)
@@ -257,8 +263,18 @@ def test_plans(folder: Path) -> None:
     dropped = replace(imported, info={**imported.info, "dropped": {"medium": "it saves nothing"}})
     whole = replace(dropped, costs=replace(dropped.costs, whole={"large": 30.0}))
     whole.write(folder / "imported")
+    _each().write(folder / "each")
     several = manifest(folder / "several-fields/plan/plan.json")
-    agree("plan.json", written(plan, full, manifest(folder / "imported/plan.json"), several))
+    others = [manifest(folder / name / "plan.json") for name in ("imported", "each")]
+    agree("plan.json", written(plan, full, several, *others))
+
+
+@cache
+def _each() -> Plan:
+    """A plan of costs that differ by example."""
+    trace = synthetic(300, stages=("small", "big"))
+    costs = {"small": np.full(300, 1.0), "big": np.arange(1.0, 301.0)}
+    return fit(Trace.of(trace.scores, trace.labels, costs=costs), 0.2, policy="margin")
 
 
 @cache
@@ -277,7 +293,8 @@ def test_policies() -> None:
 
 def test_certificates(folder: Path) -> None:
     recorded = manifest(folder / "plan/plan.json")["certificate"]
-    agree("The certificate", written(_fitted("learned").certificate.to_json(), recorded))
+    each = _each().certificate.to_json()
+    agree("The certificate", written(_fitted("learned").certificate.to_json(), recorded, each))
 
 
 def test_exported_files(folder: Path) -> None:

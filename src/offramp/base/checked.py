@@ -80,7 +80,7 @@ def _members(protocol: type) -> set[str]:
     """What a protocol asks for."""
     kinds = [kind for kind in protocol.__mro__ if getattr(kind, "_is_protocol", False)]
     named = {name for kind in kinds for name in (*vars(kind), *inspect.get_annotations(kind))}
-    return {name for name in named if not name.startswith("_")}
+    return {name for name in named if not name.startswith("_") or name.startswith("__arrow")}
 
 
 def _inside(origin: Any, arguments: tuple[Any, ...], value: Any) -> list[tuple[Any, object]]:

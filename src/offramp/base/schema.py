@@ -35,6 +35,8 @@ def record_of(kind: type[Record], value: Any) -> Record:
 
 def _as(hint: Any, value: Any, what: str) -> Any:
     """A value as the field of a record holds it."""
+    if value is not None and (listed := _listed(hint)):
+        hint = listed
     if get_origin(hint) is not tuple:
         if not fits(hint, value):
             raise ValueError(f"the {what} is {value!r}")
@@ -45,6 +47,13 @@ def _as(hint: Any, value: Any, what: str) -> Any:
     if hasattr(inside, "__dataclass_fields__"):
         return tuple(record_of(inside, item) for item in value)
     return tuple(_as(inside, item, what) for item in value)
+
+
+def _listed(hint: Any) -> Any:
+    """The type of a list that may also be missing; None: it is no such type."""
+    inside = [one for one in get_args(hint) if one is not NoneType]
+    missing = NoneType in get_args(hint)
+    return next((one for one in inside if missing and get_origin(one) is tuple), None)
 
 
 def fits(hint: Any, value: Any) -> bool:

@@ -176,8 +176,9 @@ class AnswerFile:
             return "no examples, no answers"
         shares = ", ".join(f"{stage} {count / total:.1%}" for stage, count in self.stages.items())
         mean = self.cost / total
+        by = "mean costs of stages" if plan.costs.examples else "costs"
         return (
             f"{total} answers ({shares}); mean cost {mean:.4g} {plan.costs.unit} by the plan's "
-            f"costs, {plan.graph.reference_cost(plan.costs) / mean:.2f} times less than the "
+            f"{by}, {plan.graph.reference_cost(plan.costs) / mean:.2f} times less than the "
             "reference"
         )

@@ -129,6 +129,17 @@ def stages(text: str) -> list[Stage]:
     return found
 
 
+def chosen(text: str | None, cost: str | None) -> list[Stage] | None:
+    """ "small,big" as the stages that take part; else those of `--cost`; None: neither says."""
+    if text is None:
+        return None if cost is None else stages(cost)
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"--stages {text} holds an empty name; give names: small,big.")
+    known = {stage.name: stage for stage in (stages(cost) if cost else [])}
+    return [known.get(name, Stage(name)) for name in names]
+
+
 def _amounts(value: str) -> list[str]:
     """ "4.1e+07+2" as body and head: a plus after the e of a number belongs to it."""
     amounts = _PLUS.split(value)

@@ -16,7 +16,7 @@ from offramp.plan.needs import Need, Needs
 from offramp.plan.notes import repairs
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP, ROUTE, Certificate
-from offramp.report.sentences import advice
+from offramp.report.sentences import advice, spread
 from offramp.study.bands import CONFIDENCE, Band
 from offramp.study.bench import Bench, Timing
 from offramp.study.compare import Comparison, Row
@@ -38,6 +38,7 @@ def certificate(plan: Plan) -> Facts:
             ("upper bound of its excess loss", f"{found.bound:.2%} at {1 - found.level:.4g}"),
             ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
             ("speed-up", f"{found.speedup:.2f} by these costs{_at(found.batch)}"),
+            *spread(found),
             *[(f"speed-up{_at(s.batch)}", f"{s.speedup:.2f} by costs there") for s in found.sizes],
             *[
                 (painted(f"'{s}' answers with", stages), painted(str(c), stages))
@@ -122,6 +123,7 @@ def evaluation(found: Evaluation) -> Facts:
         ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {found.cost_unit}"),
         ("costs", f"the plan's, {found.cost_source}"),
         ("speed-up", f"{found.speedup:.2f} by these costs"),
+        *spread(found),
         ("stops", painted(stops, list(found.exits))),
         ("like the certified ones", "yes" if found.shift.alike else "no"),
     ]

@@ -31,17 +31,33 @@ from offramp.networks.folders import listed
 from offramp.networks.networks import Networks
 from offramp.recording.record import RecordOptions
 from offramp.recording.record import record as record_trace
+from offramp.recording.reprice import have_example_costs
 from offramp.recording.reprice import reprice as reprice_trace
 from offramp.runtime import Stages
 
 ScoresFile = Annotated[
-    Path, typer.Argument(metavar="SCORES.npz", help="labels (n,), and (n, classes) per stage.")
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="SCORES.npz: labels (n,), and (n, classes) per stage; or .parquet, .csv: columns "
+        "<stage>.scores, .loss or .quality, .cost, .answer, label, id.",
+    ),
 ]
 PRICES = (
     "small=41,big=126, each by itself; e1=40+2,e2=41 are exits: body + head; "
     "e2.whole=80 is their network uncut."
 )
 StageCosts = Annotated[str, typer.Option(help=PRICES, autocompletion=completing.cost)]
+ImportedCosts = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{PRICES} Default: columns <stage>.cost of a table.", autocompletion=completing.cost
+    ),
+]
+ImportedStages = Annotated[
+    str | None,
+    typer.Option(help="small,big: stages of a table, cheapest first. Default: all, by mean cost."),
+]
 RecordedCosts = Annotated[
     str | None,
     typer.Option(help=f"{PRICES} Default: measured seconds.", autocompletion=completing.cost),
@@ -129,9 +145,12 @@ def record(
 
 def import_(
     scores: ScoresFile,
-    cost: StageCosts,
     out: Out,
-    cost_unit: Annotated[str, typer.Option(help="MFLOP, s, J, ...")] = "MFLOP",
+    cost: ImportedCosts = None,
+    cost_unit: Annotated[
+        str | None, typer.Option(help="s, tokens, USD, ... Default: MFLOP; of columns unit.")
+    ] = None,
+    stages: ImportedStages = None,
     edges: Edges = None,
     reference: Reference = None,
     scores_kind: ScoresKind = None,
@@ -140,15 +159,16 @@ def import_(
     json_: Json = False,
     force: Force = False,
 ) -> None:
-    """Make a trace of scores that were recorded elsewhere."""
+    """Make a trace of scores or answers that were recorded elsewhere."""
     check_output(out, force, TRACE, [scores])
-    costs = parsing.costs(cost, cost_unit)
+    costs = None if cost is None else parsing.costs(cost, cost_unit or "MFLOP")
     with progress() as step:
         step("reading scores", 0, 2)
         trace = import_scores(
             scores,
             costs,
-            stages=parsing.stages(cost),
+            unit=cost_unit or "unit",
+            stages=parsing.chosen(stages, cost),
             edges=edges,
             reference=reference,
             kind=scores_kind,
@@ -188,5 +208,8 @@ def reprice(
 ) -> None:
     """Give a trace costs of another kind; everything else in it stays as it is."""
     check_output(out, force, TRACE, given(trace))
+    differed = have_example_costs(trace)
     costs = reprice_trace(trace, parsing.costs(cost, cost_unit), out, force=force)
     messages.print(f"{out}: the costs of {' '.join(costs.body)} in {costs.unit}, {costs.source}")
+    if differed:
+        messages.print("costs per example are replaced: every example costs the same now")

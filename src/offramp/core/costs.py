@@ -11,9 +11,9 @@ from offramp.base.errors import CostError
 
 COST_KEYS = (  # of a manifest
     *("cost", "cost_unit", "cost_source", "cost_whole", "cost_batch", "cost_overhead", "cost_at"),
-    "cost_engine",
+    *("cost_engine", "cost_examples"),
 )
-_LEAST, _MOST = 1e-30, 1e30  # sums and ratios of these fit what decides, float32 as well
+_LEAST, MOST_COST = 1e-30, 1e30  # sums and ratios of these fit what decides, float32 as well
 
 
 class PartCosts(TypedDict):
@@ -32,6 +32,7 @@ class CostsJson(TypedDict):
     cost_overhead: NotRequired[float | None]
     cost_at: NotRequired[dict[str, dict[str, Any]]]
     cost_engine: NotRequired[str | None]
+    cost_examples: NotRequired[int | None]
 
 
 @checked
@@ -53,6 +54,7 @@ class Costs:
     overhead: float | None = None  # of them for a call and a decision; None: not measured
     at: Mapping[int, Costs] = field(default_factory=dict)  # other batch size -> costs there
     engine: str | None = None  # and its version, that they were measured on; None: not said
+    examples: int | None = None  # that they are means of; None: they do not differ by example
 
     def __repr__(self) -> str:
         at = "" if self.batch is None else f" at batch {self.batch}"
@@ -73,6 +75,7 @@ class Costs:
             "cost_batch": self.batch,
             "cost_overhead": self.overhead,
             "cost_engine": self.engine,
+            "cost_examples": self.examples,
             "cost_at": {str(batch): costs.to_json() for batch, costs in self.at.items()},
         }
         return found | {key: value for key, value in more.items() if value not in ({}, None)}
@@ -106,6 +109,7 @@ class Costs:
                 overhead=overhead,
                 at=at,
                 engine=manifest.get("cost_engine"),
+                examples=manifest.get("cost_examples"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise CostError(f"this is not a record of costs: {problem!r}.") from None
@@ -142,8 +146,8 @@ def check_cost(name: str, part: str, value: float | None) -> None:
     if value is None:
         raise CostError(f"stage '{name}' has no {part} cost. Give one cost per stage.")
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (value == 0 or _LEAST <= value <= _MOST):
+    if not number or not (value == 0 or _LEAST <= value <= MOST_COST):
         raise CostError(
             f"the {part} cost of stage '{name}' is {value!r}; a cost is a number of at least 0, "
-            f"and not beyond {_MOST:g} or, above 0, below {_LEAST:g}: choose another unit."
+            f"and not beyond {MOST_COST:g} or, above 0, below {_LEAST:g}: choose another unit."
         )

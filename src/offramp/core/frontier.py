@@ -60,7 +60,8 @@ class TracePolicy(Wrapped):
 def replay(trace: Trace, policy: Policy, setting: float) -> Outcome:
     """The walk of every recorded example, driven by the trace instead of networks."""
     scores = trace.outputs
-    walking = walk(policy, setting, trace.costs, trace.kinds, trace.examples, trace.task)
+    costs = trace.example_costs or trace.costs
+    walking = walk(policy, setting, costs, trace.kinds, trace.examples, trace.task)
 
     def recorded(stage: str, rows: IntArray) -> FloatArray:
         return scores[stage] if len(rows) == trace.examples else scores[stage][rows]
@@ -75,7 +76,8 @@ def needed(trace: Trace, policy: Policy, setting: float) -> dict[str, FloatArray
     for part in dict.fromkeys(p for stage in policy.graph.order for p in policy.graph.parts(stage)):
         body = {name: float(name == part) for name in names}
         heads = {name: float(head(name) == part) for name in names}
-        found[part] = replay(replace(trace, costs=Costs(body, heads)), policy, setting).cost
+        priced = replace(trace, costs=Costs(body, heads), example_costs=None)
+        found[part] = replay(priced, policy, setting).cost
     return found
 
 

@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from offramp.base.arrays import AnyArray
-from offramp.base.errors import InputError, ScoresError
+from offramp.base.errors import CostError, InputError, ScoresError
 from offramp.base.files import fingerprint
 from offramp.core import tasks
+from offramp.core.frames import FrameOptions, framed
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.meaning import DoubtfulLabels, doubts
 from offramp.core.parts import read_npz, unread, versions
 from offramp.core.rows import RowFacts, checked_seal
+from offramp.core.tables import ENDINGS, read_table
 from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import Kind
-from offramp.core.trace import Trace, assemble
+from offramp.core.trace import Trace, assemble, of_frame
 
 
 def import_scores(
     path: str | Path,
-    costs: Costs,
+    costs: Costs | None = None,
     *,
+    unit: str = "unit",
     stages: Iterable[Stage] | None = None,
     edges: str | None = None,
     reference: str | None = None,
@@ -37,10 +40,13 @@ def import_scores(
     """The trace of scores that were recorded elsewhere.
 
     Args:
-        path: an .npz with `labels` (n,), an array (n, classes) per stage of `costs`, and perhaps
-            `<stage>.loss` (n,); what else it holds is named in `info`, under `left_aside`.
-        costs: what each stage costs by itself, never cumulative.
-        stages: which body continues which; None: every stage is a network of its own.
+        path: a .parquet or .csv with columns as in `offramp.core.frames`; or an .npz with `labels`
+            (n,), an array (n, classes) per stage, and perhaps `<stage>.loss` (n,). `info` names
+            what is not read, under `left_aside`.
+        costs: what each stage costs by itself, never cumulative; a table may have columns of them.
+        unit: of costs that columns hold.
+        stages: which of them, and which body continues which; None: every stage is a network of its
+            own, and of a table all take part, by their mean costs.
         edges: "a>b,b>c"; None makes a chain.
         reference: None takes the last stage.
         kind: what all scores are; None finds out, stage by stage.
@@ -55,15 +61,32 @@ def import_scores(
         DoubtfulLabels: labels seem to mean other classes; the reference is no better than chance.
     """
     path = Path(path)
-    arrays = read_npz(path)
-    label = _check_stages(arrays, costs, path.name)
-    graph = Graph.build(stages or costs.body, edges, reference)
     meant = task_named(task)
-    made = _assembled(path, arrays, label, costs, graph, kind, meant)
-    trace = replace(made, seal=checked_seal(seal))
+    wanted = FrameOptions(
+        stages=stages, costs=costs, unit=unit, edges=edges, reference=reference, task=meant
+    )
+    read = _tabled if path.suffix in ENDINGS else _archived
+    trace = read(path, wanted, kind, checked_seal(seal))
     for sentence in [] if trace.loss or meant != SINGLE else _doubts(trace):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
+
+
+def _tabled(path: Path, options: FrameOptions, kind: Kind | None, seal: float | None) -> Trace:
+    """The trace of a table in a file."""
+    info = {"data": fingerprint(path), "versions": versions()}
+    return of_frame(framed(read_table(path), options), kind=kind, info=info, seal=seal)
+
+
+def _archived(path: Path, options: FrameOptions, kind: Kind | None, seal: float | None) -> Trace:
+    """The trace of an archive of arrays."""
+    if (costs := options.costs) is None:
+        raise CostError("give a cost for each stage of the archive: --cost small=1,big=4.")
+    arrays = read_npz(path)
+    label = _check_stages(arrays, costs, path.name)
+    graph = Graph.build(options.stages or costs.body, options.edges, options.reference)
+    made = _assembled(path, arrays, label, costs, graph, kind, options.task)
+    return replace(made, seal=seal)
 
 
 def _assembled(

@@ -11,6 +11,7 @@ import numpy as np
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
 from offramp.base.errors import BudgetError, DataError, ScoresError, TraceError
 from offramp.core import tasks
+from offramp.core.example_costs import ExampleCosts, check_example_costs
 from offramp.core.task import SINGLE, Task
 
 UNSEALED_SHARE = 1 / 3  # of the examples, that are not sealed unless somebody says otherwise
@@ -30,6 +31,7 @@ class RowFacts:
     loss: Mapping[str, AnyArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
     hashes: AnyArray | None = None  # (examples,) uint64
     taught: BoolArray | None = None  # (examples,) whether one trained heads
+    costs: Mapping[str, AnyArray] | None = None  # stage -> (examples,), where they differ
     task: Task = SINGLE  # what scores and labels mean
     answers: Mapping[str, AnyArray] | None = None  # stage -> (examples,) integer ids of answers
 
@@ -71,6 +73,10 @@ class RowFacts:
                     "must be integers, one per example, equal where answers are. Number them."
                 )
         return {stage: np.asarray(ids, dtype=np.int64) for stage, ids in given.items()}
+
+    def checked_costs(self, stages: Sequence[str], examples: int) -> ExampleCosts | None:
+        """The costs of every stage; raises CostError where they are no costs."""
+        return check_example_costs(self.costs, stages, examples) if self.costs else None
 
 
 NO_FACTS = RowFacts()  # nothing is known

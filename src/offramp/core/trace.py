@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,21 @@ from typing import Any
 import numpy as np
 
 from offramp.base import hashing
-from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
+from offramp.base.arrays import AnyArray, ArrowTable, BoolArray, FloatArray, IntArray
 from offramp.base.checked import checked
 from offramp.base.errors import BudgetError, InputError, LossError, ScoresError, TraceError
 from offramp.base.manifests import check_schema, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core import tasks
+from offramp.core.example_costs import (
+    ExampleCosts,
+    fixed_costs,
+    mean_costs,
+    priced_by,
+    steps,
+    taken,
+)
+from offramp.core.frames import Frame, FrameOptions, framed
 from offramp.core.graph import Costs, Graph
 from offramp.core.ledger import Ledger, carry
 from offramp.core.parts import (
@@ -39,6 +48,7 @@ from offramp.core.rows import (
     learning_share,
     other_classes,
 )
+from offramp.core.tables import table_of
 from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.task.recorded import Recorded, alike
 from offramp.core.tasks import DISAGREEMENT, Excess, Kind, Losses
@@ -58,6 +68,7 @@ class Trace:
     labels: AnyArray | None = None  # (examples,) or (examples, ...)
     ids: AnyArray | None = None  # (examples,) integers or strings; None: 0, 1, 2, ...
     loss: Mapping[str, FloatArray] | None = None  # stage -> (examples,), the user's own, in [0, 1]
+    example_costs: ExampleCosts | None = None  # where they differ; `costs` are then their means
     info: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, versions, batch, ...
     alone: Mapping[str, FloatArray] = field(default_factory=dict)  # of committees: their own scores
     alone_kinds: Mapping[str, Kind] = field(default_factory=dict)  # and what those are
@@ -154,6 +165,28 @@ class Trace:
     def reference_cost(self) -> float:
         return self.graph.reference_cost(self.costs)
 
+    @cached_property
+    def reference_costs(self) -> FloatArray:
+        """The cost of running the reference alone on each example, (examples,)."""
+        cost = self.step_cost(self.graph, self.graph.reference)
+        alone = self.reference_cost if self.example_costs is None else cost
+        return np.broadcast_to(np.asarray(alone, dtype=np.float64), (self.examples,))
+
+    def step_cost(self, graph: Graph, target: str, run: Collection[str] = ()) -> FloatArray | float:
+        """The cost of reaching and answering at `target`, given the parts already `run`.
+
+        One number, or (examples,) where costs differ. `graph` may hold fewer stages than the trace.
+        """
+        if self.example_costs is None:
+            return graph.step_cost(self.costs, target, run)
+        return steps(graph, self.example_costs, target, run)
+
+    def at_costs(self, costs: Costs) -> Trace:
+        """The trace at other costs; where both know them per example, each keeps its own."""
+        if costs.examples and self.example_costs is not None:
+            return self
+        return replace(self, costs=costs, example_costs=None)
+
     def log_probabilities(self, stage: str) -> FloatArray:
         """The logarithms of the probabilities of a stage, (examples, classes)."""
         return tasks.log_probabilities(self.scores[stage], self.kinds[stage])
@@ -186,8 +219,11 @@ class Trace:
 
     def take(self, rows: AnyArray | slice) -> Trace:
         """The trace of some examples, of which nothing is sealed or seen: indices or a mask."""
+        costs, example_costs = taken(self.costs, self.example_costs, rows)
         return replace(
             self,
+            costs=costs,
+            example_costs=example_costs,
             scores={stage: scores[rows] for stage, scores in self.scores.items()},
             labels=None if self.labels is None else self.labels[rows],
             ids=np.arange(self.examples)[rows] if self.ids is None else self.ids[rows],
@@ -316,7 +352,7 @@ class Trace:
             return False
 
     def columns(self, start: int = 0) -> dict[str, AnyArray]:
-        """What parts hold: id (from `start` on), label, hash, and per stage scores and loss."""
+        """What parts hold: id (from `start` on), label, hash; per stage scores, loss and cost."""
         columns = {"id": np.arange(start, start + self.examples) if self.ids is None else self.ids}
         if self.labels is not None:
             columns["label"] = self.labels
@@ -327,6 +363,8 @@ class Trace:
                 columns[f"{stage}.loss"] = self.loss[stage]
             if self.answers:
                 columns[f"{stage}.answer"] = self.answers[stage]
+        for stage, cost in (self.example_costs or {}).items():
+            columns[f"{stage}.cost"] = cost
         columns["hash"] = self.identity
         return columns if self.taught is None else {**columns, "taught": self.taught}
 
@@ -351,35 +389,42 @@ class Trace:
     @checked
     def of(
         cls,
-        scores: Mapping[str, AnyArray],
+        scores: Mapping[str, AnyArray] | ArrowTable,
         labels: AnyArray | Sequence[int] | None = None,
         *,
-        costs: Mapping[str, float],
+        costs: Mapping[str, float | AnyArray] | None = None,
+        stages: Sequence[str] | None = None,
         edges: str | None = None,
         reference: str | None = None,
         seal: float | None = None,
         task: str | Task = SINGLE,
     ) -> Trace:
-        """A trace from arrays: what each network said of the same examples.
+        """A trace from arrays or a table: what each network said of the same examples.
 
         Args:
-            scores: network -> (examples, classes), logits or probabilities, the cheapest first.
-            labels: (examples,) class numbers; None: there are none.
-            costs: network -> cost per example, each by itself, in any unit.
+            scores: network -> (examples, classes), logits or probabilities, the cheapest first; or
+                a table of pandas, polars or Arrow with columns as in `offramp.core.frames`.
+            labels: (examples,) class numbers; None: there are none. A table has them in `label`.
+            costs: network -> cost per example, each by itself: a number, or (examples,) where it
+                differs. Of a table: of networks without a column `<stage>.cost`.
+            stages: networks of a table, the cheapest first; None: all, by their mean costs.
             edges: "a>b,a>c"; None: each may be followed by the next.
             reference: the full network; None: the last.
             seal: as in `assemble`.
             task: what scores and labels mean: `single`, `labels`, `regression/SCALE`, ...
 
         Raises:
-            ScoresError, DataError, CostError, GraphError: what does not fit.
-            InputError: there is no such task.
+            InputError: a kind of it for what does not fit or is missing, or for no such task.
         """
+        if not isinstance(scores, Mapping):
+            given = None if costs is None else fixed_costs(costs, "unit")
+            options = FrameOptions(stages=stages, costs=given, edges=edges, reference=reference)
+            return of_frame(framed(table_of(scores), options), seal=seal)
         graph = Graph.build(scores, edges, reference)
-        priced = Costs(dict(costs), dict.fromkeys(costs, 0.0), "unit")
         arrays = {name: np.asarray(values) for name, values in scores.items()}
+        priced, each = priced_by(costs, len(arrays[graph.root]), "unit")
         known = None if labels is None else np.asarray(labels)
-        facts = RowFacts(task=task_named(task))
+        facts = RowFacts(costs=each, task=task_named(task))
         return assemble(graph, priced, arrays, labels=known, facts=facts, seal=seal)
 
     @classmethod
@@ -447,6 +492,26 @@ def assemble(
     return _with_facts(replace(trace, labels=known, info={**(info or {})}, seal=seal), facts)
 
 
+def of_frame(
+    frame: Frame,
+    *,
+    kind: Kind | None = None,
+    info: Mapping[str, Any] | None = None,
+    seal: float | None = None,
+) -> Trace:
+    """The trace of a table; arguments and errors as in `assemble`."""
+    return assemble(
+        frame.graph,
+        frame.costs,
+        frame.scores,
+        labels=frame.labels,
+        kind=kind,
+        facts=frame.facts,
+        info={**(info or {}), **frame.info},
+        seal=seal,
+    )
+
+
 def _checked(
     graph: Graph, scores: Mapping[str, AnyArray], kind: Kind | None, task: Task
 ) -> dict[str, FloatArray]:
@@ -466,8 +531,11 @@ def _checked(
 
 def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
     """The trace with what is known of its rows, and a seal that is a share."""
+    each = facts.checked_costs([stage.name for stage in trace.graph.stages], trace.examples)
     known = replace(
         trace,
+        costs=mean_costs(each, trace.costs.unit) if each else trace.costs,
+        example_costs=each,
         ids=facts.ids,
         loss=facts.checked_loss(trace.graph.order, trace.examples),
         answers=facts.checked_answers(trace.graph.order, trace.examples),
@@ -479,7 +547,8 @@ def _with_facts(trace: Trace, facts: RowFacts) -> Trace:
 
 
 def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, AnyArray]) -> Trace:
-    kinds = manifest["scores"]
+    kinds, costs = manifest["scores"], Costs.from_json(manifest)
+    each = {s.name: f"{s.name}.cost" for s in graph.stages if costs.examples}
     task = task_named(manifest.get("task", SINGLE.name))
     loss, answers, scores = (
         {n: columns[f"{n}.{what}"] for n in graph.order if f"{n}.{what}" in columns}
@@ -490,7 +559,7 @@ def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, A
         scores = {name: scores.get(name, nothing) for name in graph.order}
     trace = assemble(
         graph,
-        Costs.from_json(manifest),
+        costs,
         scores,
         labels=columns.get("label"),
         kind=task.kinds[0],
@@ -501,6 +570,7 @@ def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, A
             taught=columns.get("taught"),
             task=task,
             answers=answers,
+            costs={stage: columns[name] for stage, name in each.items() if name in columns},
         ),
         info={key: value for key, value in manifest.items() if key not in TRACE_KEYS},
         seal=manifest.get("seal"),

@@ -7,12 +7,13 @@ back the scores of those rows, and gets the `Outcome` at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
+from offramp.core.example_costs import AnyCosts, paid
 from offramp.core.graph import Costs, Graph
 from offramp.core.policy import STOP, Policy, Seen
 from offramp.core.task import SINGLE, Task
@@ -46,7 +47,7 @@ class Outcome:
 def walk(
     policy: Policy,
     setting: float,
-    costs: Costs,
+    costs: AnyCosts,
     kinds: Mapping[str, Kind],
     batch: int,
     task: Task = SINGLE,
@@ -59,7 +60,7 @@ def walk(
     Args:
         policy: what decides, and the graph to walk.
         setting: the position of the policy's dial.
-        costs: of every stage of the policy's graph.
+        costs: of every stage of the policy's graph; or of each row of the batch, where they differ.
         kinds: what each stage's scores are.
         batch: number of rows.
         task: what scores mean.
@@ -73,10 +74,9 @@ def walk(
     said: dict[str, tuple[IntArray, FloatArray]] = {}
     waiting: dict[str, list[IntArray]] = {graph.root: [np.arange(batch)]}
     for position, stage in enumerate(graph.order):
-        arrived = [rows for rows in waiting.pop(stage, ()) if rows.size]
-        if not arrived:
+        rows = _joined(waiting.pop(stage, ()))
+        if not rows.size:
             continue
-        rows = arrived[0] if len(arrived) == 1 else np.sort(np.concatenate(arrived))
         at[rows] = position
         cost[rows] += meter.pay(stage, rows)
         scores = yield Work(stage, rows)
@@ -88,6 +88,14 @@ def walk(
             for number, successor in enumerate(successors, start=1):
                 waiting.setdefault(successor, []).append(rows[action == number])
     return Outcome(graph.order, at, cost)
+
+
+def _joined(arrived: Sequence[IntArray]) -> IntArray:
+    """Rows that come by different branches, ascending."""
+    some = [rows for rows in arrived if rows.size]
+    if len(some) == 1:
+        return some[0]
+    return np.sort(np.concatenate(some)) if some else np.empty(0, dtype=np.int64)
 
 
 def drive(
@@ -121,9 +129,11 @@ def _never_trust_broken(action: IntArray, scores: FloatArray, last: int, kind: K
 class _Meter:
     """Charges each example for the bodies and heads that it needs and has not run yet."""
 
-    def __init__(self, graph: Graph, costs: Costs, batch: int) -> None:
+    def __init__(self, graph: Graph, costs: AnyCosts, batch: int) -> None:
         self.graph, self.costs = graph, costs
-        self.alone = graph.alone(costs, graph.root) if len(graph.order) == 1 else None
+        self.alone: float | None = None
+        if len(graph.order) == 1 and isinstance(costs, Costs):
+            self.alone = graph.alone(costs, graph.root)
         self.ran = {name: np.zeros(batch, dtype=bool) for name in graph.shared}
 
     def pay(self, stage: str, rows: IntArray) -> FloatArray | float:
@@ -131,9 +141,13 @@ class _Meter:
             return self.alone
         total: FloatArray | float = 0.0
         for part in self.graph.parts(stage):
-            price: FloatArray | float = self.costs.part(part)
+            price = self._price(part, rows)
             if part in self.ran:
                 price = np.where(self.ran[part][rows], 0.0, price)
                 self.ran[part][rows] = True
             total = total + price
         return total
+
+    def _price(self, part: str, rows: IntArray) -> FloatArray | float:
+        own = self.costs
+        return own.part(part) if isinstance(own, Costs) else paid(own, part, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from offramp.base.arrays import FloatArray
 from offramp.base.errors import CostError, LossError, TraceError
 from offramp.base.progress import Progress, silent
 from offramp.core import tasks
+from offramp.core.example_costs import mean_interval, ratio_interval
 from offramp.core.frontier import excess_of, loss_of, point, replay
 from offramp.core.ledger import Look
 from offramp.core.policy import seen_by_all
@@ -55,6 +56,9 @@ class Evaluation:
     cost_unit: str
     cost_source: str  # how and where the plan's costs were measured; they are what counts here
     speedup: float
+    # at 95 %, normal approximation, where costs differ from example to example; None: they do not
+    cost_interval: tuple[float, float] | None
+    speedup_interval: tuple[float, float] | None
     exits: Mapping[str, float]
     budget: float
     confidence: float
@@ -72,7 +76,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
-        value["interval"] = None if self.interval is None else list(self.interval)
+        for name in ("interval", "cost_interval", "speedup_interval"):
+            value[name] = None if value[name] is None else list(value[name])
         return value
 
 
@@ -124,6 +129,7 @@ def _evaluation(
     cost, promise = float(outcome.cost.mean()), plan.certificate
     labelled = _Labelled.of(plan, outcome, losses, trace) if losses else _Labelled()
     promised = losses is not None and losses.name == promise.loss
+    differs = trace.example_costs is not None
     return Evaluation(
         examples=trace.examples,
         loss=labelled.loss,
@@ -136,6 +142,8 @@ def _evaluation(
         cost_unit=trace.costs.unit,
         cost_source=trace.costs.source,
         speedup=trace.reference_cost / cost,
+        cost_interval=mean_interval(outcome.cost) if differs else None,
+        speedup_interval=ratio_interval(trace.reference_costs, outcome.cost) if differs else None,
         exits={**dict.fromkeys(trace.graph.order, 0.0), **outcome.exits()},
         budget=promise.budget,
         confidence=promise.confidence,
@@ -153,6 +161,8 @@ def _mean(values: FloatArray) -> float:
 def priced(plan: Plan, trace: Trace) -> Trace:
     """A trace at the costs of a plan, which are those that the plan states wherever it runs.
 
+    Where the plan's are means of costs that differ by example, each example keeps its own.
+
     Raises:
         CostError: the trace's costs are of another unit.
     """
@@ -161,7 +171,7 @@ def priced(plan: Plan, trace: Trace) -> Trace:
             f"the plan's costs are in {plan.costs.unit}, the trace's in {trace.costs.unit}, and "
             "they do not compare. Give the trace costs of the plan's unit with `offramp reprice`."
         )
-    return replace(trace, costs=plan.costs)
+    return trace.at_costs(plan.costs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,7 +177,8 @@ def _rows(trace: Trace, wanted: Split) -> Rows:
         split.check_alike(trace, certify_on, "the trace to certify on")
         others = split.unshared(whole, split.distinct(certify_on, wanted.repeats), wanted.repeats)
         count, certifying = whole.examples, split.sealed(others)
-    certifying = replace(split.fresh(certifying), costs=trace.costs)
+    certifying = split.fresh(certifying).at_costs(trace.costs)
+    certifying.graph.check_costs(certifying.costs)  # means of few examples may be nothing
     _check_number(count, "learn from")
     _check_number(certifying.examples, "certify on")
     split.opened(whole, "fit", count)  # now that nothing can be refused any more

@@ -15,6 +15,7 @@ from offramp.base.fields import X
 from offramp.base.hashing import hash_rows
 from offramp.base.progress import Progress, silent
 from offramp.core import tasks
+from offramp.core.example_costs import mean_interval, ratio_interval
 from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.meaning import chance_loss, doubts
 from offramp.core.parts import versions
@@ -140,6 +141,7 @@ class Job:
             batch=self.certifying.costs.batch,
             sizes=tuple(_savings(self.certifying, policy, certificate)),
         )
+        certificate = _with_intervals(certificate, self.certifying, policy)
         return Plan(
             graph=trace.graph,
             costs=self.certifying.costs,
@@ -161,7 +163,7 @@ class Job:
 
     def _repair(self) -> Repair:
         """What refits do by themselves, on the examples that certify."""
-        recorded = replace(self.rows.certifying, costs=self.certifying.costs)
+        recorded = self.rows.certifying.at_costs(self.certifying.costs)
         after = with_refits(recorded, self.material.refits)
         promise = self.asked.promise
         return Repair.of(recorded, after, promise.loss_name, promise.excess, self.budget)
@@ -240,9 +242,10 @@ def _with_its_pool(material: Material, asked: Asked, ways: Ways, tell: Progress)
 
 def _with_prices(material: Material, asked: Asked, ways: Ways, tell: Progress) -> Material:
     """Costs by the prices that were given, without the stages that do not pay in them."""
-    prices, policy, learning = asked.choices.prices, asked.choices.policy, material.learning
+    prices, policy = asked.choices.prices, asked.choices.policy
     if prices is None:
         return material
+    learning = material.learning.at_costs(replace(material.learning.costs, examples=None))
     trials = Trials(
         trace=learning,
         losses=learning.losses(ways.loss, ways.excess),
@@ -254,8 +257,8 @@ def _with_prices(material: Material, asked: Asked, ways: Ways, tell: Progress) -
     settled = settle(trials, prices, material.certifying.graph)
     return replace(
         material,
-        learning=replace(learning, graph=settled.graph, costs=settled.costs),
-        certifying=replace(material.certifying, costs=settled.costs),
+        learning=replace(learning, graph=settled.graph).at_costs(settled.costs),
+        certifying=material.certifying.at_costs(settled.costs),
         dropped=settled.dropped,
     )
 
@@ -270,7 +273,7 @@ def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candida
 def _order(taught: Taught, certifying: Trace, budget: float) -> Order:
     """What is tested when, from the examples that taught; of the others costs alone count."""
     learning, losses = taught.lesson.trace, taught.lesson.losses
-    themselves = replace(learning, graph=certifying.graph, costs=certifying.costs)
+    themselves = replace(learning.at_costs(certifying.costs), graph=certifying.graph)
     path = list(candidates(learning, losses, taught.policy))
     return safest_first(path, statics(themselves, losses), budget, learning.reference_cost)
 
@@ -302,9 +305,21 @@ def _walked(trace: Trace, policy: Policy, certificate: Certificate) -> Outcome:
 def _savings(trace: Trace, policy: Policy, certificate: Certificate) -> Iterator[Saving]:
     """What the same walks save by the costs at other batch sizes."""
     for batch, costs in trace.costs.at.items():
-        priced = replace(trace, costs=costs)
+        priced = trace.at_costs(costs)
         cost = float(_walked(priced, policy, certificate).cost.mean())
         yield Saving(batch, cost, priced.reference_cost, priced.reference_cost / cost)
+
+
+def _with_intervals(certificate: Certificate, trace: Trace, policy: Policy) -> Certificate:
+    """The certificate with intervals of its costs, where they differ from example to example."""
+    if trace.example_costs is None:
+        return certificate
+    cost = _walked(trace, policy, certificate).cost
+    return replace(
+        certificate,
+        cost_interval=mean_interval(cost),
+        speedup_interval=ratio_interval(trace.reference_costs, cost),
+    )
 
 
 def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profile:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
+from offramp.core.example_costs import ExampleCosts, steps
 from offramp.core.graph import Costs, Graph
 from offramp.core.policy import STOP, Seen, backbone
 from offramp.core.tasks import Losses
@@ -53,6 +54,8 @@ class ExactOracle:
     settings: FloatArray  # tradeoffs
     excess: FloatArray  # (examples, stages) in the order of the graph
     costs: Costs  # divided by the reference's
+    _: KW_ONLY
+    each: ExampleCosts | None = None  # likewise, where they differ by example
 
     @classmethod
     def fit(cls, trace: Trace, losses: Losses) -> ExactOracle:
@@ -62,23 +65,35 @@ class ExactOracle:
             {name: cost / unit for name, cost in trace.costs.head.items()},
         )
         excess = np.stack([losses.excess(stage) for stage in graph.order], axis=1)
-        return cls(graph, _TRADEOFFS, excess, costs)
+        each = trace.example_costs and {s: c / unit for s, c in trace.example_costs.items()}
+        return cls(graph, _TRADEOFFS, excess, costs, each=each)
 
     def evidence(self, seen: Seen) -> FloatArray:
-        return self.excess[seen.rows]
+        """Excess losses, and after them what bodies cost where that differs."""
+        each = [cost[seen.rows] for cost in (self.each or {}).values()]
+        return np.column_stack([self.excess[seen.rows], *each])
 
     def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
         run = self.graph.ran(stage)
         return self._best(stage, evidence, setting, run)[1]
 
     def _best(
-        self, stage: str, excess: FloatArray, tradeoff: float, run: frozenset[str]
+        self, stage: str, evidence: FloatArray, tradeoff: float, run: frozenset[str]
     ) -> tuple[FloatArray, IntArray]:
         """The lowest cost-to-go from `stage`, and the action that has it, (n,) each."""
-        choices = [tradeoff * excess[:, self.graph.order.index(stage)]]
+        choices = [tradeoff * evidence[:, self.graph.order.index(stage)]]
         for successor in self.graph.successors[stage]:
-            step = self.graph.step_cost(self.costs, successor, run)
+            step = self._step(successor, evidence, run)
             further = run | set(self.graph.parts(successor))
-            choices.append(step + self._best(successor, excess, tradeoff, further)[0])
+            choices.append(step + self._best(successor, evidence, tradeoff, further)[0])
         values = np.stack(choices)
         return values.min(axis=0), values.argmin(axis=0)
+
+    def _step(
+        self, successor: str, evidence: FloatArray, run: frozenset[str]
+    ) -> FloatArray | float:
+        """What going on to a stage costs, (n,) where it differs."""
+        if self.each is None:
+            return self.graph.step_cost(self.costs, successor, run)
+        own = dict(zip(self.each, evidence.T[len(self.graph.order) :], strict=True))
+        return steps(self.graph, own, successor, run)

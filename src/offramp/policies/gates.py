@@ -197,7 +197,7 @@ def _taught(
         ahead = tradeoff * losses.excess(graph.order[-1]).astype(np.float64)
         stays = {}
         for stage in reversed(graph.order[:-1]):
-            step = graph.step_cost(trace.costs, graph.successors[stage][0], graph.ran(stage))
+            step = trace.step_cost(graph, graph.successors[stage][0], graph.ran(stage))
             stop, go = tradeoff * losses.excess(stage), ahead + step / trace.reference_cost
             better = (stop <= go).astype(np.float64)
             gates[stage] = logistic(looks[stage], better, np.abs(stop - go) * comes[stage])

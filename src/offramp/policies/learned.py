@@ -283,9 +283,9 @@ class _Learner:
         stop, nothing = ahead[stage]
         losses, costs = [stop], [nothing]
         for successor in self.graph.successors[stage]:
-            step = self.graph.step_cost(self.trace.costs, successor, run)
+            step = self.trace.step_cost(self.graph, successor, run) / self.trace.reference_cost
             losses.append(ahead[successor][0])
-            costs.append(ahead[successor][1] + step / self.trace.reference_cost)
+            costs.append(ahead[successor][1] + np.reshape(step, (-1, 1)))
         seen = seen_by_all(self.trace, stage)
         everything: Features | Observed
         if self.trace.task == SINGLE:

@@ -212,16 +212,16 @@ class _Search:
         levels = round(_COMBINATIONS ** (1 / max(1, len(stages) - 1)))
         self.shares = np.linspace(0, 1, max(2, min(levels, _FINEST)))
         self.excess = [losses.excess(stage) for stage in stages]
-        self.steps = [graph.step_cost(trace.costs, stages[0])]
+        self.steps = [trace.step_cost(graph, stages[0])]
         for before, after in itertools.pairwise(stages):
-            self.steps.append(graph.step_cost(trace.costs, after, graph.ran(before)))
+            self.steps.append(trace.step_cost(graph, after, graph.ran(before)))
 
     def best(self) -> list[tuple[float, float, tuple[float, ...]]]:
         """Total excess loss, total cost and cuts of each corner, from the dearest down."""
         return self._from(0, np.arange(len(self.excess[0])))
 
     def _from(self, at: int, rows: IntArray) -> list[tuple[float, float, tuple[float, ...]]]:
-        paid = self.steps[at] * len(rows)
+        paid = _total(self.steps[at], rows)
         if at == len(self.steps) - 1:
             return [(float(self.excess[at][rows].sum()), paid, ())]
         sure, tried = self.sure[self.graph.order[at]][rows], []
@@ -233,6 +233,11 @@ class _Search:
                 tried.append((lost + loss, paid + cost, (cut, *cuts)))
         kept = corners(np.array([each[0] for each in tried]), np.array([each[1] for each in tried]))
         return [tried[i] for i in kept]
+
+
+def _total(cost: FloatArray | float, rows: IntArray) -> float:
+    """What these rows cost together, at one cost for all or at one for each example."""
+    return cost * len(rows) if isinstance(cost, float) else float(np.asarray(cost)[rows].sum())
 
 
 def tuned(
@@ -283,7 +288,7 @@ class _Tuner:
         self.graph, self.sweeps, self.window = graph, sweeps, window
         self.excess = {v: losses.excess(v) for v in graph.order}
         self.step = {
-            (v, u): graph.step_cost(trace.costs, u, graph.ran(v)) / trace.reference_cost
+            (v, u): trace.step_cost(graph, u, graph.ran(v)) / trace.reference_cost
             for v, u in graph.edges
         }
         self.sure = sure

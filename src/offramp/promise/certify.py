@@ -83,6 +83,9 @@ class Certificate:
     chance_loss: float | None = None  # of always the commonest label; None: or of another loss
     batch: int | None = None  # examples per call that costs were measured at; None: not a time
     sizes: tuple[Saving, ...] = field(default=())  # the same plan at other batch sizes
+    # at 95 %, normal approximation, where costs differ from example to example; None: they do not
+    cost_interval: tuple[float, float] | None = None
+    speedup_interval: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -124,6 +127,8 @@ class Certificate:
         value = asdict(self)
         for listed in ("points", "statics", "sizes"):
             value[listed] = [asdict(one) for one in getattr(self, listed)]
+        for ends in ("cost_interval", "speedup_interval"):
+            value[ends] = value[ends] and list(value[ends])
         return value
 
     @classmethod

@@ -18,7 +18,8 @@ def reprice(path: Path, costs: Costs, out: Path, *, force: bool = False) -> Cost
     """Writes the trace of folder `path` with other costs to folder `out`, whole or not at all.
 
     Every file but the manifest is copied as it is, and of the manifest everything but the costs:
-    what this version does not know stays as well.
+    what this version does not know stays as well. Costs per example lie in the files, and count no
+    more: the manifest says whether they do.
 
     Args:
         path: a finished trace.
@@ -44,3 +45,9 @@ def reprice(path: Path, costs: Costs, out: Path, *, force: bool = False) -> Cost
         shutil.copytree(path, folder, dirs_exist_ok=True)
         write_manifest(folder, "trace", {**kept, **checked.to_json()})
     return checked
+
+
+def have_example_costs(path: Path) -> bool:
+    """Whether costs differ from example to example in the trace of folder `path`."""
+    manifest = read_manifest(path, "trace", TRACE_VERSION, Recording, TraceError)
+    return manifest.get("cost_examples") is not None

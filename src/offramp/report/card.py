@@ -111,11 +111,12 @@ def _promised(plan: Plan) -> Iterator[str]:
     yield ""
     yield plain(sentences.promise(found, plan.graph.reference))
     yield ""
+    elsewhere = ("cost", "costs", "note", *dict(sentences.spread(found)))
     rows = [
         ("verdict", found.verdict),
         ("budget", f"{found.budget:.4g} of {found.excess} excess loss ({found.loss})"),
         ("confidence", f"{found.confidence:.4g}"),
-        *[fact for fact in plan_facts(plan) if fact[0] not in ("cost", "costs", "note")],
+        *[fact for fact in plan_facts(plan) if fact[0] not in elsewhere],
     ]
     if found.reference_loss is not None:
         rows.append(("loss of the reference, same examples", f"{found.reference_loss:.2%}"))
@@ -134,6 +135,7 @@ def _costs(plan: Plan) -> Iterator[str]:
         ("what runs", f"{found.cost:.4g} {unit} per example"),
         ("the reference alone", f"{found.reference_cost:.4g} {unit} per example"),
         ("times less", f"{found.speedup:.2f}{sentences.sizes(found)}"),
+        *sentences.spread(found),
         ("how and where", plan.costs.source),
     ]
     yield from _table(("", ""), rows)

@@ -186,6 +186,7 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
         (found.changes, f"{found.losses} for the worse, {found.gains} for the better"),
         ("upper bound of the excess loss", f"{found.bound:.2%}"),
         ("cost", f"{found.cost:.4g} of {found.reference_cost:.4g} {plan.costs.unit}"),
+        *sentences.spread(found),
         ("costs", plan.costs.source),
         *[(f"'{stage}' answers with", str(c)) for stage, c in plan.speaking.items()],
         *repairs(plan),

@@ -226,6 +226,16 @@ def sizes(found: Certificate) -> str:
     return f" at batch {found.batch}" + (f" ({others})" if others else "")
 
 
+def spread(found: Certificate | Evaluation) -> list[tuple[str, str]]:
+    """Where mean costs lie, by name, where costs differ from example to example."""
+    intervals = [
+        ("95 % interval of the mean cost", found.cost_interval),
+        ("95 % interval of the speed-up", found.speedup_interval),
+    ]
+    each = [(name, ends) for name, ends in intervals if ends is not None]
+    return [(name, f"{low:.4g} to {high:.4g} (normal)") for name, (low, high) in each]
+
+
 def advice(found: Certificate) -> str:
     """What may bring a saving where none is certified."""
     needed, more = found.examples_needed, "a larger budget, more or cheaper stages"
