@@ -131,7 +131,8 @@ def recorded_costs(
     deciding = any(graph.successors.values())
     # of files alone: modules and other things are connected as files are
     engine = runtime.engine if runtime.engine.files else engine_named("onnxruntime")
-    given = (request[: max(sizes)], classes, threads, engine)
+    asked = request if request.dtype.kind in "fiub" else np.zeros((len(request), 1), np.float32)
+    given = (asked[: max(sizes)], classes, threads, engine)
     spent = overheads(*given) if deciding else None
     found = {}
     for number, size in enumerate(times, start=1):

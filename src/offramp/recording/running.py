@@ -68,6 +68,8 @@ class Recorder:
         Raises:
             NetworkError: rows of a stage depend on each other.
         """
+        if self.runtime.rows_apart:
+            return []
         size = max(batch, _TOGETHER)
         total: dict[str, Difference] = {}
         for first in islice(examples.batches(size), max(1, _COUNTED // size)):
@@ -124,6 +126,8 @@ class Recorder:
 
         Returns sentences for stages whose scores hardly depend on other rows; raises as `Judge`.
         """
+        if self.runtime.rows_apart:  # and may be paid for: none is asked about twice
+            return []
         ends = np.cumsum([len(batch.x) for batch in kept]) - 1
         chosen = np.unique(np.linspace(0, len(kept) - 1, _AGAIN).astype(np.int64))
         x = np.concatenate([kept[i].x[-1:] for i in chosen])

@@ -19,6 +19,8 @@ from offramp.core.graph import BATCH
 
 Fields = Mapping[str, AnyArray]
 """Arrays by name, rows first: what examples consist of, what parts read and make."""
+AnyRows = AnyArray | Mapping[str, Any] | Sequence[Any]
+"""What is given: an array, arrays or lists by field, or a list of rows of any kind."""
 Run = Callable[[Fields, Sequence[str]], Mapping[str, Any]]
 """From inputs, and the names of the outputs that are wanted, to those outputs, which are theirs who
 called: another call must not change them."""
@@ -86,9 +88,20 @@ def engine_named(engine: Engine | str) -> Engine:
     return found
 
 
-def fields_of(x: AnyArray | Fields) -> Fields:
-    """Examples by field; a bare array is the only field there is."""
-    return {"x": x} if isinstance(x, np.ndarray) else x
+def fields_of(x: AnyRows) -> Fields:
+    """Examples by field; a bare array, or list, is the only field there is."""
+    return {n: _rows(v) for n, v in x.items()} if isinstance(x, Mapping) else {"x": _rows(x)}
+
+
+def _rows(values: Any) -> AnyArray:
+    """Rows as they come, those of a list as an array (n,) of whatever they are."""
+    if not isinstance(values, list | tuple):
+        rows: AnyArray = values
+        return rows
+    rows = np.empty(len(values), dtype=object)
+    for number, value in enumerate(values):  # at once, numpy would look into equal lengths
+        rows[number] = value
+    return rows
 
 
 class Part:
