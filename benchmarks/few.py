@@ -30,7 +30,8 @@ from offramp.core.trace import Trace, assemble
 from offramp.plan.job import candidates, statics
 from offramp.policies.learned import Learned
 from offramp.promise import pvalues
-from offramp.promise.certify import Candidate, in_order, safest_first
+from offramp.promise.certify import in_order
+from offramp.promise.order import Candidate, safest_first
 
 SIZES = (1000, 2500, 5000)  # certification examples
 BUDGETS = (0.005, 0.01, 0.02)

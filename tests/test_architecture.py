@@ -17,7 +17,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("base", "manifests schema"),
     ("core", "costs graph prices tasks hulls ledger meaning rows parts trace imports policy"),
     ("core", "walk frontier"),
-    ("promise", "pvalues certify split"),
+    ("promise", "pvalues order certify split"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),
     ("policies", "statistics logistic operators families baselines"),

@@ -21,7 +21,8 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.policies import FAMILIES, Deployable, ExactOracle, Policy, Static
 from offramp.policies.rules import Threshold
-from offramp.promise.certify import Candidate, certify
+from offramp.promise.certify import certify
+from offramp.promise.order import Candidate
 from offramp.promise.pvalues import p_value
 from offramp.runtime.driver import infer
 from offramp.testing import MemoryRuntime, PolicyLaws, RuntimeLaws, seen_at, synthetic

@@ -17,15 +17,8 @@ from offramp.core.tasks import Excess
 from offramp.plan.fit import fit
 from offramp.plan.job import candidates
 from offramp.promise import pvalues
-from offramp.promise.certify import (
-    Candidate,
-    Certificate,
-    Order,
-    Trial,
-    certify,
-    check_promise,
-    safest_first,
-)
+from offramp.promise.certify import Certificate, Trial, certify, check_promise
+from offramp.promise.order import Candidate, Order, safest_first
 from offramp.promise.pvalues import (
     Method,
     binomial,

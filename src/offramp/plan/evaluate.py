@@ -103,7 +103,6 @@ def evaluate(
         StorageError: the trace's ledger cannot be written.
     """
     tell = progress or silent
-    tell("checking the examples", 0, 3)
     _check_alike(plan, trace)
     recorded = priced(plan, split.distinct(trace, repeats))
     tell("answering as the plan does", 1, 3)

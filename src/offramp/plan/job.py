@@ -27,15 +27,8 @@ from offramp.networks.networks import Networks
 from offramp.plan.asked import Asked
 from offramp.plan.plan import Plan, Profile
 from offramp.policies import Deployable, Policy, Static, family, policy_to_json
-from offramp.promise.certify import (
-    Candidate,
-    Certificate,
-    Order,
-    Saving,
-    Trial,
-    certify,
-    safest_first,
-)
+from offramp.promise.certify import Certificate, Saving, Trial, certify
+from offramp.promise.order import Candidate, Order, safest_first
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,8 @@ def needs(
 
     Those that teach come on top: see `offramp.core.rows.learning_share`.
 
-    Only rows of `trace` that are not sealed are looked at. The policy learns on one half of them
-    (from labels, or else from agreement with the reference); how often its answers change is seen
-    on the other half.
+    Only rows that are not sealed are looked at. The policy learns on one half of them, from labels
+    or else from agreement with the reference; the other half shows how often its answers change.
 
     Args:
         trace: recorded examples; labels are used where there are any.
@@ -89,21 +88,20 @@ def needs(
         BudgetError: budget, confidence or power out of range.
         TraceError: too few examples that are not sealed.
     """
-    check_promise(budget, confidence)
-    if not 0 < power < 1:
-        raise BudgetError(f"the power is {power}; it must lie between 0 and 1.")
+    _check(budget, confidence, power)
     tell = progress or silent
     tell(f"learning {family(policy).name}", 0, 1)
     learned, seen = _learned(_shown(trace), excess, policy, seed)
     counted = _Counted(
-        trace=seen,
-        budget=budget,
-        confidence=confidence,
-        excess=excess,
-        power=power,
-        tell=tell,
+        trace=seen, budget=budget, confidence=confidence, excess=excess, power=power, tell=tell
     )
     return counted.needs(learned)
+
+
+def _check(budget: float, confidence: float, power: float) -> None:
+    check_promise(budget, confidence)
+    if not 0 < power < 1:
+        raise BudgetError(f"the power is {power}; it must lie between 0 and 1.")
 
 
 def _shown(trace: Trace) -> Trace:

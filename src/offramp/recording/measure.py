@@ -6,7 +6,7 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
@@ -226,8 +226,7 @@ def latency(
 ) -> Latency:
     """What requests of up to `len(x)` rows take, part by part and at a stop of the walk.
 
-    A stop is timed in what is exported for the engine: what a walk that always goes on takes there
-    beyond its parts, for each decision on the way.
+    A stop is timed in what is exported: what a walk to the end takes beyond its parts, by decision.
 
     Args:
         plan: with networks; any that decides as the one to come will.
@@ -241,26 +240,46 @@ def latency(
         PlanError, NetworkError: as `export.one_file`.
     """
     engine = engine_named(engine)
-    policy, setting = plan.policy.forced(goes_on=True)
-    walked = backbone(policy.graph)
+    walked = backbone(plan.policy.graph)
     parts = {part for stage in walked.order for part in walked.parts(stage)}
     stages = Stages(plan.runnable(), plan.graph, engine=engine, threads=threads)
-    with TemporaryDirectory() as folder:
-        timed = unwatched(replace(plan, policy=policy, tradeoff=setting))  # on zeros, perhaps
-        driver = exported(timed, Path(folder), engine, threads)
+    driver = _going_on(plan, engine, threads)
     others = tuple(sorted({size for size in sizes if size < len(x)}))
-    sizes = sorted({min(2**power, len(x)) for power in range(len(x).bit_length() + 1)} | {*others})
-    found = _requests(stages, plan.graph, driver, [x[:rows] for rows in sizes], limit_s)
-    file, decisions = found.pop(_FILE), max(1, len(walked.order) - 1)
-    stop = {
-        rows: max(0.0, file[rows] - sum(found[part][rows] for part in parts & found.keys()))
-        / decisions
-        for rows in sizes
-    }
-    where = source(len(x), threads, engine)
+    requests = [x[:rows] for rows in _up_to(len(x), others)]
+    times = _requests(stages, plan.graph, driver, requests, limit_s)
+    file = times.pop(_FILE)
     return Latency(
-        batch=len(x), parts=found, stop=stop, source=where, others=others, engine=engine.title
+        batch=len(x),
+        parts=times,
+        stop=_stops(file, [times[p] for p in parts & times.keys()], len(walked.order) - 1),
+        source=source(len(x), threads, engine),
+        others=others,
+        engine=engine.title,
     )
+
+
+def _up_to(batch: int, others: Sequence[int]) -> list[int]:
+    """Numbers of rows to measure: powers of two up to a batch, and others."""
+    powers = {min(2**power, batch) for power in range(batch.bit_length() + 1)}
+    return sorted(powers | {*others})
+
+
+def _stops(
+    file: Mapping[int, float], parts: Sequence[Mapping[int, float]], decisions: int
+) -> dict[int, float]:
+    """Seconds of one decision, by rows: what a file takes beyond its parts, shared by all."""
+    return {
+        rows: max(0.0, whole_walk - sum(part[rows] for part in parts)) / max(1, decisions)
+        for rows, whole_walk in file.items()
+    }
+
+
+def _going_on(plan: Plan, engine: Engine, threads: int) -> Driver:
+    """The plan as exported, forced to go on to the end of the walk."""
+    policy, setting = plan.policy.forced(goes_on=True)
+    timed = unwatched(replace(plan, policy=policy, tradeoff=setting))  # on zeros, perhaps
+    with TemporaryDirectory() as folder:
+        return exported(timed, Path(folder), engine, threads)
 
 
 def exported(plan: Plan, folder: Path, engine: Engine, threads: int) -> Driver:

@@ -92,8 +92,7 @@ def record(
         StorageError: it cannot be written; what was recorded before is kept.
 
     Warns:
-        RowsDepend: scores hardly depend on the other rows of a batch.
-        DoubtfulLabels: labels seem to mean other classes; the reference is no better than chance.
+        RowsDepend, DoubtfulLabels: rows depend a little on others; labels mean something else.
     """
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")

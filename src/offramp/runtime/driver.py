@@ -15,7 +15,7 @@ from offramp.core.walk import Outcome, Work, drive, walk
 from offramp.plan.plan import Plan
 from offramp.runtime.engine import AnyRows, Fields, fields_of
 from offramp.runtime.format import Answers
-from offramp.runtime.stages import Stages
+from offramp.runtime.stages import Batch, Stages
 
 
 class Driver(Protocol):
@@ -75,24 +75,34 @@ def infer(plan: Plan, runtime: Stages, x: AnyRows) -> Answers:
         alone = policy.graph.root
         scores = plan.own(alone, runtime.run(alone, fields)) if count else scores
         return _answers(plan, scores, drive(walking, lambda _: scores))
-    batch, speaker = runtime.begin(fields), Speaker(plan.speaking, plan.refitted)
-    broken = _no_numbers(fields)
+    walked = _Walked(plan, runtime.begin(fields), scores, count, _no_numbers(fields))
+    outcome = drive(walking, walked)  # which makes the scores
+    return _answers(plan, walked.scores, outcome)
 
-    def run(work: Work) -> FloatArray:
-        nonlocal scores
-        rows = None if len(work.rows) == count else work.rows
-        batch.advance(work.stage, rows)
-        said = plan.own(work.stage, batch.answer(work.stage, rows))
-        found = speaker(work.stage, work.rows, said)
+
+class _Walked:
+    """Runs what a walk asks for, and keeps the scores that each row answers with."""
+
+    def __init__(
+        self, plan: Plan, batch: Batch, scores: FloatArray, count: int, broken: AnyArray | None
+    ) -> None:
+        self.plan, self.batch, self.scores = plan, batch, scores
+        self.count, self.broken = count, broken
+        self.speaker = Speaker(plan.speaking, plan.refitted)
+
+    def __call__(self, work: Work) -> FloatArray:
+        rows = None if len(work.rows) == self.count else work.rows
+        self.batch.advance(work.stage, rows)
+        by_itself = self.plan.own(work.stage, self.batch.answer(work.stage, rows))
+        answered = self.speaker(work.stage, work.rows, by_itself)
         if rows is None:
-            scores = found
+            self.scores = answered
         else:
-            scores = scores.copy()  # the earlier ones belong to the walk, and to the batch
-            scores[rows] = found
-        return found if broken is None else np.where(broken[work.rows, None], np.nan, found)
-
-    outcome = drive(walking, run)  # which makes the scores
-    return _answers(plan, scores, outcome)
+            self.scores = self.scores.copy()  # the earlier ones belong to the walk, and the batch
+            self.scores[rows] = answered
+        if self.broken is None:
+            return answered
+        return np.where(self.broken[work.rows, None], np.nan, answered)
 
 
 def _no_numbers(fields: Fields) -> AnyArray | None:

@@ -22,7 +22,6 @@ from offramp.base.progress import Progress, silent
 from offramp.core.frontier import needed, replay
 from offramp.core.graph import whole
 from offramp.core.trace import Trace
-from offramp.core.walk import Outcome
 from offramp.plan.plan import Plan
 from offramp.recording.measure import laps, seconds
 from offramp.runtime import Engine, Stages, engine_named
@@ -113,28 +112,28 @@ def bench(
         progress: called with what is done, how much of it, and how much there is.
 
     Raises:
-        PlanError: the plan has no networks.
-        DataError: fewer examples than `batch`.
+        PlanError, DataError: the plan has no networks; fewer examples than `batch`.
     """
     engine = engine_named(engine)
     requests, tell = _requests(x, batch), progress or silent
-    steps = contest.passes + 3
-    tell(f"loading what runs batches of {batch}", 0, steps)
+    tell(f"loading what runs batches of {batch}", 0, contest.passes + 3)
     stages = Stages(plan.runnable(), plan.graph, engine=engine, threads=threads)
     with TemporaryDirectory() as folder:
         entry = Entry(plan=plan, engine=engine, threads=threads, folder=Path(folder), x=x)
         ring = list(entry.contestants(contest.thorough))
         ring += [Contestant(name=name, answer=run) for name, run in contest.others.items()]
         parts = _raced(ring, stages, requests, contest.passes, tell)
-        tell("comparing answers, measuring memory", steps - 1, steps)
+        tell("comparing answers, measuring memory", contest.passes + 2, contest.passes + 3)
         answers = [np.concatenate([c.answer(r) for r in requests]) for c in ring]
         peaks = [peak_mb(c.file, requests[0], threads) if contest.thorough else None for c in ring]
-    scores = {s: np.concatenate([stages.run(s, r) for r in requests]) for s in plan.graph.order}
-    trace = Trace(graph=plan.graph, costs=plan.costs, scores=scores, kinds=plan.kinds)
-    outcome = replay(plan.answering(trace), plan.running, plan.setting)
-    ideal = _ideal(plan, trace, parts, batch)
     timings = _timings(ring, answers, peaks, y, batch, threads)
-    return _bench(plan, engine, timings, outcome, ideal, parts, entry.missing)
+    return _bench(plan, engine, timings, _traced(plan, stages, requests), parts, entry.missing)
+
+
+def _traced(plan: Plan, stages: Stages, requests: Sequence[AnyArray]) -> Trace:
+    """What every stage says of the requests."""
+    scores = {s: np.concatenate([stages.run(s, r) for r in requests]) for s in plan.graph.order}
+    return Trace(graph=plan.graph, costs=plan.costs, scores=scores, kinds=plan.kinds)
 
 
 def _requests(x: AnyArray, batch: int) -> list[AnyArray]:
@@ -250,14 +249,14 @@ def _bench(
     plan: Plan,
     engine: Engine,
     timings: Sequence[Timing],
-    outcome: Outcome,
-    ideal: FloatArray,
+    trace: Trace,
     parts: Mapping[str, Mapping[int, float]],
     missing: Mapping[str, str],
 ) -> Bench:
     named = {found.name: found for found in timings}
     adaptive, best = named[entered(engine)], next(found for found in timings if found.best)
-    theoretical = best.ms / (float(ideal.mean()) * 1e3)
+    outcome = replay(plan.answering(trace), plan.running, plan.setting)
+    theoretical = best.ms / (float(_ideal(plan, trace, parts, best.batch).mean()) * 1e3)
     if plan.running.graph.order == (plan.graph.reference,):  # alone, and uncut
         theoretical = 1.0
     return Bench(

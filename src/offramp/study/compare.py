@@ -170,51 +170,60 @@ def compare(
 ) -> Comparison:
     """Every policy tuned on `trace` and measured on `test`, or on halves of `trace`.
 
-    Only rows that are not sealed are used, of either trace: what certifies is shown to nobody.
+    Only rows that are not sealed are used: what certifies is shown to nobody.
 
     Args:
         trace: recorded examples; without `test` a random half tunes and the other measures.
         test: other examples of the same graph.
         loss: as in `Trace.losses`.
-        policies: families or their names; None takes all that are registered, and `auto`, which is
-            what `fit` does by default. `uniform`, which needs no fitting, is always there.
+        policies: families or their names; None: all, and `auto`, what `fit` does by default.
         seed: of the split, and of the draws that bands come from.
-        bands: how far numbers may move with the draw of the measured examples
-            (`offramp.study.bands`).
+        bands: how far numbers may move with the draw of examples (`offramp.study.bands`).
         progress: called with what is done, how many steps are, and how many there are.
 
     Raises:
-        TraceError: `test` is of another graph, or there are too few examples.
-        InputError: an unknown policy.
+        TraceError, InputError: another graph or too few examples; an unknown policy.
     """
     learners = _learners(policies or (OWN, *FAMILIES))
-    trace = split.shown(trace, "compare")
-    test = test and split.shown(test, "compare")
-    _check_number(trace, test)
-    if test is None:
-        first, second = trace.split(0.5, seed)
-        trace, test = trace.take(first), trace.take(second)
-    if test.graph != trace.graph or test.classes != trace.classes:
-        raise TraceError("the trace to measure on was recorded with another graph.")
-    tune, losses = trace.losses(loss), test.losses(loss)
-    bench = _Bench(test, losses, Resamples.of(test.examples, DRAWS if bands else 0, seed))
+    tuning, measuring = _two(trace, test, seed)
+    draws = Resamples.of(measuring.examples, DRAWS if bands else 0, seed)
+    bench = _Bench(measuring, measuring.losses(loss), draws)
     steps = _Steps(progress or silent, 2 * len(learners) + 2)
     curves, seconds = dict[str, Curve](), dict[str, float]()
     for name, learner in learners.items():
         steps.next(f"fitting {name}")
         started = time.perf_counter()
-        if learner is None:
-            taught = teach(trace, Ways(loss=loss, unlabelled=loss == DISAGREEMENT, seed=seed))
-            together, policy = taught.lesson.committees, taught.policy
-        else:
-            together, policy = {}, learner(trace, tune)
+        together, policy = _fitted(learner, tuning, loss, seed)
         seconds[name] = time.perf_counter() - started
         steps.next(f"measuring {name}")
         curves[name] = bench.answering(together).measure(policy)
-    steps.next("measuring oracles")
-    singles, soft, exact = bench.singles(), bench.soft_oracle(), bench.exact_oracle()
-    steps.next("drawing again" if bands else "summing up")
-    return _comparison(bench, curves, seconds, singles, {"soft": soft, "exact": exact})
+    return _comparison(bench, curves, seconds, steps)
+
+
+def _two(trace: Trace, test: Trace | None, seed: int) -> tuple[Trace, Trace]:
+    """What tunes, and what measures: two traces as far as they may be shown, or halves of one.
+
+    Raises TraceError where they do not belong together, or hold too few examples.
+    """
+    tuning = split.shown(trace, "compare")
+    measuring = test and split.shown(test, "compare")
+    _check_number(tuning, measuring)
+    if measuring is None:
+        first, second = tuning.split(0.5, seed)
+        return tuning.take(first), tuning.take(second)
+    if measuring.graph != tuning.graph or measuring.classes != tuning.classes:
+        raise TraceError("the trace to measure on was recorded with another graph.")
+    return tuning, measuring
+
+
+def _fitted(
+    learner: Family | None, trace: Trace, loss: str | None, seed: int
+) -> tuple[Committees, Policy]:
+    """A policy, and the committees that answer for it; without a learner what `fit` would do."""
+    if learner is not None:
+        return {}, learner(trace, trace.losses(loss))
+    taught = teach(trace, Ways(loss=loss, unlabelled=loss == DISAGREEMENT, seed=seed))
+    return taught.lesson.committees, taught.policy
 
 
 def _learners(policies: Iterable[str | Family]) -> dict[str, Family | None]:
@@ -283,21 +292,23 @@ class _Bench:
             for stage in graph.order
         }
 
-    def soft_oracle(self) -> Curve:
-        return self.measure(SoftOracle.fit(self.test, self.losses))
-
-    def exact_oracle(self) -> Curve:
-        return self.measure(ExactOracle.fit(self.test, self.losses))
+    def oracles(self) -> dict[str, Curve]:
+        return {
+            "soft": self.measure(SoftOracle.fit(self.test, self.losses)),
+            "exact": self.measure(ExactOracle.fit(self.test, self.losses)),
+        }
 
 
 def _comparison(
     bench: _Bench,
     curves: Mapping[str, Curve],
     seconds: Mapping[str, float],
-    singles: Mapping[str, Curve],
-    oracles: Mapping[str, Curve],
+    steps: _Steps,
 ) -> Comparison:
     test, losses = bench.test, bench.losses
+    steps.next("measuring oracles")
+    singles, oracles = bench.singles(), bench.oracles()
+    steps.next("summing up")
     together = join(singles.values())
     against = scales(together, oracles["exact"], test.reference_cost)
     statics = {stage: curve.points[0] for stage, curve in singles.items()}
