@@ -37,7 +37,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("exits", "module training"),
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
-    ("", "report testing"),
+    ("", "report testing sklearn torch"),
     ("command", "completing parsing answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),
     ("", "cli"),
