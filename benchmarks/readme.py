@@ -569,7 +569,9 @@ def figure() -> str:
     point = [kept["excess_loss"], kept["cost"]]
     label = f"certified: {kept['budget'] * 100:g} point, {kept['confidence']:.0%}"
     series.append(_series(label, "certified", [point], unit))
-    return draw_frontier(FrontierFigure(tuple(series), kept["budget"] * 100, kept["bound"] * 100))
+    return draw_frontier(
+        FrontierFigure(series=tuple(series), budget=kept["budget"] * 100, bound=kept["bound"] * 100)
+    )
 
 
 def clock_figure() -> str:

@@ -22,5 +22,5 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> tuple[demo.Demo, Path, 
     steps: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "QUICK", Contest(1, thorough=False))  # nobody reads these numbers
-        found = demo.run(out, progress=lambda what, done, total: steps.append(what))
+        found = demo.journey(out, progress=lambda what, done, total: steps.append(what))
     return found, out, steps

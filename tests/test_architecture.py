@@ -29,7 +29,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("runtime", "format engine rows session onnxruntime stages driver"),
     ("export", "scope itinerary deciding stages seal single folder"),
     ("", "export"),
-    ("runtime", "waiting calls ends routed laws openvino torch single"),  # what runs exported files
+    ("runtime", "waiting calls"),  # functions as stages
+    ("runtime", "ends routed laws openvino torch single"),  # what runs exported files
     ("", "runtime"),
     ("recording", "independence measure labels resume running record reprice"),
     ("exits", "work network cutting stages pooling heads features placement attach"),
@@ -37,7 +38,9 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("exits", "module training"),
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
-    ("", "report testing sklearn torch"),
+    ("", "report"),
+    ("testing", "closeness policies"),
+    ("", "testing sklearn torch"),
     ("command", "completing parsing answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),
     ("", "cli"),

@@ -17,7 +17,7 @@ from offramp.base.errors import ArgumentError, InputError
 from offramp.core.policy import Policy
 from offramp.core.trace import Trace
 from offramp.policies import Static
-from offramp.runtime import Runtime
+from offramp.runtime import Stages
 
 CALLED = ("of", "read", "write", "losses", "split")  # of classes
 MADE_BY_US = {  # records that functions return; nobody calls their constructors
@@ -83,7 +83,7 @@ SAID: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: offramp.compare(testing.synthetic(30), policies="margin"),
-        "compare asks for a list of text or None as `policies`, and the text 'margin' came. Put "
+        "compare asks for a list or None as `policies`, and the text 'margin' came. Put "
         "it into a list: ['margin'].",
     ),
     (
@@ -119,7 +119,7 @@ RIGHT: list[tuple[Any, object]] = [
     (Callable[[int], int], abs),
     (str | Path | None, None),
     (Policy, Static.of(testing.synthetic(30).graph, "small")),
-    (Runtime, testing.MemoryRuntime.of(testing.synthetic(30))),
+    (Stages, testing.MemoryRuntime.of(testing.synthetic(30))),
     (Any, Wrong()),
 ]
 WRONG: list[tuple[Any, object]] = [
@@ -132,7 +132,7 @@ WRONG: list[tuple[Any, object]] = [
     (tuple[str, ...], ("a", 1)),
     (Callable[[int], int], 3),
     (str | Path | None, 3),
-    *((kind, value) for kind in (Policy, Runtime) for value in (3, None, "margin")),
+    *((kind, value) for kind in (Policy, Stages) for value in (3, None, "margin")),
 ]
 
 

@@ -117,7 +117,7 @@ def test_reports_say_who_answers_with_whom(tmp_path: Path) -> None:
     expected = str(plan.committees["c"])
     assert " a + " in expected
     page = tmp_path / "r.html"
-    write_report(page, [ReportInput("plan", plan=plan)])
+    write_report(page, [ReportInput(name="plan", plan=plan)])
     assert "answers with" in page.read_text()
     assert expected in page.read_text()
     console = Console(width=200, record=True, file=io.StringIO())

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from offramp.base.errors import DataError, GraphError, MissingExtra
+from offramp.base.errors import DataError, GraphError, InputError, MissingExtra
 from offramp.networks.data import ExampleBatch, open_examples
 from offramp.networks.preprocessing import Preprocessing
 from tests.made import picture
@@ -213,7 +213,7 @@ def test_a_missing_extra_names_its_install_line(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_preprocessing_that_makes_no_sense_is_refused(values: Any) -> None:
-    with pytest.raises(GraphError):
+    with pytest.raises(InputError):
         Preprocessing(*values)
 
 

@@ -61,7 +61,7 @@ def test_the_networks_are_as_good_as_said(found: tuple[demo.Demo, Path]) -> None
 
 def test_it_replaces_only_what_is_its_own(found: tuple[demo.Demo, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--force"):
-        demo.run(found[1], progress=lambda what, done, total: None)
+        demo.journey(found[1], progress=lambda what, done, total: None)
 
 
 def test_its_traces_remember_the_networks(found: tuple[demo.Demo, Path]) -> None:

@@ -22,7 +22,7 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.promise import split
 from offramp.report import dial, report_inputs
-from offramp.report.dial import MOST, excerpts, position, thumbnail
+from offramp.report.dial import MOST_SHOWN, excerpts, position, thumbnail
 from offramp.testing import synthetic
 
 LEARN, FRESH = synthetic(1200, seed=1), synthetic(900, seed=2)
@@ -58,7 +58,7 @@ def test_excerpts_stop_early_late_and_wrong(plan: Plan) -> None:
     spoken = plan.answering(FRESH)
     outcome = replay(spoken, plan.running, plan.setting)
     for kind in ("early", "late", "wrong"):
-        assert 0 < len(found[kind]) <= MOST
+        assert 0 < len(found[kind]) <= MOST_SHOWN
     for e in found["early"] + found["late"] + found["wrong"]:
         row = int(e.id)
         assert e.stage == outcome.order[outcome.stage[row]]
@@ -67,7 +67,7 @@ def test_excerpts_stop_early_late_and_wrong(plan: Plan) -> None:
         assert FRESH.labels is not None
         assert e.label == str(FRESH.labels[row])
     assert {e.stage for e in found["early"]} == {"small"}
-    dearest = np.sort(outcome.cost)[::-1][:MOST] / FRESH.reference_cost
+    dearest = np.sort(outcome.cost)[::-1][:MOST_SHOWN] / FRESH.reference_cost
     assert [e.cost for e in found["late"]] == dearest.tolist()
     assert all(e.answer != e.label for e in found["wrong"])
     assert found["wrong"][0].reference == found["wrong"][0].label  # the plan's own faults first

@@ -409,10 +409,10 @@ def test_labels_of_a_single_class_teach_nothing() -> None:
 def test_empty_names_of_points_are_refused() -> None:
     from offramp.command import parsing
 
-    assert parsing.points("auto") is None
-    assert parsing.points("a, b") == ["a", "b"]
+    assert parsing.exit_names("auto") is None
+    assert parsing.exit_names("a, b") == ["a", "b"]
     with pytest.raises(InputError, match="empty name"):
-        parsing.points("a,,b")
+        parsing.exit_names("a,,b")
 
 
 @pytest.mark.parametrize("style", ["linear", "deep"])

@@ -13,7 +13,7 @@ from offramp.core.frontier import Point
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
-from offramp.report import Clock, Dial, ReportInput, dial, write_report
+from offramp.report import Clock, DialView, ReportInput, dial, write_report
 from offramp.study.compare import compare
 from offramp.testing import synthetic
 from tests.test_elsewhere import JS, package, program, run
@@ -33,7 +33,16 @@ def named(examples: int) -> Any:
 
 def clock(speedup: float) -> Clock:
     exits = {"small": 1.0, "medium": 0.0, "large": 0.0}
-    return Clock(1, 1, f"large{HOSTILE}", 4.0, 4.0 / speedup, speedup, 3.0, exits)
+    return Clock(
+        batch=1,
+        threads=1,
+        reference=f"large{HOSTILE}",
+        reference_ms=4.0,
+        adaptive_ms=4.0 / speedup,
+        speedup=speedup,
+        theoretical_speedup=3.0,
+        exits=exits,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +52,26 @@ def plan() -> Plan:
 
 
 @pytest.fixture(scope="module")
-def turned(plan: Plan) -> Dial:
+def turned(plan: Plan) -> DialView:
     trace = replace(named(900), costs=plan.costs)
     return dial(plan, trace)
 
 
 @pytest.fixture(scope="module")
-def seen(plan: Plan, turned: Dial, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def seen(plan: Plan, turned: DialView, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the page says and does."""
     node, browser = program("node"), program("chromium", "chromium-browser", "google-chrome")
     package("playwright-core")
     path = tmp_path_factory.mktemp("page") / "report.html"
     fresh = synthetic(900, seed=2)
     entry = ReportInput(
-        HOSTILE,
-        compare(LEARN, fresh),
-        plan,
-        evaluate(plan, fresh),
-        HOSTILE,
-        (clock(2.5),),
-        turned,
+        name=HOSTILE,
+        comparison=compare(LEARN, fresh),
+        plan=plan,
+        evaluation=evaluate(plan, fresh),
+        note=HOSTILE,
+        clocks=(clock(2.5),),
+        dial=turned,
     )
     write_report(path, [entry])
     return json.loads(run(node, str(JS / "report.mjs"), browser, str(path)))
@@ -95,7 +104,9 @@ def test_three_numbers_come_first(seen: Any, plan: Plan) -> None:
     assert sure == ["confidence", "95%"]
 
 
-def test_the_slider_shows_every_setting_of_the_dial(seen: Any, plan: Plan, turned: Dial) -> None:
+def test_the_slider_shows_every_setting_of_the_dial(
+    seen: Any, plan: Plan, turned: DialView
+) -> None:
     cheap, next_, safe = turned.points[-1], turned.points[-2], turned.points[0]
     at = seen["dial"]
     now = next(p for p in turned.points if p.tradeoff == plan.tradeoff)

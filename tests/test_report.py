@@ -31,7 +31,12 @@ def plan() -> Plan:
 
 @pytest.fixture(scope="module")
 def entry(plan: Plan) -> ReportInput:
-    return ReportInput("cats & <dogs>", compare(LEARN, FRESH), plan, evaluate(plan, FRESH))
+    return ReportInput(
+        name="cats & <dogs>",
+        comparison=compare(LEARN, FRESH),
+        plan=plan,
+        evaluation=evaluate(plan, FRESH),
+    )
 
 
 class Page(HTMLParser):
@@ -168,7 +173,7 @@ def test_folders_become_sections(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_a_plan_alone_is_enough(plan: Plan, tmp_path: Path) -> None:
-    write_report(tmp_path / "report.html", [ReportInput("plan", plan=plan)])
+    write_report(tmp_path / "report.html", [ReportInput(name="plan", plan=plan)])
     assert "The evidence" in Page((tmp_path / "report.html").read_text()).text
 
 

@@ -53,7 +53,7 @@ def test_costs_at_every_size_are_kept(tmp_path: Path) -> None:
     assert manifest["cost_at"]["1"]["cost"]["small"] == {"body": 8e-5, "head": 0.0}
     assert MANY.smallest() == ONE.smallest() == ONE
     for wrong in ({"batch": 0}, {"batch": "many"}, {"overhead": "much"}, {"at": {0: ONE}}):
-        with pytest.raises(CostError):
+        with pytest.raises(InputError):
             trace.graph.check_costs(replace(MANY, **wrong))
 
 
@@ -145,7 +145,16 @@ def test_requests_of_other_sizes_are_priced_as_such() -> None:
 
 def clock(**more: object) -> dict[str, object]:
     exits = dict.fromkeys(STAGES, 1 / 3)
-    found = Clock(64, 1, "large, all", 9.0, 4.0, 2.25, 2.5, exits)
+    found = Clock(
+        batch=64,
+        threads=1,
+        reference="large, all",
+        reference_ms=9.0,
+        adaptive_ms=4.0,
+        speedup=2.25,
+        theoretical_speedup=2.5,
+        exits=exits,
+    )
     return {**asdict(found), "contestants": [], **more}
 
 
@@ -158,7 +167,7 @@ def test_a_report_shows_the_clock_before_costs(tmp_path: Path) -> None:
     text = (tmp_path / "r.html").read_text()
     single, many = "at batch 1: 1.25 times as slow as", "at batch 64: 2.25 times as fast as"
     assert text.index(single) < text.index(many) < text.index("times less cost")
-    write_report(tmp_path / "bare.html", [ReportInput("plan", plan=found[0].plan)])
+    write_report(tmp_path / "bare.html", [ReportInput(name="plan", plan=found[0].plan)])
     assert "On the clock" not in (tmp_path / "bare.html").read_text()
 
 

@@ -122,7 +122,7 @@ def test_trained_stages_are_taken_as_they_are() -> None:
     stages = [("small", LogisticRegression()), ("big", forest())]
     for _, stage in stages:
         stage.fit(X[:2000], Y[:2000])
-    few = CascadeClassifier(stages, 0.05, costs=COSTS, policy="margin", prefit=True)
+    few = CascadeClassifier(stages, 0.05, costs=COSTS, policy="margin", train_share="prefit")
     few.fit(X[2000:4000], Y[2000:4000])
     assert few.stages_["big"] is stages[1][1]
     assert taught_and_certified(few) == 2000
@@ -215,6 +215,7 @@ class _Bare(BaseEstimator):  # type: ignore[misc]
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"budget": 1.5}, BudgetError, "budget"),
     ({"train_share": 0.0}, BudgetError, "train_share"),
+    ({"train_share": "half"}, BudgetError, "'half'"),
     ({"costs": {"small": 1.0}}, CostError, "big"),
     ({"costs": "guessed"}, InputError, "guessed"),
     ({"policy": "none such"}, InputError, "none such"),

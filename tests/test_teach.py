@@ -14,7 +14,7 @@ from offramp.core.frontier import cost_at, frontier, static_points
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.trace import Trace, assemble
 from offramp.learn.pool import edges_of, search
-from offramp.learn.teach import FEW, RULES, Ways, teach
+from offramp.learn.teach import FEW, TRIED_RULES, Ways, teach
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.notes import notes
@@ -92,13 +92,13 @@ def test_the_linear_policy_decides_where_nothing_saves_a_point_of_cost() -> None
     taught = teach(learning)
     others = {name: value for name, value in taught.held_out.items() if name != "learned"}
     assert taught.name == "learned"
-    assert {*RULES, "network"} == {*others}
+    assert {*TRIED_RULES, "network"} == {*others}
     assert taught.held_out["learned"] < min(others.values()) + 0.01
 
 
 def test_few_examples_teach_a_rule() -> None:
     taught = teach(synthetic(FEW - 1, ("small", "large")))
-    assert taught.name == RULES[0]
+    assert taught.name == TRIED_RULES[0]
     assert taught.held_out == {}
 
 
@@ -114,7 +114,7 @@ def test_what_is_held_out_is_an_honest_forecast() -> None:
 
 def test_fit_says_what_it_tried() -> None:
     plan = fit(synthetic(3000), 0.02)
-    assert {*RULES, "learned"} <= {*plan.info["policies_tried"]}
+    assert {*TRIED_RULES, "learned"} <= {*plan.info["policies_tried"]}
 
 
 # --- what learning learns from

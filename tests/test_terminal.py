@@ -200,10 +200,10 @@ def _luminance(colour: str) -> float:
 
 
 def test_colours_can_be_read_on_black_and_on_white() -> None:
-    for colour in palette.STAGES:
+    for colour in palette.STAGE_COLOURS:
         light = _luminance(colour)
         assert min((light + 0.05) / 0.05, 1.05 / (light + 0.05)) >= 3.5, colour
-    assert len(set(palette.STAGES)) == len(palette.STAGES)
+    assert len(set(palette.STAGE_COLOURS)) == len(palette.STAGE_COLOURS)
 
 
 COMMANDS: Any = typer.main.get_command(cli.app)  # of typer or click, as the version has it

@@ -119,7 +119,7 @@ def frontier_figure(found: Mapping[str, Comparison]) -> FrontierFigure:
         role = "learned" if name == list(found)[-1] else "policy"
         series.append(Series(f"learned, {name}", role, learned.cost, learned.excess_loss))  # type: ignore[arg-type]
     last = frontiers(list(found.values())[-1]).series
-    return FrontierFigure((*series, *(s for s in last if s.name != "learned")))
+    return FrontierFigure(series=(*series, *(s for s in last if s.name != "learned")))
 
 
 def write(found: Mapping[str, Mapping[str, Comparison]], out: Path) -> None:

@@ -62,9 +62,8 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):
         confidence: chance that the promise holds.
         costs: `measured`, in seconds; or name -> cost per row in any unit.
         policy: a family of `offramp.policies.FAMILIES`, or `auto`.
-        prefit: the classifiers are trained already, on other rows: they are taken as they are, and
-            all rows are held out.
-        train_share: part of the rows that train the classifiers, in (0, 1).
+        train_share: part of the rows that train the classifiers, in (0, 1); or `prefit`: they are
+            trained already, on other rows, are taken as they are, and all rows are held out.
         repeats: what rows that repeat others are: `real` draws, or `copies`, which count once.
         random_state: of the split, of the classifiers whose own is None, and of the plan.
 
@@ -104,8 +103,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):
         confidence: float = 0.95,
         costs: Literal["measured"] | Mapping[str, float] = "measured",
         policy: str = "auto",
-        prefit: bool = False,
-        train_share: float = 0.5,
+        train_share: float | Literal["prefit"] = 0.5,
         repeats: Repeats = "real",
         random_state: Any = None,
     ) -> None:
@@ -114,7 +112,6 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):
         self.confidence = confidence
         self.costs = costs
         self.policy = policy
-        self.prefit = prefit
         self.train_share = train_share
         self.repeats = repeats
         self.random_state = random_state
@@ -194,6 +191,10 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):
         X = self._read(X)
         return infer(plan, _calls(self.stages_, self.classes_, X), np.arange(_num_samples(X)))
 
+    @property
+    def _prefit(self) -> bool:
+        return isinstance(self.train_share, str) and self.train_share == "prefit"
+
     def _ready(self) -> Plan | None:
         check_is_fitted(self)
         return self.plan_
@@ -204,7 +205,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         self._check_stages()
-        known = [stage.classes_ for _, stage in self.stages] if self.prefit else []
+        known = [stage.classes_ for _, stage in self.stages] if self._prefit else []
         self.classes_ = np.unique(np.concatenate([y, *known]))
         return X, y
 
@@ -221,19 +222,22 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):
 
     def _split(self, y: AnyArray, random: np.random.RandomState) -> tuple[IntArray, IntArray]:
         """The rows that train, some of every class, and the others; both ascending."""
-        if self.prefit:
+        if self._prefit:
             return np.arange(0), np.arange(len(y))
-        if not 0 < self.train_share < 1:
-            raise BudgetError(f"train_share is {self.train_share}; it must lie between 0 and 1.")
+        share = self.train_share
+        if isinstance(share, str) or not 0 < share < 1:
+            raise BudgetError(
+                f"train_share is {share!r}; it must lie between 0 and 1, or be 'prefit'."
+            )
         order = random.permutation(len(y))
         trains = np.zeros(len(y), dtype=bool)
-        trains[order[: round(self.train_share * len(y))]] = True
+        trains[order[: round(share * len(y))]] = True
         for label in np.setdiff1d(self.classes_, y[trains]):
             trains |= y == label
         return np.flatnonzero(trains), np.flatnonzero(~trains)
 
     def _trained(self, X: Any, y: AnyArray, random: np.random.RandomState) -> dict[str, Any]:
-        if self.prefit:
+        if self._prefit:
             return dict(self.stages)
         fresh = {name: clone(stage) for name, stage in self.stages}
         if self.random_state is not None:
@@ -246,7 +250,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):
         self._validate_names(names)
         Graph.chain(names)  # raises where they are none
         for name, stage in self.stages:
-            if self.prefit:
+            if self._prefit:
                 check_is_fitted(stage)
             if not any(hasattr(stage, method) for method in _METHODS):
                 raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-STAGES = (
+STAGE_COLOURS = (
     "#4477aa",  # blue: the root
     "#2a8a3c",
     "#b0467f",
@@ -18,4 +18,4 @@ least 3.5 both to black and to white, so that it can be read on any terminal and
 
 def colour(position: int) -> str:
     """The colour of the stage at a position of `Graph.order`, the root's being 0."""
-    return STAGES[position % len(STAGES)]
+    return STAGE_COLOURS[position % len(STAGE_COLOURS)]

@@ -39,7 +39,7 @@ _EDGES = "small>medium>large,small>large"
 _STEPS = ("recording", "fitting", "measuring", "comparing", "reporting")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """What the demo found."""
 
@@ -93,7 +93,7 @@ def digits(part: str) -> tuple[AnyArray, IntArray]:
     return scaled, labels[rows].astype(np.int64)
 
 
-def run(out: Path, *, force: bool = False, progress: Progress) -> Demo:
+def journey(out: Path, *, force: bool = False, progress: Progress) -> Demo:
     """Records, fits, certifies and measures in folder `out`, and writes a report there.
 
     Raises:
@@ -130,7 +130,14 @@ def _journey(folder: Path, out: Path, progress: Progress) -> Demo:
     step(4)
     entry = _entry(plan, evaluation, comparison, measuring, benches, folder)
     report, missing = _report(entry, folder)
-    result = Demo(plan, evaluation, comparison, benches, out / report if report else None, missing)
+    result = Demo(
+        plan=plan,
+        evaluation=evaluation,
+        comparison=comparison,
+        benches=benches,
+        report=out / report if report else None,
+        missing=missing,
+    )
     write_manifest(folder, "demo", result.to_json())
     return result
 
@@ -157,7 +164,14 @@ def _entry(
 ) -> ReportInput:
     clocks = tuple(Clock.of(row) for row in benches)
     turned = dial(plan, measuring, str(folder / "measure.npz"))
-    return ReportInput("digits", comparison, plan, evaluation, clocks=clocks, dial=turned)
+    return ReportInput(
+        name="digits",
+        comparison=comparison,
+        plan=plan,
+        evaluation=evaluation,
+        clocks=clocks,
+        dial=turned,
+    )
 
 
 def _report(entry: ReportInput, folder: Path) -> tuple[str | None, str]:

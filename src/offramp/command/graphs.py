@@ -11,7 +11,7 @@ import typer
 from offramp.base.errors import InputError
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
-from offramp.command.options import Edges, Engine, Force, Json, Out, Reference, SkipBroken
+from offramp.command.options import Edges, EngineOption, Force, Json, Out, Reference, SkipBroken
 from offramp.command.terminal import examples_of, given, messages, progress, show
 from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.networks.networks import GRAPH, combine
@@ -35,7 +35,7 @@ def graph(
     mean: Mean = None,
     std: Std = None,
     layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
-    engine: Engine = "onnxruntime",
+    engine: EngineOption = "onnxruntime",
     force: Force = False,
 ) -> None:
     """Put trained networks into a graph: which may follow which, and what they read."""
@@ -86,7 +86,7 @@ def exits(
         raise InputError("say where to write the graph: --out GRAPH; or look first: --list.")
     check_output(out, force, GRAPH, given(model, data))
     settings = ExitOptions(
-        at=parsing.points(at),
+        at=parsing.exit_names(at),
         style=None if head == "auto" else head,
         hears=hears,
         padding=padding,

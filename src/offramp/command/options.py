@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and not
 Data = Annotated[
     str, typer.Option("--data", help=".npz, Parquet, a folder of images, or hf:NAME[:SPLIT].")
 ]
-Engine = Annotated[EngineName, typer.Option("--engine", help="What runs the networks.")]
+EngineOption = Annotated[EngineName, typer.Option("--engine", help="What runs the networks.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each network.")]
 SkipBroken = Annotated[
     bool, typer.Option("--skip-broken", help="Leave out images that do not decode, and count them.")

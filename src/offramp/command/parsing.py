@@ -32,7 +32,7 @@ def files(networks: list[str]) -> dict[str, Path]:
     return found
 
 
-def points(text: str) -> list[str] | None:
+def exit_names(text: str) -> list[str] | None:
     """ "auto" as None, "a,b" as names of tensors or modules."""
     if text == "auto":
         return None

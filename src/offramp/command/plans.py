@@ -13,7 +13,7 @@ from rich.console import Group
 from offramp.base.outputs import check_output
 from offramp.command import completing, parsing, tables
 from offramp.command.options import (
-    Engine,
+    EngineOption,
     Force,
     Given,
     Json,
@@ -88,7 +88,7 @@ def fit(
         typer.Option(help="Cost is the time of requests of so many examples: 64 or 1,64."),
     ] = None,
     threads: Threads = 1,
-    engine: Engine = "onnxruntime",
+    engine: EngineOption = "onnxruntime",
     json_: Json = False,
     force: Force = False,
 ) -> None:

@@ -11,7 +11,7 @@ from offramp.base.errors import InputError
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.answers import ANSWERS, AnswerFile, stream
-from offramp.command.options import Data, Engine, Force, Json, Out, SkipBroken, Threads
+from offramp.command.options import Data, EngineOption, Force, Json, Out, SkipBroken, Threads
 from offramp.command.sheets import painted
 from offramp.command.terminal import examples_of, given, messages, output, progress, remark, show
 from offramp.core.costs import elsewhere
@@ -40,10 +40,10 @@ def demo(
     force: Force = False,
 ) -> None:
     """The whole journey on handwritten digits, with networks that come along."""
-    from offramp.command import demo as journey
+    from offramp.command.demo import journey
 
     with progress() as step:
-        result = journey.run(out, force=force, progress=step)
+        result = journey(out, force=force, progress=step)
     if details:
         output.print(tables.certificate(result.plan), crop=False)
         output.print(tables.evaluation(result.evaluation), crop=False)
@@ -61,8 +61,10 @@ def run(
     out: AnswersOut = None,
     batch: BatchSize = 64,
     threads: Threads = 1,
-    engine: Engine = "onnxruntime",
-    device: Annotated[Device, typer.Option(help="cuda needs onnxruntime-gpu.")] = "cpu",
+    engine: EngineOption = "onnxruntime",
+    device: Annotated[
+        Device, typer.Option(help="cuda needs the GPU build of ONNX Runtime.")
+    ] = "cpu",
     skip_broken: SkipBroken = False,
     force: Force = False,
 ) -> None:
@@ -97,7 +99,7 @@ def bench(
     data: Data,
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,64",
     threads: Threads = 1,
-    engine: Engine = "onnxruntime",
+    engine: EngineOption = "onnxruntime",
     json_: Json = False,
 ) -> None:
     """Wall clock of the plan against its reference at its fastest, and all else, interleaved."""

@@ -13,7 +13,7 @@ from offramp.command import completing, parsing
 from offramp.command.options import (
     Data,
     Edges,
-    Engine,
+    EngineOption,
     Force,
     Json,
     Out,
@@ -68,7 +68,7 @@ def record(
         ),
     ] = "1,64",
     threads: Threads = 1,
-    engine: Engine = "onnxruntime",
+    engine: EngineOption = "onnxruntime",
     seal: Seal = None,
     cost: RecordedCosts = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",

@@ -168,7 +168,7 @@ class Trace:
 
     @checked
     def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
-        """RowFacts of a random `share` of the examples, and the other rows, both ascending.
+        """Rows of a random `share` of the examples, and the other rows, both ascending.
 
         Raises:
             BudgetError: `share` lies outside (0, 1).

@@ -24,7 +24,7 @@ from offramp.core.trace import Trace
 from offramp.learn.teach import DEFAULT, Ways
 from offramp.policies import family
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _WORTH = 0.002  # of the reference's cost that a change must save, on held-out examples
 _SAMPLE = 1500  # examples to search on, at most
 _QUICK, _OWN = "margin", "learned"  # policies that tell who takes part, and which skips pay
@@ -82,9 +82,9 @@ class _Judge:
     def of_chain(self, chain: Sequence[str]) -> float:
         return self.cost(self.graph(chain))
 
-    def best(self, what: str, graphs: Mapping[T, Graph], policy: str = _QUICK) -> T:
+    def best(self, what: str, graphs: Mapping[_T, Graph], policy: str = _QUICK) -> _T:
         """The key of the graph that costs least, the first of several."""
-        costs: dict[T, float] = {}
+        costs: dict[_T, float] = {}
         for number, (key, graph) in enumerate(graphs.items()):
             self.tell(what, number, len(graphs))
             costs[key] = self.cost(graph, policy)

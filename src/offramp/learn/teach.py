@@ -24,7 +24,7 @@ from offramp.policies import Deployable, Family, family
 
 AUTO = "auto"
 QUICK, NETWORK = "learned", "network"
-RULES = ("margin", "myopic", "entropy")  # hard to beat with few examples
+TRIED_RULES = ("margin", "myopic", "entropy")  # hard to beat with few examples
 FEW = 100  # examples below which nothing is learned
 _FOLDS, _MANY = 5, 1000  # folds; examples from which two are enough, and a network worth trying
 _SAMPLE = 3000  # examples to choose on, at most
@@ -171,5 +171,5 @@ def _tried(trace: Trace, policy: str | Family) -> tuple[str, ...]:
     if policy != AUTO:
         return (family(policy).name,)
     if trace.examples < FEW:
-        return RULES[:1]
-    return (QUICK, *RULES, *((NETWORK,) if trace.examples >= _MANY else ()))
+        return TRIED_RULES[:1]
+    return (QUICK, *TRIED_RULES, *((NETWORK,) if trace.examples >= _MANY else ()))

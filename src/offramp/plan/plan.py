@@ -233,6 +233,7 @@ class Plan:
             )
         return self.networks
 
+    @checked
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Writes the plan and copies of its networks, whole or not at all.
 

@@ -243,15 +243,14 @@ def latency(
     walked = backbone(plan.policy.graph)
     parts = {part for stage in walked.order for part in walked.parts(stage)}
     stages = Stages(plan.runnable(), plan.graph, engine=engine, threads=threads)
-    driver = _going_on(plan, engine, threads)
     others = tuple(sorted({size for size in sizes if size < len(x)}))
     requests = [x[:rows] for rows in _up_to(len(x), others)]
-    times = _requests(stages, plan.graph, driver, requests, limit_s)
-    file = times.pop(_FILE)
+    times = _requests(stages, plan.graph, _going_on(plan, engine, threads), requests, limit_s)
+    whole_walk = times.pop(_FILE)
     return Latency(
         batch=len(x),
         parts=times,
-        stop=_stops(file, [times[p] for p in parts & times.keys()], len(walked.order) - 1),
+        stop=_stops(whole_walk, [times[p] for p in parts & times.keys()], len(walked.order) - 1),
         source=source(len(x), threads, engine),
         others=others,
         engine=engine.title,
@@ -269,8 +268,8 @@ def _stops(
 ) -> dict[int, float]:
     """Seconds of one decision, by rows: what a file takes beyond its parts, shared by all."""
     return {
-        rows: max(0.0, whole_walk - sum(part[rows] for part in parts)) / max(1, decisions)
-        for rows, whole_walk in file.items()
+        rows: max(0.0, walked - sum(part[rows] for part in parts)) / max(1, decisions)
+        for rows, walked in file.items()
     }
 
 

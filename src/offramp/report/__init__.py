@@ -1,13 +1,13 @@
 """Reports: figures as numbers, apart from drawing them and from the page around them; and cards."""
 
 from offramp.report.card import card, write_card
-from offramp.report.dial import Dial, dial
+from offramp.report.dial import DialView, dial
 from offramp.report.inputs import report_inputs
 from offramp.report.page import Clock, ReportInput, write_report
 
 __all__ = [
     "Clock",
-    "Dial",
+    "DialView",
     "ReportInput",
     "card",
     "dial",

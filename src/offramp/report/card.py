@@ -16,7 +16,7 @@ from offramp.plan.plan import Plan
 from offramp.policies import policy_to_json
 from offramp.promise.certify import KEEP
 from offramp.report import sentences
-from offramp.report.page import facts
+from offramp.report.page import plan_facts
 
 _MARK = b"<!-- a model card by offramp -->"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")  # what Markdown would read as its own
@@ -113,7 +113,7 @@ def _promised(plan: Plan) -> Iterator[str]:
         ("verdict", found.verdict),
         ("budget", f"{found.budget:.4g} of {found.excess} excess loss ({found.loss})"),
         ("confidence", f"{found.confidence:.4g}"),
-        *[fact for fact in facts(plan) if fact[0] not in ("cost", "costs", "note")],
+        *[fact for fact in plan_facts(plan) if fact[0] not in ("cost", "costs", "note")],
     ]
     if found.reference_loss is not None:
         rows.append(("loss of the reference, same examples", f"{found.reference_loss:.2%}"))

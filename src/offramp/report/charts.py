@@ -49,7 +49,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Look:
+class CurveStyle:
     """How a series is drawn, the same in its picture and in its legend."""
 
     colour: str
@@ -62,17 +62,17 @@ def shown_first(series: Series) -> bool:
     return series.role in _PLAIN or (series.role == "oracle" and series.name != SOFT)
 
 
-def looks(figure: FrontierFigure) -> dict[str, Look]:
+def looks(figure: FrontierFigure) -> dict[str, CurveStyle]:
     """How each series is drawn: what stands out in its own colour, all else in turn."""
-    found, turn = dict[str, Look](), 0
+    found, turn = dict[str, CurveStyle](), 0
     for series in figure.series:
         width = _WIDTHS.get(series.role, 1.6)
         if series.role in _COLOURS:
             dash = [2, 3] if series.role == "oracle" else [1, 0]
-            found[series.name] = Look(PALETTE[_COLOURS[series.role]], dash, width)
+            found[series.name] = CurveStyle(PALETTE[_COLOURS[series.role]], dash, width)
         else:
             hue = PALETTE[HUES[turn % len(HUES)]]
-            found[series.name] = Look(hue, _DASHES[turn // len(HUES) % len(_DASHES)], width)
+            found[series.name] = CurveStyle(hue, _DASHES[turn // len(HUES) % len(_DASHES)], width)
             turn += 1
     return found
 
@@ -240,7 +240,7 @@ def _level(excess: float, mark: Spec) -> Spec:
     return {"data": {"values": [{"excess": excess}]}, "mark": mark, "encoding": across}
 
 
-def _lines(figure: FrontierFigure, seen: Mapping[str, Look]) -> Spec:
+def _lines(figure: FrontierFigure, seen: Mapping[str, CurveStyle]) -> Spec:
     rows = [
         {"name": s.name, "cost": c, "excess": e, "order": number, **_drawn(seen[s.name])}
         for s in figure.series
@@ -262,7 +262,7 @@ def _lines(figure: FrontierFigure, seen: Mapping[str, Look]) -> Spec:
     }
 
 
-def _points(figure: FrontierFigure, seen: Mapping[str, Look], high: float) -> list[Spec]:
+def _points(figure: FrontierFigure, seen: Mapping[str, CurveStyle], high: float) -> list[Spec]:
     """Single points; one that loses more than is shown points out of the figure."""
     rows = []
     for series in figure.series:
@@ -313,7 +313,7 @@ _IS_SHOWN = {"filter": f"datum.name === '{_ALWAYS}' || indexof(shown, datum.name
 _COLOUR = {"field": "colour", "type": "nominal", "scale": None}
 
 
-def _drawn(look: Look) -> Spec:
+def _drawn(look: CurveStyle) -> Spec:
     return {"colour": look.colour, "dash": list(look.dash), "width": look.width}
 
 

@@ -24,7 +24,7 @@ from offramp.plan.plan import Plan
 from offramp.promise import split
 from offramp.study.bands import DRAWS, Resamples, measure
 
-MOST = 8  # examples of each kind
+MOST_SHOWN = 8  # examples of each kind
 _SIDE = 64  # pixels of a thumbnail
 _BATCH = 256
 
@@ -43,7 +43,7 @@ class Excerpt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dial:
+class DialView:
     """A plan on the examples of a trace that are not sealed."""
 
     points: Sequence[Point]  # at every setting, safest first
@@ -52,7 +52,7 @@ class Dial:
     excerpts: Mapping[str, Sequence[Excerpt]] = field(default_factory=dict)
 
 
-def dial(plan: Plan, trace: Trace, data: str | None = None) -> Dial:
+def dial(plan: Plan, trace: Trace, data: str | None = None) -> DialView:
     """The dial of `plan` on the rows of `trace` that are not sealed, and excerpts of them.
 
     Args:
@@ -70,7 +70,7 @@ def dial(plan: Plan, trace: Trace, data: str | None = None) -> Dial:
     losses = spoken.losses(_loss(plan, rows), plan.certificate.excess)
     curve = measure(spoken, losses, plan.policy, Resamples.of(rows.examples, DRAWS, 0))
     shown = excerpts(plan, rows)
-    return Dial(
+    return DialView(
         points=curve.points,
         examples=rows.examples,
         taught=trace.info.get("data") in plan.fitted_on,
@@ -79,7 +79,7 @@ def dial(plan: Plan, trace: Trace, data: str | None = None) -> Dial:
 
 
 def excerpts(plan: Plan, trace: Trace) -> dict[str, list[Excerpt]]:
-    """Examples that the plan stops early, late, and wrong, at most `MOST` of each.
+    """Examples that the plan stops early, late, and wrong, at most `MOST_SHOWN` of each.
 
     Early: the surest of those that stop first. Late: the dearest walks. Wrong: the reference
     answers better, before those that it answers as badly.
@@ -100,7 +100,9 @@ def excerpts(plan: Plan, trace: Trace) -> dict[str, list[Excerpt]]:
         "wrong": wrong[np.lexsort((outcome.cost[wrong], -worse[wrong]))],
     }
     told = _Told(spoken, [outcome.order[at] for at in outcome.stage], outcome.cost)
-    return {kind: [told.excerpt(int(row)) for row in some[:MOST]] for kind, some in chosen.items()}
+    return {
+        kind: [told.excerpt(int(row)) for row in some[:MOST_SHOWN]] for kind, some in chosen.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from offramp.promise.certify import Certificate
 from offramp.study.compare import OWN, Comparison, Row
 
 Role = Literal["learned", "rival", "peer", "policy", "static", "oracle", "certified", "tested"]
-PLAN = "this plan"  # the name of its own curve
+OWN_CURVE = "this plan"  # the name of its own curve
 _SHOWN = 100 * 1.5 * LEVELS[-1]  # percentage points; beyond, nobody chooses
 
 
@@ -26,7 +26,7 @@ class Series:
     excess_loss: tuple[float, ...]  # percentage points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ribbon:
     """A confidence band around a curve."""
 
@@ -37,7 +37,7 @@ class Ribbon:
     high: tuple[float, ...]  # percentage points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FrontierFigure:
     """Excess loss against cost."""
 
@@ -56,7 +56,7 @@ class ExitsFigure:
     shares: dict[str, tuple[float, ...]]  # stage -> share of the inputs that stop there
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Share:
     """How much of the gap to the exact oracle something closes."""
 
@@ -84,7 +84,7 @@ def frontiers(
     """
     unit = found.reference_cost
     roles = {name: _role(name, found, own) for name in found.policies}
-    mine = (_series(PLAN, "learned", hull(own), unit),) if own else ()
+    mine = (_series(OWN_CURVE, "learned", hull(own), unit),) if own else ()
     curves = [
         _series(name, roles[name], hull(points), unit) for name, points in found.policies.items()
     ]
@@ -96,10 +96,14 @@ def frontiers(
     ribbons = (*_own_ribbon(own, unit), *_ribbons(found, roles))
     series = (*mine, *curves, *statics, *oracles)
     if certificate is None:
-        return FrontierFigure(series, ribbons=ribbons, highest=_SHOWN)
+        return FrontierFigure(series=series, ribbons=ribbons, highest=_SHOWN)
     budget, bound = certificate.budget * 100, certificate.bound * 100
     return FrontierFigure(
-        (*series, _certified(certificate)), budget, bound, ribbons, max(_SHOWN, 2 * budget)
+        series=(*series, _certified(certificate)),
+        budget=budget,
+        bound=bound,
+        ribbons=ribbons,
+        highest=max(_SHOWN, 2 * budget),
     )
 
 
@@ -112,7 +116,7 @@ def gaps(found: Comparison) -> GapFigure:
 def _gap(row: Row, found: Comparison) -> Share:
     gap = row.summary.gap_cost.times(100)
     role = _role(row.name, found) if row.kind == "policy" else "static"
-    return Share(row.name, role, gap.value, gap.low, gap.high)
+    return Share(name=row.name, role=role, value=gap.value, low=gap.low, high=gap.high)
 
 
 def _role(policy: str, found: Comparison, own: Sequence[Point] = ()) -> Role:
@@ -127,7 +131,7 @@ def _ribbons(found: Comparison, roles: Mapping[str, Role]) -> Iterator[Ribbon]:
         if band and role != "peer":
             low, high = (tuple((100 * end).tolist()) for end in (band.low, band.high))
             cost = tuple((band.cost / found.reference_cost).tolist())
-            yield Ribbon(name, role, cost, low, high)
+            yield Ribbon(name=name, role=role, cost=cost, low=low, high=high)
 
 
 def _own_ribbon(own: Sequence[Point], unit: float) -> Iterator[Ribbon]:
@@ -137,7 +141,11 @@ def _own_ribbon(own: Sequence[Point], unit: float) -> Iterator[Ribbon]:
     if len(ends) > 1:
         cost, low, high = zip(*ends, strict=True)
         yield Ribbon(
-            PLAN, "learned", cost, tuple(100 * end for end in low), tuple(100 * e for e in high)
+            name=OWN_CURVE,
+            role="learned",
+            cost=cost,
+            low=tuple(100 * end for end in low),
+            high=tuple(100 * e for e in high),
         )
 
 
@@ -151,7 +159,9 @@ def certified_path(certificate: Certificate) -> FrontierFigure:
         tuple(point.excess_loss * 100 for point in certificate.points),
     )
     return FrontierFigure(
-        (tested, _certified(certificate)), certificate.budget * 100, certificate.bound * 100
+        series=(tested, _certified(certificate)),
+        budget=certificate.budget * 100,
+        bound=certificate.bound * 100,
     )
 
 

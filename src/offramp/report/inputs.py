@@ -40,7 +40,7 @@ def report_inputs(paths: Sequence[Path], data: str | None = None) -> list[Report
             "the trace that was recorded on them, or leave --data out."
         )
     return sections + [
-        ReportInput(name, compare(trace, loss=_loss(trace, None)))
+        ReportInput(name=name, comparison=compare(trace, loss=_loss(trace, None)))
         for name, trace in traces.items()
         if name not in used
     ]
@@ -116,13 +116,13 @@ def _section(
     unseen = [t for t in traces.values() if t.info.get("data") not in plan.fitted_on]
     shown = [*unseen[:1], *taught][:1]
     return ReportInput(
-        name,
-        _compared(plan, [*taught, *unseen][:1], unseen) if shown else None,
-        plan,
-        evaluate(plan, unseen[0]) if unseen and not own else None,
-        " ".join(notes),
-        clocks,
-        dial(plan, shown[0], data) if shown and not own else None,
+        name=name,
+        comparison=_compared(plan, [*taught, *unseen][:1], unseen) if shown else None,
+        plan=plan,
+        evaluation=evaluate(plan, unseen[0]) if unseen and not own else None,
+        note=" ".join(notes),
+        clocks=clocks,
+        dial=dial(plan, shown[0], data) if shown and not own else None,
     )
 
 

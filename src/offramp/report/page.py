@@ -17,7 +17,7 @@ from offramp.plan.notes import notes, repairs
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP
 from offramp.report import charts, figures, sentences
-from offramp.report.dial import Dial, Excerpt, position
+from offramp.report.dial import DialView, Excerpt, position
 from offramp.report.drawing import Vega, compiled, embedded, runtime
 from offramp.study.bands import CONFIDENCE, Band
 from offramp.study.bench import Bench
@@ -36,7 +36,7 @@ def _is_report(path: Path) -> bool:
 REPORT = OutputKind("a report", _is_report)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Clock:
     """What `bench` measured of a plan at one batch size and number of threads."""
 
@@ -51,10 +51,10 @@ class Clock:
 
     @classmethod
     def of(cls, found: Bench) -> Clock:
-        return cls(*(getattr(found, name) for name in cls.__dataclass_fields__))
+        return cls(**{name: getattr(found, name) for name in cls.__dataclass_fields__})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportInput:
     """What one section of a report is about; at least a comparison or a plan."""
 
@@ -64,7 +64,7 @@ class ReportInput:
     evaluation: Evaluation | None = None  # of the plan, on examples that it has not seen
     note: str = ""  # what a reader must know of this section
     clocks: tuple[Clock, ...] = ()  # of the plan
-    dial: Dial | None = None  # of the plan
+    dial: DialView | None = None  # of the plan
 
 
 Table = dict[str, Sequence[Any]]  # head: names of columns, perhaps none; rows: their cells
@@ -141,7 +141,7 @@ def _section(entry: ReportInput, name: str, moving: _Moving) -> dict[str, Any]:
         "id": name,
         "name": entry.name,
         "lead": sentences.lead(plan, comparison, entry.clocks),
-        "numbers": sentences.numbers(plan, comparison, entry.clocks),
+        "numbers": sentences.headline(plan, comparison, entry.clocks),
         "note": entry.note,
         "clocks": [_clock(clock) for clock in sorted(entry.clocks, key=lambda c: c.batch)],
         "plan": plan and _plan(plan, name, moving),
@@ -173,11 +173,11 @@ def _plan(plan: Plan, name: str, moving: _Moving) -> dict[str, Any]:
         "promise": sentences.promise(found, plan.graph.reference),
         "saves": found.verdict != KEEP,
         "tested": {"head": ("tradeoff", "cost", "excess loss", "p-value"), "rows": tested},
-        "facts": {"head": (), "rows": facts(plan)},
+        "facts": {"head": (), "rows": plan_facts(plan)},
     }
 
 
-def facts(plan: Plan) -> list[tuple[str, str]]:
+def plan_facts(plan: Plan) -> list[tuple[str, str]]:
     """What a certificate rests on, line by line."""
     found = plan.certificate
     return [
@@ -322,7 +322,7 @@ _KINDS = {
 }
 
 
-def _examples(found: Dial) -> dict[str, Any] | None:
+def _examples(found: DialView) -> dict[str, Any] | None:
     if not found.excerpts:
         return None
     kinds = [

@@ -23,7 +23,7 @@ class Number:
     means: str  # how it was found
 
 
-class Measured(Protocol):
+class ClockRow(Protocol):
     """What was measured on the clock."""
 
     @property
@@ -77,7 +77,7 @@ def verdict(found: Certificate) -> str:
     )
 
 
-def lead(plan: Plan | None, comparison: Comparison | None, clocks: Sequence[Measured] = ()) -> str:
+def lead(plan: Plan | None, comparison: Comparison | None, clocks: Sequence[ClockRow] = ()) -> str:
     """What a reader should remember, in one sentence."""
     if plan is None:
         if comparison is None:
@@ -99,8 +99,8 @@ def lead(plan: Plan | None, comparison: Comparison | None, clocks: Sequence[Meas
     )
 
 
-def numbers(
-    plan: Plan | None, comparison: Comparison | None, clocks: Sequence[Measured] = ()
+def headline(
+    plan: Plan | None, comparison: Comparison | None, clocks: Sequence[ClockRow] = ()
 ) -> list[Number]:
     """What is saved, what is lost, and how sure that is."""
     if plan is None:
@@ -167,7 +167,7 @@ def excerpts(examples: int, taught: bool) -> str:
     return f"Of {examples} open examples {whose}; sealed ones are not shown."
 
 
-def _saved(found: Certificate, clocks: Sequence[Measured]) -> tuple[float, str]:
+def _saved(found: Certificate, clocks: Sequence[ClockRow]) -> tuple[float, str]:
     """The share that is saved, and of what: of the time where it was measured."""
     quickest = _first(clocks)
     if quickest:
@@ -175,7 +175,7 @@ def _saved(found: Certificate, clocks: Sequence[Measured]) -> tuple[float, str]:
     return 1 - found.cost / found.reference_cost, "the cost"
 
 
-def _first(clocks: Sequence[Measured]) -> Measured | None:
+def _first(clocks: Sequence[ClockRow]) -> ClockRow | None:
     """The measurement at the smallest batch."""
     return min(clocks, key=lambda clock: clock.batch) if clocks else None
 

@@ -25,7 +25,7 @@ _TYPES: dict[str, type[np.generic]] = {
 }
 
 Level = Literal["basic", "extended", "all"]
-LEVELS: Mapping[Level, ort.GraphOptimizationLevel] = {
+OPTIMIZATIONS: Mapping[Level, ort.GraphOptimizationLevel] = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -72,7 +72,7 @@ class Session:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.graph_optimization_level = LEVELS[level]
+        options.graph_optimization_level = OPTIMIZATIONS[level]
         options.log_severity_level = 4  # what goes wrong is raised, in our words
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
         self.session = _opened(file, options, providers)

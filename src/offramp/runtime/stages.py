@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
+from offramp.base.checked import checked
 from offramp.base.errors import NetworkError
 from offramp.core.graph import Graph, head, whole
 from offramp.networks.networks import sources
@@ -98,6 +99,7 @@ class Stages:
         return Batch(self, fields_of(x))
 
 
+@checked
 class OnnxRuntime(Stages):
     """Stages on ONNX Runtime, on a device: short for `Stages` with that engine.
 

@@ -27,7 +27,7 @@ from offramp.study.bands import (
     FrontierBand,
     Measured,
     Resamples,
-    join,
+    joined,
     judge,
     measure,
     mixed,
@@ -309,7 +309,7 @@ def _comparison(
     steps.next("measuring oracles")
     singles, oracles = bench.singles(), bench.oracles()
     steps.next("summing up")
-    together = join(singles.values())
+    together = joined(singles.values())
     against = scales(together, oracles["exact"], test.reference_cost)
     statics = {stage: curve.points[0] for stage, curve in singles.items()}
     mixes = mixed(uniform_points(statics.values()), together, statics)

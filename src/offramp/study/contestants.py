@@ -21,10 +21,10 @@ from offramp.runtime import Driver, Engine, Routed, SingleFile, engine_named
 from offramp.runtime.ends import ends
 from offramp.runtime.engine import Part
 from offramp.runtime.onnxruntime import engine as onnxruntime
-from offramp.runtime.session import BEST, LEVELS
+from offramp.runtime.session import BEST, OPTIMIZATIONS
 
 Answer = Callable[[AnyArray], AnyArray]  # from inputs to answers (n,)
-T = TypeVar("T")
+_T = TypeVar("_T")
 _CALIBRATION = 128  # examples that int8 scales are taken from, at most
 _LOADS = 3
 ONE_FILE, STAGE_FILES = "offramp, one file", "offramp, a file per stage"
@@ -60,7 +60,7 @@ class Entry:
         plan = self.plan
         name = plan.graph.reference
         reference = alone(plan, name, self.folder)
-        for level in LEVELS if thorough else (BEST,):
+        for level in OPTIMIZATIONS if thorough else (BEST,):
             runs = onnxruntime(level=level, spins=True)
             yield self._network(f"{name}, {level}", name, reference, runs, exact=True)
         for engine in self._others():
@@ -176,7 +176,7 @@ def _mended(plan: Plan, stage: str, file: Path, folder: Path) -> Path:
     return path
 
 
-def _loaded(load: Callable[[], T]) -> tuple[T, float]:
+def _loaded(load: Callable[[], _T]) -> tuple[_T, float]:
     """What `load` gives, and the seconds it takes: the median of a few times."""
     spent = []
     for _ in range(_LOADS):
