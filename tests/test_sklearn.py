@@ -177,12 +177,14 @@ def test_decision_functions_are_scores(small: Any, classes: int) -> None:
         assert (few.predict(X[NEW]) == alone)[stages == "small"].all()
 
 
-def test_a_class_of_few_rows_is_known_to_every_stage() -> None:
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_class_of_few_rows_is_known_to_every_stage(seed: int) -> None:
     labels = Y.copy()
-    labels[[7, 11]] = "yak"
-    few = cascade().fit(X[SHOWN], labels[SHOWN])
+    labels[7] = "yak"
+    few = cascade(random_state=seed).fit(X[:400], labels[:400])
     assert [*few.classes_] == ["ant", "bee", "cow", "yak"]
     assert all([*stage.classes_] == [*few.classes_] for stage in few.stages_.values())
+    assert taught_and_certified(few) <= 200
 
 
 def test_with_few_rows_the_reference_answers() -> None:
@@ -194,6 +196,25 @@ def test_with_few_rows_the_reference_answers() -> None:
     assert (few.predict(X[NEW]) == alone.predict(X[NEW])).all()
     with pytest.raises(PlanError, match="too few"):
         few.infer(X[NEW])
+
+
+def test_with_one_label_there_is_nothing_to_decide() -> None:
+    few = CascadeClassifier([("small", GaussianNB()), ("big", forest(3))])
+    with pytest.warns(FewRows, match="one label"):
+        few.fit(X[SHOWN], np.zeros(4000))
+    assert set(few.predict(X[NEW])) == {0.0}
+
+
+def test_a_class_that_a_trained_stage_does_not_know_is_never_its_answer() -> None:
+    two = Y[:2000] != "cow"
+    stages = [
+        ("small", RidgeClassifier().fit(X[:2000][two], Y[:2000][two])),
+        ("big", forest().fit(X[:2000], Y[:2000])),
+    ]
+    few = CascadeClassifier(stages, 0.05, costs=COSTS, train_share="prefit", policy="margin")
+    few.fit(X[2000:4000], Y[2000:4000])
+    assert [*few.classes_] == [*LABELS]
+    assert few.score(X[NEW], Y[NEW]) > few.stages_["big"].score(X[NEW], Y[NEW]) - 0.05
 
 
 def test_it_is_cloned_pickled_and_searched(fitted: CascadeClassifier) -> None:

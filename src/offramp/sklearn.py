@@ -42,7 +42,7 @@ _LIMIT_S = 2.0  # for that
 
 
 class FewRows(OfframpWarning):
-    """There are too few rows to certify anything, so the reference answers them all."""
+    """There are too few rows, or labels, to certify anything: the reference answers alone."""
 
 
 class CascadeClassifier(ClassifierMixin, _BaseComposition):
@@ -159,7 +159,7 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):
             self.plan_ = self._planned(trace, random)
         else:
             self.stages_ = self._trained(X, y, random)
-            warnings.warn(_few(len(y)), FewRows, stacklevel=2)
+            warnings.warn(_few(len(y), len(self.classes_)), FewRows, stacklevel=2)
         self.certificate_ = None if self.plan_ is None else self.plan_.certificate
         return self
 
@@ -346,7 +346,10 @@ def _is_enough(examples: int) -> bool:
     return min(shown := round(learning_share(examples) * examples), examples - shown) >= FEWEST
 
 
-def _few(examples: int) -> str:
+def _few(examples: int, classes: int) -> str:
+    """Why nothing is certified."""
+    if classes == 1:
+        return "all rows have one label, so there is nothing to decide and nothing is certified."
     return (
         f"there are {examples} rows, too few to train, to learn from and to certify on: the "
         "reference answers alone, and nothing is certified. Give several hundred."
