@@ -205,16 +205,20 @@ def test_with_one_label_there_is_nothing_to_decide() -> None:
     assert set(few.predict(X[NEW])) == {0.0}
 
 
-def test_a_class_that_a_trained_stage_does_not_know_is_never_its_answer() -> None:
+@pytest.mark.parametrize("small", [RidgeClassifier(), LogisticRegression()])
+def test_a_class_that_a_trained_stage_does_not_know_is_never_its_answer(small: Any) -> None:
     two = Y[:2000] != "cow"
     stages = [
-        ("small", RidgeClassifier().fit(X[:2000][two], Y[:2000][two])),
+        ("small", clone(small).fit(X[:2000][two], Y[:2000][two])),
         ("big", forest().fit(X[:2000], Y[:2000])),
     ]
-    few = CascadeClassifier(stages, 0.05, costs=COSTS, train_share="prefit", policy="margin")
+    few = CascadeClassifier(stages, 0.2, costs=COSTS, train_share="prefit", policy="margin")
     few.fit(X[2000:4000], Y[2000:4000])
     assert [*few.classes_] == [*LABELS]
-    assert few.score(X[NEW], Y[NEW]) > few.stages_["big"].score(X[NEW], Y[NEW]) - 0.05
+    by_small = few.infer(X[NEW]).stage == "small"
+    assert by_small.any()
+    assert not (few.predict(X[NEW][by_small]) == "cow").any()
+    assert few.score(X[NEW], Y[NEW]) > few.stages_["big"].score(X[NEW], Y[NEW]) - 0.2
 
 
 def test_it_is_cloned_pickled_and_searched(fitted: CascadeClassifier) -> None:
