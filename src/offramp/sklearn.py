@@ -79,14 +79,14 @@ class CascadeClassifier(ClassifierMixin, _BaseComposition):
         >>> from sklearn.ensemble import RandomForestClassifier
         >>> from sklearn.linear_model import LogisticRegression
         >>> from offramp.sklearn import CascadeClassifier
-        >>> X, y = make_classification(6000, n_informative=8, random_state=0)
+        >>> X, y = make_classification(6000, n_informative=8, n_classes=3, random_state=0)
         >>> cascade = CascadeClassifier(
         ...     [("small", LogisticRegression()), ("big", RandomForestClassifier())],
         ...     budget=0.05, costs={"small": 1, "big": 50}, random_state=0,
         ... ).fit(X[:4000], y[:4000])
         >>> cascade.certificate_.verdict
         'route'
-        >>> bool(cascade.score(X[4000:], y[4000:]) > 0.8)
+        >>> bool(cascade.score(X[4000:], y[4000:]) > 0.7)
         True
     """
 
