@@ -32,6 +32,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("runtime", "format engine rows session onnxruntime stages driver"),
     ("export", "scope itinerary deciding stages photographs seal single folder"),
     ("", "export"),
+    ("runtime", "waiting calls"),  # functions as stages
     ("runtime", "ends routed laws openvino torch single"),  # what runs exported files
     ("", "runtime"),
     ("recording", "independence measure labels resume running record reprice"),
@@ -43,7 +44,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
     ("testing", "closeness policies tasks"),
-    ("", "testing"),
+    ("", "testing sklearn torch"),
     ("command", "completing parsing answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),
     ("", "cli"),

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from examples import engine, tokens, vectors
+from examples import engine, language_model, tokens, vectors
 from offramp.base.errors import InputError, PlanError
+from offramp.core import tasks
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.plan.fit import fit
@@ -48,6 +49,32 @@ class TestAnEngineOfOnesOwn(EngineLaws):
 
 def test_an_engine_of_ones_own_runs_everything(tmp_path: Path) -> None:
     assert len(set(engine.run(tmp_path))) > 1
+
+
+def test_language_models_behind_an_address() -> None:
+    language_model.ASKED.clear()
+    with language_model.stand_in() as address:
+        plan, answers = language_model.run(address)
+    assert plan.routes
+    assert 0 < (answers.stage == "small").mean() < 1
+    likely = tasks.log_probabilities(language_model.KNOWN.scores["big"][700:], "logits")
+    by_big = (answers.stage == "big") & ("big" not in plan.speaking)
+    np.testing.assert_allclose(answers.scores[by_big], likely[by_big], atol=1e-4)
+    assert set(language_model.ASKED.values()) == {1}  # no model is asked a question twice
+    assert sum(model == "big" for model, _ in language_model.ASKED) < 900
+
+
+def test_the_documentation_shows_the_example() -> None:
+    """Line by line: it is not run on its page, where there is no server."""
+    root = Path(__file__).resolve().parent.parent
+    page = (root / "docs" / "several-networks.md").read_text(encoding="utf-8")
+    example = (root / "examples" / "language_model.py").read_text(encoding="utf-8")
+    lines = [line.strip() for line in example.splitlines()]
+    blocks = [block for block in page.split("```") if block.startswith("python\n")]
+    shown = next(block for block in blocks if "chat/completions" in block)
+    for line in shown.splitlines()[1:]:
+        assert line.strip() in lines, line
+    assert sum(bool(line.strip()) for line in shown.splitlines()[1:]) <= 35
 
 
 # ---------------------------------------------------------------------- a policy from outside

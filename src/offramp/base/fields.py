@@ -12,15 +12,28 @@ from offramp.base.arrays import AnyArray
 Fields = Mapping[str, AnyArray]
 """Arrays by name, rows first: what examples consist of, what parts read and make. Values may also
 be made as they are read: they have a length, give an array for some rows, and become one whole."""
+AnyRows = AnyArray | Mapping[str, Any] | Sequence[Any]
+"""What is given: an array, arrays or lists by field, or a list of rows of any kind."""
 X = "x"  # what the field is called where there is one
 
 
-def fields_of(x: AnyArray | Fields) -> Fields:
-    """Examples by field; a bare array is the only field there is."""
-    return {X: x} if isinstance(x, np.ndarray) else x
+def fields_of(x: AnyRows) -> Fields:
+    """Examples by field; a bare array, or list, is the only field there is."""
+    return {n: _rows(v) for n, v in x.items()} if isinstance(x, Mapping) else {X: _rows(x)}
 
 
-def count(x: AnyArray | Fields) -> int:
+def _rows(values: Any) -> AnyArray:
+    """Rows as they come, those of a list as an array (n,) of whatever they are."""
+    if not isinstance(values, list | tuple):
+        rows: AnyArray = values
+        return rows
+    rows = np.empty(len(values), dtype=object)
+    for number, value in enumerate(values):  # at once, numpy would look into equal lengths
+        rows[number] = value
+    return rows
+
+
+def count(x: AnyRows) -> int:
     """How many examples there are."""
     return len(next(iter(fields_of(x).values())))
 

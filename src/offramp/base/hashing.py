@@ -8,11 +8,13 @@ same in every recording of them, and knows nothing of what networks answer.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 
 import numpy as np
 
 from offramp.base.arrays import AnyArray, IntArray
+from offramp.base.errors import DataError, foreign
 
 _CHUNK_BYTES = 1 << 26  # that are joined at once
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -23,7 +25,11 @@ def hash_rows(*columns: AnyArray) -> AnyArray:
     """One hash per example, uint64 (n,), of all its values.
 
     Args:
-        columns: arrays (n, ...) of numbers, at least one; shape and type count as well.
+        columns: arrays (n, ...) of numbers, at least one; shape and type count as well. Rows of
+            another kind are hashed as JSON.
+
+    Raises:
+        DataError: a row that is no JSON, such as an object of a class.
 
     Source: BLAKE2b (RFC 7693), cut to 64 bits: a million examples meet by chance once in 40 million
         traces.
@@ -36,8 +42,16 @@ def hash_rows(*columns: AnyArray) -> AnyArray:
 
 def _flat(column: AnyArray) -> AnyArray:
     """As bytes, (n, bytes of a row)."""
-    values = np.ascontiguousarray(column)
+    values = _digests(column) if column.dtype == object else np.ascontiguousarray(column)
     return values.reshape(len(values), -1).view(np.uint8) if len(values) else np.empty((0, 1), "u1")
+
+
+def _digests(column: AnyArray) -> AnyArray:
+    """Of rows of any kind, (n, 8): their places in memory say nothing of what they are."""
+    with foreign(DataError, "rows cannot be told apart", "Give numbers, texts, or lists of them."):
+        texts = [json.dumps(row, sort_keys=True) for row in column.tolist()]
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(len(column), 8)
 
 
 def _rows(columns: list[AnyArray]) -> Iterator[memoryview]:

@@ -71,6 +71,8 @@ class Recorder:
         Raises:
             NetworkError: rows of a stage depend on each other.
         """
+        if self.runtime.rows_apart:
+            return []
         size = max(batch, _TOGETHER)
         total: dict[str, Difference] = {}
         for first in islice(examples.batches(size), max(1, _COUNTED // size)):
@@ -128,6 +130,8 @@ class Recorder:
 
         Returns sentences for stages whose scores hardly depend on other rows; raises as `Judge`.
         """
+        if self.runtime.rows_apart:  # and may be paid for: none is asked about twice
+            return []
         ends = np.cumsum([len(batch) for batch in kept]) - 1
         chosen = np.unique(np.linspace(0, len(kept) - 1, _AGAIN).astype(np.int64))
         x = joined([take(kept[i].fields, slice(-1, None)) for i in chosen])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from offramp.base.lazy import from_homes
 
 if TYPE_CHECKING:
+    from offramp.runtime.calls import Calls, PerRow
     from offramp.runtime.driver import Driver, Walker, infer
     from offramp.runtime.engine import Engine, Program, Value, engine_named
     from offramp.runtime.format import Answers
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answers",
+    "Calls",
     "Driver",
     "Engine",
     "OnnxRuntime",
+    "PerRow",
     "Program",
     "Routed",
     "SingleFile",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "calls": "Calls PerRow",
     "driver": "Driver Walker infer",
     "engine": "Engine Program Value engine_named",
     "format": "Answers",

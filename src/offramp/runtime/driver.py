@@ -13,7 +13,7 @@ from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import NetworkError
 from offramp.core.walk import Outcome, Work, drive, walk
 from offramp.plan.plan import Plan
-from offramp.runtime.engine import Fields, fields_of
+from offramp.runtime.engine import AnyRows, Fields, fields_of
 from offramp.runtime.format import Answers
 from offramp.runtime.stages import Batch, Stages
 
@@ -41,17 +41,18 @@ class Walker:
     plan: Plan
     runtime: Stages
 
-    def __call__(self, x: AnyArray | Fields, tradeoff: float | None = None) -> Answers:
+    def __call__(self, x: AnyRows, tradeoff: float | None = None) -> Answers:
         return infer(self.plan.turned(tradeoff), self.runtime, x)
 
 
-def infer(plan: Plan, runtime: Stages, x: AnyArray | Fields) -> Answers:
+def infer(plan: Plan, runtime: Stages, x: AnyRows) -> Answers:
     """Runs just enough network for each row of `x`.
 
     Args:
         plan: what decides.
         runtime: the stages of the plan, on an engine.
-        x: inputs (n, ...), or several fields by name; n may be 0.
+        x: inputs (n, ...), or several fields by name; a list of anything where the stages are
+            `Calls`; n may be 0.
 
     Returns:
         The answers, in the order of `x`.

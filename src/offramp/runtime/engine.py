@@ -15,6 +15,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, NetworkError, OfframpError
+from offramp.base.fields import AnyRows as AnyRows
 from offramp.base.fields import Fields as Fields
 from offramp.base.fields import fields_of as fields_of
 from offramp.core.graph import BATCH

@@ -44,6 +44,7 @@ class Stages:
         threads: int = 1,
     ) -> None:
         self.engine, self.threads = engine_named(engine), threads
+        self.rows_apart = False  # whether each row is a call of its own: none depends on others
         self.graph = graph or Graph.chain(part for part in networks if "." not in part)
         for stage in self.graph.stages:
             if stage.name not in networks:
