@@ -186,13 +186,15 @@ def exit_scores(answer: object, own: str | None) -> list[str]:
     if len(classes) > 1:
         raise NetworkError(
             f"the module answers {described_answer(answer)}, which score different numbers of "
-            f'classes. Name its own, and those like it are its exits: answer="{next(iter(fitting))}".'
+            "classes. Name its own, and those like it are its exits: "
+            f'answer="{next(iter(fitting))}".'
         )
     names = [name for name, tensor in fitting.items() if tensor.shape[-1] in classes]
     if len(names) < 2:
         raise NetworkError(
             f"the module answers {described_answer(answer)}: exits need several scores "
-            "(batch, classes). Attach some with WithExits, or return those that it has, in evaluation mode as well."
+            "(batch, classes). Attach some with WithExits, or return those that it has, in "
+            "evaluation mode as well."
         )
     return names
 
