@@ -20,11 +20,11 @@ from offramp.base.errors import MissingExtra, NetworkError
 from offramp.exits.depth import by_depth
 from offramp.exits.modules import (
     ModuleInputs,
+    answer_tensors,
     called,
     evaluated,
     exit_scores,
     named_inputs,
-    parts,
     scores_name,
     submodules,
     unwrapped,
@@ -113,12 +113,12 @@ class WithExits(nn.Module):
         self._seen.clear()
         self._ran.clear()
         scores = scores_name(said, answer)
-        return shapes, scores, parts(said)[scores].shape[-1]
+        return shapes, scores, answer_tensors(said)[scores].shape[-1]
 
     def _keep(self, exit_: str, number: int | None) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             self._ran[exit_] = self._ran.get(exit_, 0) + 1
-            tensor = next(iter(parts(output).values()), None)
+            tensor = next(iter(answer_tensors(output).values()), None)
             if tensor is not None and number in (None, self._ran[exit_]):
                 self._seen[exit_] = tensor
 
@@ -127,7 +127,7 @@ class WithExits(nn.Module):
     def forward(self, *inputs: Tensor, **named: Tensor) -> tuple[Tensor, ...]:
         """The scores (batch, classes) of each exit, and the module's own."""
         self._ran.clear()
-        scores = parts(self.module(*inputs, **named))[self.answer]
+        scores = answer_tensors(self.module(*inputs, **named))[self.answer]
         exits = [self.heads[exit_](self._seen[exit_]) for exit_ in self.at]
         self._seen.clear()
         return (*exits, scores)
@@ -198,7 +198,7 @@ class _Answers(nn.Module):
         given: ModuleInputs = inputs
         if self.keys is not None:
             given = dict(zip(self.keys, inputs, strict=True))
-        found = parts(called(self.module, given))
+        found = answer_tensors(called(self.module, given))
         return tuple(found[name] for name in self.names)
 
 

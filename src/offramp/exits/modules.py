@@ -98,7 +98,7 @@ def named_inputs(module: nn.Module, inputs: ModuleInputs) -> dict[str, Tensor]:
     return found
 
 
-def parts(answer: object) -> dict[str, Tensor]:
+def answer_tensors(answer: object) -> dict[str, Tensor]:
     """The tensors in an answer by name; those one level further inside as `out.logits`.
 
     A tensor by itself has the name "". Lists and tuples count from 0; mappings, named tuples and
@@ -126,9 +126,11 @@ def _members(answer: object) -> Iterator[tuple[str, object]]:
         yield from ((f.name, getattr(answer, f.name)) for f in dataclasses.fields(answer))
 
 
-def candidates(answer: object) -> dict[str, Tensor]:
+def score_candidates(answer: object) -> dict[str, Tensor]:
     """What may be scores in an answer, by name: floats (batch, classes)."""
-    return {n: t for n, t in parts(answer).items() if t.dim() == 2 and t.is_floating_point()}
+    return {
+        n: t for n, t in answer_tensors(answer).items() if t.dim() == 2 and t.is_floating_point()
+    }
 
 
 def scores_name(answer: object, asked: str | None) -> str:
@@ -140,13 +142,13 @@ def scores_name(answer: object, asked: str | None) -> str:
     Raises:
         NetworkError: none or several may be meant, or what was asked for is not there.
     """
-    fitting = candidates(answer)
+    fitting = score_candidates(answer)
     if asked is not None:
         return _asked(answer, asked)
     called_so = [name for name in fitting if name.rpartition(".")[2] in _SCORES]
     chosen = list(fitting) if len(fitting) == 1 else called_so
     if len(chosen) != 1:
-        inside = described(answer)
+        inside = described_answer(answer)
         raise NetworkError(
             f"the module answers {inside}, and it does not show which are its scores "
             f'(batch, classes). Name them: answer="{next(iter(fitting), "logits")}".'
@@ -155,14 +157,14 @@ def scores_name(answer: object, asked: str | None) -> str:
 
 
 def _asked(answer: object, asked: str) -> str:
-    fitting = candidates(answer)
+    fitting = score_candidates(answer)
     if asked in fitting:
         return asked
     near = difflib.get_close_matches(asked, fitting, 1) or list(fitting)[:1]
     meant = f" Did you mean '{near[0]}'?" if near else ""
     raise NetworkError(
         f"the module's answer holds no scores (batch, classes) called '{asked}'; it holds "
-        f"{described(answer)}.{meant}"
+        f"{described_answer(answer)}.{meant}"
     )
 
 
@@ -177,27 +179,32 @@ def exit_scores(answer: object, own: str | None) -> list[str]:
         NetworkError: there are no scores of this name, one alone, or some of other numbers of
             classes.
     """
-    fitting = candidates(answer)
+    fitting = score_candidates(answer)
     classes = {tensor.shape[-1] for tensor in fitting.values()}
     if own is not None:
         classes = {fitting[_asked(answer, own)].shape[-1]}
     if len(classes) > 1:
         raise NetworkError(
-            f"the module answers {described(answer)}, which score different numbers of classes. "
-            f'Name its own, and those like it are its exits: answer="{next(iter(fitting))}".'
+            f"the module answers {described_answer(answer)}, which score different numbers of "
+            "classes. Name its own, and those like it are its exits: "
+            f'answer="{next(iter(fitting))}".'
         )
     names = [name for name, tensor in fitting.items() if tensor.shape[-1] in classes]
     if len(names) < 2:
         raise NetworkError(
-            f"the module answers {described(answer)}: exits need several scores (batch, classes). "
-            "Attach some with WithExits, or return those that it has, in evaluation mode as well."
+            f"the module answers {described_answer(answer)}: exits need several scores "
+            "(batch, classes). Attach some with WithExits, or return those that it has, in "
+            "evaluation mode as well."
         )
     return names
 
 
-def described(answer: object) -> str:
+def described_answer(answer: object) -> str:
     """The kind of an answer, and what lies in it."""
-    inside = [f"{name or 'scores'} {tuple(tensor.shape)}" for name, tensor in parts(answer).items()]
+    inside = [
+        f"{name or 'scores'} {tuple(tensor.shape)}"
+        for name, tensor in answer_tensors(answer).items()
+    ]
     return f"{type(answer).__name__} ({', '.join(inside) or 'no tensors'})"
 
 

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from offramp.base.errors import NetworkError, OfframpWarning
 from offramp.exits.network import Network
 
-Made = TypeVar("Made")
+_Made = TypeVar("_Made")
 _REPEATED = re.compile(
     r"_\d+(?=\.|$)"
 )  # what the older exporter appends to a name that comes again
@@ -38,7 +38,7 @@ def bare_scope(scope: str) -> str:
     return _REPEATED.sub("", scope)
 
 
-def chosen_pass(block: str, number: int | None, runs: Sequence[Made]) -> Made:
+def chosen_pass(block: str, number: int | None, runs: Sequence[_Made]) -> _Made:
     """What a block made on the pass that is asked for, counted from 1; None: on its last.
 
     Args:

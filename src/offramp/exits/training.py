@@ -20,7 +20,14 @@ from offramp.base.errors import InputError, MissingExtra, NetworkError
 from offramp.base.files import replacing, storage
 from offramp.base.progress import Progress, silent
 from offramp.exits.module import WithExits
-from offramp.exits.modules import ModuleInputs, arguments, called, exit_scores, parts, unwrapped
+from offramp.exits.modules import (
+    ModuleInputs,
+    answer_tensors,
+    arguments,
+    called,
+    exit_scores,
+    unwrapped,
+)
 
 try:
     import torch
@@ -141,7 +148,7 @@ class _Lesson:
                 f"which of {', '.join(names)} is the module's own answer, which teaches the "
                 f'others, does not show. Name it: train(..., answer="{names[-1]}").'
             )
-        found = parts(answer)
+        found = answer_tensors(answer)
         return [found[name] for name in sorted(names, key=lambda name: name == self.answer)]
 
 
