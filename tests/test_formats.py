@@ -31,7 +31,7 @@ from offramp.plan.fit import fit_each
 from offramp.plan.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.recording.record import RecordOptions
-from offramp.tasks import Recorded
+from offramp.tasks import RecordedAnswers
 from offramp.testing import synthetic
 from tests.made import blob_networks, blobs
 
@@ -185,7 +185,9 @@ def test_parts_of_traces(folder: Path) -> None:
     replace(trace, loss=loss).write(folder / "with-loss")
     nothing = {stage: np.empty((20, 0), np.float32) for stage in trace.graph.order}
     ids = {stage: np.arange(20) for stage in trace.graph.order}
-    answered = replace(trace, task=Recorded(), scores=nothing, answers=ids, labels=None, loss=loss)
+    answered = replace(
+        trace, task=RecordedAnswers(), scores=nothing, answers=ids, labels=None, loss=loss
+    )
     answered.write(folder / "answered")
     columns = {
         name if "." not in name else f"<stage>.{name.partition('.')[2]}"

@@ -58,10 +58,9 @@ def import_scores(
     arrays = read_npz(path)
     label = _check_stages(arrays, costs, path.name)
     graph = Graph.build(stages or costs.body, edges, reference)
-    meant = task_named(task)
-    made = _assembled(path, arrays, label, costs, graph, kind, meant)
+    made = _assembled(path, arrays, label, costs, graph, kind, task_named(task))
     trace = replace(made, seal=checked_seal(seal))
-    for sentence in [] if trace.loss or meant != SINGLE else _doubts(trace):
+    for sentence in [] if trace.loss else _doubts(trace):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
@@ -122,6 +121,8 @@ def _check_stages(arrays: Mapping[str, AnyArray], costs: Costs, name: str) -> st
 
 def _doubts(trace: Trace) -> list[str]:
     """Why labels seem to mean other classes than scores, on rows that are not sealed."""
+    if trace.task != SINGLE:
+        return []
     shown = trace.take(trace.opening[: trace.unsealed])
     return doubts(shown.scores, shown.labels, trace.graph.reference)
 
