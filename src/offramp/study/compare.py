@@ -322,10 +322,11 @@ def _comparison(
     mixes = mixed(uniform_points(statics.values()), together, statics)
     judged = {name: judge(curve, against) for name, curve in curves.items()}
     judged[UNIFORM] = judge(together, against)  # on a draw other networks may be worth mixing
-    own = judged.get(OWN)
 
     def summaries(found: Mapping[str, Measured]) -> dict[str, Summary]:
-        return {name: _summary(one, own, seconds.get(name)) for name, one in found.items()}
+        return {
+            name: _summary(one, judged.get(OWN), seconds.get(name)) for name, one in found.items()
+        }
 
     return Comparison(
         left_out=tuple(sorted({*FAMILIES} - {*_fitting(test)})),
