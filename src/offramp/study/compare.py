@@ -307,10 +307,7 @@ class _Bench:
 
 
 def _comparison(
-    bench: _Bench,
-    curves: Mapping[str, Curve],
-    seconds: Mapping[str, float],
-    steps: _Steps,
+    bench: _Bench, curves: Mapping[str, Curve], seconds: Mapping[str, float], steps: _Steps
 ) -> Comparison:
     test, losses = bench.test, bench.losses
     steps.next("measuring oracles")
@@ -324,9 +321,8 @@ def _comparison(
     judged[UNIFORM] = judge(together, against)  # on a draw other networks may be worth mixing
 
     def summaries(found: Mapping[str, Measured]) -> dict[str, Summary]:
-        return {
-            name: _summary(one, judged.get(OWN), seconds.get(name)) for name, one in found.items()
-        }
+        own = judged.get(OWN)
+        return {name: _summary(one, own, seconds.get(name)) for name, one in found.items()}
 
     return Comparison(
         left_out=tuple(sorted({*FAMILIES} - {*_fitting(test)})),
