@@ -458,7 +458,8 @@ def test_live_replayed_and_exported_it_decides_alike(
     exits = [replay(trace, fitted.policy, setting).exits() for setting in settings]
     mixed = int(np.argmin([max(each.values()) for each in exits]))
     plan = replace(fitted, tradeoff=settings[mixed])
-    assert max(exits[mixed].values()) < 0.95
+    never_sure = policy == "thresholds" and task == "regression/1.0"  # all rows are alike to it
+    assert (max(exits[mixed].values()) < 0.95) != never_sure
 
     x = np.load(data)["x"]
     live = infer(plan, runtime, x)
