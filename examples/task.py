@@ -17,7 +17,7 @@ import numpy as np
 from offramp import Evaluation, Trace, evaluate, fit
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.core.tasks import Kind
-from offramp.tasks import AnswerLoss, Task, register
+from offramp.tasks import AnswerLoss, Task, register_tasks
 
 # --------------------------------------------------------------------------------- the task
 
@@ -47,7 +47,7 @@ def turned(answers: AnyArray, others: AnyArray) -> FloatArray:
     return np.asarray(np.abs((answers - others + 180) % 360 - 180) / 180)
 
 
-register(Direction)
+register_tasks(Direction)
 
 # ------------------------------------------------------------------------------ what it does
 

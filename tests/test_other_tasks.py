@@ -46,7 +46,7 @@ from offramp.report import report_inputs, write_report
 from offramp.runtime import Routed, SingleFile, infer
 from offramp.runtime.stages import Stages
 from offramp.study.compare import compare
-from offramp.tasks import Labels, Recorded, Regression, Sequences, Single, Task, task_named
+from offramp.tasks import Labels, Numbers, RecordedAnswers, Sequences, Single, Task, task_named
 from offramp.testing import TaskLaws
 from tests.made import linear_network
 from tests.test_promises import allowed
@@ -112,7 +112,7 @@ def recorded(examples: int, seed: int, *, observed: bool = True, answers: bool =
         seen[name] = confidence[:, None] if observed and name != "c" else np.empty((examples, 0))
     facts = RowFacts(
         ids=np.arange(examples) + examples * seed,
-        task=Recorded(),
+        task=RecordedAnswers(),
         loss=loss,
         answers=ids if answers else None,
     )
@@ -178,7 +178,7 @@ class TestTasks(TaskLaws):
 
 
 @dataclass(frozen=True)
-class Faulty(Regression):
+class Faulty(Numbers):
     """A task with one fault; called as the sound one is."""
 
     fault: ClassVar[str] = ""
@@ -205,7 +205,7 @@ class Faulty(Regression):
 
     def form(self, width: int) -> Any:
         other = replace(self, scale=2 * self.scale) if self.fault == "another form" else self
-        return Regression.form(other, width)
+        return Numbers.form(other, width)
 
     def __str__(self) -> str:
         return "regression/3.0" if self.fault == "another name" else super().__str__()
@@ -338,7 +338,7 @@ def test_what_cannot_be_counted_is_said() -> None:
 def test_a_trace_of_another_task_is_refused() -> None:
     plan = fit(regression(900, 0), 0.05)
     with pytest.raises(TraceError, match=r"of the task 'regression/1\.0/spreads'"):
-        evaluate(plan, replace(regression(900, 1), task=Regression(1.0, True)))
+        evaluate(plan, replace(regression(900, 1), task=Numbers(1.0, True)))
 
 
 # --------------------------------------------------------------------------- bad input
@@ -362,7 +362,7 @@ def test_a_task_that_means_nothing_is_refused(text: str, message: str) -> None:
         task_named(text)
 
 
-@pytest.mark.parametrize("task", [Single(), Labels(), Regression(0.1, True), Sequences(7)])
+@pytest.mark.parametrize("task", [Single(), Labels(), Numbers(0.1, True), Sequences(7)])
 def test_a_task_is_read_back_from_its_name(task: Task) -> None:
     assert task_named(str(task)) == task
 
@@ -458,7 +458,8 @@ def test_live_replayed_and_exported_it_decides_alike(
     exits = [replay(trace, fitted.policy, setting).exits() for setting in settings]
     mixed = int(np.argmin([max(each.values()) for each in exits]))
     plan = replace(fitted, tradeoff=settings[mixed])
-    assert max(exits[mixed].values()) < 0.95
+    never_sure = policy == "thresholds" and task == "regression/1.0"  # all rows are alike to it
+    assert (max(exits[mixed].values()) < 0.95) != never_sure
 
     x = np.load(data)["x"]
     live = infer(plan, runtime, x)

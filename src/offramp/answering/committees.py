@@ -101,10 +101,8 @@ def learn_committees(
     Source: the weights maximise the likelihood, a logarithmic opinion pool (Heskes 1998); that
         ensembles of what a cascade has run pay: Wang et al. 2022.
     """
-    plain = trace.losses(loss)
-    if not trace.task.combines:
-        return {}, trace
     labels = labels_of(trace, unlabelled)
+    plain = trace.losses(loss)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
     folds = np.random.default_rng(seed).permutation(trace.examples) % ANSWER_FOLDS
@@ -127,7 +125,12 @@ def learn_committees(
 
 
 def labels_of(trace: Trace, unlabelled: bool) -> IntArray | None:
-    """What stages should answer, (examples,): the labels, or the reference's answers."""
+    """What stages should answer, (examples,): the labels, or the reference's answers.
+
+    None where there are no labels, or the task knows no way to answer together.
+    """
+    if not trace.task.combines:
+        return None
     if unlabelled:
         return tasks.answers(trace.scores[trace.graph.reference])
     return trace.labels

@@ -23,7 +23,6 @@ from offramp.answering.committees import (
     labels_of,
 )
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
-from offramp.base.errors import InputError
 from offramp.base.schema import record_of
 from offramp.core import tasks
 from offramp.core.graph import Graph
@@ -116,13 +115,8 @@ def learn_refits(
     Source: temperature and vector scaling: Guo et al. 2017, On calibration of modern neural
         networks, section 4.2; a ridge on what lies off the diagonal: Kull et al. 2019.
     """
-    plain = trace.losses(loss)
-    if not trace.task.combines:
-        raise InputError(
-            f"refits mend scores of classes, of which one is right, and the task '{trace.task}' "
-            "has none; leave --refit out."
-        )
     labels = labels_of(trace, unlabelled)
+    plain = trace.losses(loss)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
     folds = np.random.default_rng(seed).permutation(trace.examples) % ANSWER_FOLDS

@@ -28,7 +28,7 @@ from offramp.core.parts import unread
 from offramp.core.rows import RowFacts
 from offramp.core.tables import Columns
 from offramp.core.task import SINGLE, Task
-from offramp.core.task.recorded import Recorded
+from offramp.core.task.recorded import RecordedAnswers
 
 SCORES, LOSS, QUALITY, COST, ANSWER = "scores", "loss", "quality", "cost", "answer"
 _ITSELF = (SCORES, LOSS, QUALITY, ANSWER)  # columns that make a stage
@@ -95,7 +95,7 @@ def framed(table: Columns, options: FrameOptions) -> Frame:
             ids=table.words("id") if "id" in table.names else None,
             loss=said.loss,
             costs=per_example,
-            task=Recorded() if recorded else options.task,
+            task=RecordedAnswers() if recorded else options.task,
             answers=said.answers,
         ),
         info={**info, "left_aside": unread(table.names, table.read, table.where)},

@@ -51,7 +51,7 @@ class TracePolicy(Wrapped):
         if seen.stage not in self._evidence:
             rows = np.arange(self.trace.examples)
             said = {v: (rows, self.trace.outputs[v]) for v in self.graph.observed[seen.stage]}
-            everything = Seen(seen.stage, rows, said, self.trace.kinds, self.trace.task)
+            everything = Seen(seen.stage, rows, said, self.trace.kinds, task=self.trace.task)
             self._evidence[seen.stage] = self.policy.evidence(everything)
         kept = self._evidence[seen.stage]
         return kept if len(seen.rows) == len(kept) else kept[seen.rows]

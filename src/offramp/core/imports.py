@@ -61,13 +61,17 @@ def import_scores(
         DoubtfulLabels: labels seem to mean other classes; the reference is no better than chance.
     """
     path = Path(path)
-    meant = task_named(task)
     wanted = FrameOptions(
-        stages=stages, costs=costs, unit=unit, edges=edges, reference=reference, task=meant
+        stages=stages,
+        costs=costs,
+        unit=unit,
+        edges=edges,
+        reference=reference,
+        task=task_named(task),
     )
     read = _tabled if path.suffix in ENDINGS else _archived
     trace = read(path, wanted, kind, checked_seal(seal))
-    for sentence in [] if trace.loss or meant != SINGLE else _doubts(trace):
+    for sentence in [] if trace.loss else _doubts(trace):
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
@@ -145,6 +149,8 @@ def _check_stages(arrays: Mapping[str, AnyArray], costs: Costs, name: str) -> st
 
 def _doubts(trace: Trace) -> list[str]:
     """Why labels seem to mean other classes than scores, on rows that are not sealed."""
+    if trace.task != SINGLE:
+        return []
     shown = trace.take(trace.opening[: trace.unsealed])
     return doubts(shown.scores, shown.labels, trace.graph.reference)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ class Seen:
     rows: IntArray  # (n,) ascending: which examples of the batch, or of the trace
     said: Mapping[str, tuple[IntArray, FloatArray]]  # stage -> its rows, its scores of them
     kinds: Mapping[str, Kind]
+    _: KW_ONLY
     task: Task = SINGLE  # what scores mean
 
     def scores(self, stage: str | None = None) -> FloatArray:
@@ -70,7 +71,7 @@ def seen_by_all(trace: Trace, stage: str, graph: Graph | None = None) -> Seen:
     """What a walk of `graph`, the trace's own by default, has seen at `stage` of every example."""
     rows = np.arange(trace.examples)
     said = {v: (rows, trace.outputs[v]) for v in (graph or trace.graph).observed[stage]}
-    return Seen(stage, rows, said, trace.kinds, trace.task)
+    return Seen(stage, rows, said, trace.kinds, task=trace.task)
 
 
 class Policy(Protocol):

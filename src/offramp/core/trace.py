@@ -50,13 +50,13 @@ from offramp.core.rows import (
 )
 from offramp.core.tables import table_of
 from offramp.core.task import SINGLE, Task, task_named
-from offramp.core.task.recorded import Recorded, alike
+from offramp.core.task.recorded import RecordedAnswers, alike
 from offramp.core.tasks import DISAGREEMENT, Excess, Kind, Losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """Recorded scores of every stage on the same examples, with labels and costs.
+    """RecordedAnswers scores of every stage on the same examples, with labels and costs.
 
     What scores and labels mean, `task` says; shapes below are those of a single label.
     """
@@ -99,7 +99,7 @@ class Trace:
 
         Of recorded answers which are alike comes after their observations.
         """
-        if not isinstance(self.task, Recorded):
+        if not isinstance(self.task, RecordedAnswers):
             return self.scores
         apart = {s: np.full(self.examples, i) for i, s in enumerate(self.graph.order)}
         same = alike(self.answers or apart)
@@ -114,11 +114,11 @@ class Trace:
     def score_hashes(self) -> AnyArray:
         """One hash per row of its own scores and label, uint64 (examples,).
 
-        Recorded answers may say the same of many examples: there ids tell them apart.
+        RecordedAnswers answers may say the same of many examples: there ids tell them apart.
         """
         columns: list[AnyArray] = [self.own(stage) for stage in self.graph.order]
         columns += [] if self.labels is None else [self.labels]
-        if isinstance(self.task, Recorded):
+        if isinstance(self.task, RecordedAnswers):
             columns += [*(self.answers or {}).values(), self._numbers]
         return hashing.hash_rows(*columns)
 
@@ -311,7 +311,7 @@ class Trace:
     def _disagreement(self, scores: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
         """How far answers are not those of the reference alone, whatever labels say."""
         task, reference = self.task, self.graph.reference
-        if isinstance(task, Recorded) and not self.answers:
+        if isinstance(task, RecordedAnswers) and not self.answers:
             raise LossError(
                 "this trace holds no answers, so nobody knows which differ: name them by integers "
                 "in columns `<stage>.answer`, or take the loss that it holds."
@@ -554,7 +554,7 @@ def _assemble(graph: Graph, manifest: Mapping[str, Any], columns: Mapping[str, A
         {n: columns[f"{n}.{what}"] for n in graph.order if f"{n}.{what}" in columns}
         for what in ("loss", "answer", "scores")
     )
-    if isinstance(task, Recorded):
+    if isinstance(task, RecordedAnswers):
         nothing = np.empty((len(columns["id"]), 0), np.float32)
         scores = {name: scores.get(name, nothing) for name in graph.order}
     trace = assemble(

@@ -7,7 +7,7 @@ back the scores of those rows, and gets the `Outcome` at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,50 +52,46 @@ def walk(
     batch: int,
     task: Task = SINGLE,
 ) -> Generator[Work, FloatArray, Outcome]:
-    """The routing of one batch.
+    """The routing of one batch, whose rows are compacted between stages.
 
-    Stages are asked for in topological order, each at most once, so rows that come by different
-    branches are joined; rows of a batch are compacted between stages.
+    Stages are asked for in topological order, each at most once: rows of branches are joined.
 
     Args:
         policy: what decides, and the graph to walk.
         setting: the position of the policy's dial.
         costs: of every stage of the policy's graph; or of each row of the batch, where they differ.
-        kinds: what each stage's scores are.
+        kinds: what each stage's scores are; what they mean, `task` says.
         batch: number of rows.
-        task: what scores mean.
 
     Yields:
         Work, of at least one row; expects the scores (rows, classes) of it.
     """
     graph = policy.graph
-    at, cost = np.zeros(batch, dtype=np.int64), np.zeros(batch)
-    meter = _Meter(graph, costs, batch)
+    at, cost, meter = np.zeros(batch, np.int64), np.zeros(batch), _Meter(graph, costs, batch)
     said: dict[str, tuple[IntArray, FloatArray]] = {}
     waiting: dict[str, list[IntArray]] = {graph.root: [np.arange(batch)]}
     for position, stage in enumerate(graph.order):
-        rows = _joined(waiting.pop(stage, ()))
-        if not rows.size:
+        if not (rows := _joined(waiting.pop(stage, []))).size:
             continue
         at[rows] = position
         cost[rows] += meter.pay(stage, rows)
         scores = yield Work(stage, rows)
         said[stage] = (rows, scores)
         if successors := graph.successors[stage]:
-            seen = Seen(stage, rows, {v: said[v] for v in graph.observed[stage]}, kinds, task)
-            action = policy.choose(stage, policy.evidence(seen), setting)
-            action = _never_trust_broken(action, scores, len(successors), kinds[stage])
+            seen = Seen(stage, rows, {v: said[v] for v in graph.observed[stage]}, kinds, task=task)
+            chosen = policy.choose(stage, policy.evidence(seen), setting)
+            action = _never_trust_broken(chosen, scores, len(successors), kinds[stage])
             for number, successor in enumerate(successors, start=1):
                 waiting.setdefault(successor, []).append(rows[action == number])
     return Outcome(graph.order, at, cost)
 
 
-def _joined(arrived: Sequence[IntArray]) -> IntArray:
-    """Rows that come by different branches, ascending."""
-    some = [rows for rows in arrived if rows.size]
-    if len(some) == 1:
-        return some[0]
-    return np.sort(np.concatenate(some)) if some else np.empty(0, dtype=np.int64)
+def _joined(waiting: list[IntArray]) -> IntArray:
+    """The rows that have come by any way, ascending."""
+    arrived = [rows for rows in waiting if rows.size]
+    if len(arrived) == 1:
+        return arrived[0]
+    return np.sort(np.concatenate(arrived)) if arrived else np.empty(0, dtype=np.int64)
 
 
 def drive(

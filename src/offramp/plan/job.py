@@ -11,6 +11,7 @@ import numpy as np
 
 from offramp.answering.committees import with_committees
 from offramp.answering.refit import Refits, Repair, learn_refits, with_refits
+from offramp.base.errors import InputError
 from offramp.base.fields import X
 from offramp.base.hashing import hash_rows
 from offramp.base.progress import Progress, silent
@@ -20,7 +21,7 @@ from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.meaning import chance_loss, doubts
 from offramp.core.parts import versions
 from offramp.core.policy import seen_by_all
-from offramp.core.task import Recorded
+from offramp.core.task import RecordedAnswers
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
@@ -122,7 +123,7 @@ class Job:
             ),
         )
         labels = self.certifying.labels
-        known = labels is not None or isinstance(self.certifying.task, Recorded)
+        known = labels is not None or isinstance(self.certifying.task, RecordedAnswers)
         if self.asked.promise.loss_name == tasks.DISAGREEMENT or not known:
             return found
         classes = self.certifying.classes
@@ -223,6 +224,11 @@ def _with_refits(material: Material, asked: Asked, ways: Ways, tell: Progress) -
     """Scores mended on labels, where that was asked for."""
     if not asked.choices.refit:
         return material
+    if not (task := material.learning.task).combines:
+        raise InputError(
+            f"refits mend scores of classes, of which one is right, and the task '{task}' has "
+            "none; leave --refit out."
+        )
     tell("mending scores", 0, 1)
     refits, learning = learn_refits(
         material.learning, ways.loss, unlabelled=ways.unlabelled, seed=ways.seed

@@ -13,7 +13,7 @@ from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.frontier import TracePolicy, excess_of, replay
 from offramp.core.policy import Policy
-from offramp.core.task import Recorded
+from offramp.core.task import RecordedAnswers
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
 from offramp.policies import Family, Static, family
@@ -132,7 +132,7 @@ def _learned(trace: Trace, excess: Excess, policy: str | Family, seed: int) -> t
 
 def _judged(trace: Trace) -> str | None:
     """The loss that says what answers cost; None: nobody knows."""
-    if isinstance(trace.task, Recorded):
+    if isinstance(trace.task, RecordedAnswers):
         return tasks.RECORDED
     return None if trace.labels is None else trace.task.default_loss
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -93,6 +93,7 @@ class Family:
     fit: Callable[[Trace, Losses], Deployable]
     read: Callable[[Saved], Deployable]  # the inverse of `Deployable.to_json`
     most: int | None = None  # examples that are learned from; of more, a sample is
+    _: KW_ONLY
     any_task: bool = False  # whether it looks at nothing that only scores of classes have
 
     def __call__(self, trace: Trace, losses: Losses) -> Deployable:

@@ -229,8 +229,8 @@ class Learned:
 
 
 LEARNED = (
-    Family("learned", Learned.fit, Learned.from_json, SAMPLE, True),
-    Family("network", partial(Learned.fit, units=UNITS), Learned.from_json, SAMPLE, True),
+    Family("learned", Learned.fit, Learned.from_json, SAMPLE, any_task=True),
+    Family("network", partial(Learned.fit, units=UNITS), Learned.from_json, SAMPLE, any_task=True),
 )
 
 

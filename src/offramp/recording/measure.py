@@ -32,7 +32,7 @@ from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
 from offramp.runtime import Driver, Engine, Routed, SingleFile, Stages, engine_named
 
-Task = Callable[[], object]
+Timed = Callable[[], object]
 _FEWEST_ROUNDS = 5
 _WARMUP = 2
 _FILE = "file.whole"  # no part is called so
@@ -356,7 +356,7 @@ def _lap(
             yield whole(stage), seconds(partial(runtime.run, stage, x))
 
 
-def seconds(task: Task) -> float:
+def seconds(task: Timed) -> float:
     start = time.perf_counter()
     task()
     return time.perf_counter() - start

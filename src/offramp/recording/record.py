@@ -121,7 +121,7 @@ class _Recording:
         self.tell("comparing rows together and alone", 0, 1)
         judge = Judge.of(self.networks)
         kind, task = self.options.kind, self.options.task
-        recorder = Recorder(self.networks, self.runtime, judge, kind, task)
+        recorder = Recorder(self.networks, self.runtime, judge, kind, task=task)
         notes = recorder.compared(self.examples, self.options.batch)
         _warn(notes)
         identity = self._identity()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Recorder:
     runtime: Stages
     judge: Judge
     kind: Kind | None  # what all scores are; None: as they look once all are there
+    _: KW_ONLY
     task: Task = SINGLE  # what scores and labels mean
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from offramp.answering.committees import Committees, with_committees
@@ -178,8 +178,7 @@ def compare(
         trace: recorded examples; without `test` a random half tunes and the other measures.
         test: other examples of the same graph.
         loss: as in `Trace.losses`.
-        policies: families or their names; None: all that fit the task, and `auto`, what `fit` does
-            by default.
+        policies: families or their names; None: all that fit, and `auto`, as `fit` by default.
         seed: of the split, and of the draws that bands come from.
         bands: how far numbers may move with the draw of examples (`offramp.study.bands`).
         progress: called with what is done, how many steps are, and how many there are.
@@ -187,8 +186,7 @@ def compare(
     Raises:
         TraceError, InputError: another graph or too few examples; an unknown policy.
     """
-    fitting = [name for name, each in FAMILIES.items() if each.fits(trace.task)]
-    learners = _learners(policies or (OWN, *fitting))
+    learners = _learners(policies or (OWN, *_fitting(trace)))
     tuning, measuring = _two(trace, test, seed)
     draws = Resamples.of(measuring.examples, DRAWS if bands else 0, seed)
     bench = _Bench(measuring, measuring.losses(loss), draws)
@@ -201,8 +199,12 @@ def compare(
         seconds[name] = time.perf_counter() - started
         steps.next(f"measuring {name}")
         curves[name] = bench.answering(together).measure(policy)
-    left_out = () if policies else tuple(name for name in FAMILIES if name not in fitting)
-    return replace(_comparison(bench, curves, seconds, steps), left_out=left_out)
+    return _comparison(bench, curves, seconds, steps)
+
+
+def _fitting(trace: Trace) -> list[str]:
+    """The policies that fit the task of a trace."""
+    return [name for name, each in FAMILIES.items() if each.fits(trace.task)]
 
 
 def _two(trace: Trace, test: Trace | None, seed: int) -> tuple[Trace, Trace]:
@@ -305,10 +307,7 @@ class _Bench:
 
 
 def _comparison(
-    bench: _Bench,
-    curves: Mapping[str, Curve],
-    seconds: Mapping[str, float],
-    steps: _Steps,
+    bench: _Bench, curves: Mapping[str, Curve], seconds: Mapping[str, float], steps: _Steps
 ) -> Comparison:
     test, losses = bench.test, bench.losses
     steps.next("measuring oracles")
@@ -320,12 +319,13 @@ def _comparison(
     mixes = mixed(uniform_points(statics.values()), together, statics)
     judged = {name: judge(curve, against) for name, curve in curves.items()}
     judged[UNIFORM] = judge(together, against)  # on a draw other networks may be worth mixing
-    own = judged.get(OWN)
 
     def summaries(found: Mapping[str, Measured]) -> dict[str, Summary]:
+        own = judged.get(OWN)
         return {name: _summary(one, own, seconds.get(name)) for name, one in found.items()}
 
     return Comparison(
+        left_out=tuple(sorted({*FAMILIES} - {*_fitting(test)})),
         examples=test.examples,
         reference=losses.reference,
         reference_loss=float(losses.of_reference.mean()),

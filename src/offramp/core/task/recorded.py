@@ -1,4 +1,4 @@
-"""Recorded answers: any system whose answers are opaque, with a loss of each."""
+"""RecordedAnswers answers: any system whose answers are opaque, with a loss of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from offramp.core.tasks import DISAGREEMENT, RECORDED, Kind
 
 
 @dataclass(frozen=True)
-class Recorded(Task):
+class RecordedAnswers(Task):
     """Answers that are numbers of answers, and losses that are columns of the trace.
 
     What a stage says of an example are its observations, and after them `alike`: equal where stages

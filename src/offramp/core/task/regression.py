@@ -19,7 +19,7 @@ _SPREADS = "spreads"
 
 
 @dataclass(frozen=True)
-class Regression(Task):
+class Numbers(Task):
     """Numbers (n, d), and perhaps a predicted spread of each, after them: (n, 2 d).
 
     | loss | what it is |
@@ -82,7 +82,7 @@ class Regression(Task):
         return {"absolute": self._absolute, "squared": self._squared}
 
     def form(self, width: int) -> TaskForm:
-        return _RegressionForm(self, width // 2 if self.spreads else width)
+        return _NumbersForm(self, width // 2 if self.spreads else width)
 
     def check_outputs(self, outputs: AnyArray, stage: str) -> FloatArray:
         values = super().check_outputs(outputs, stage)
@@ -126,10 +126,10 @@ class Regression(Task):
 
 
 @dataclass(frozen=True)
-class _RegressionForm:
-    """What `Regression` says, in operators."""
+class _NumbersForm:
+    """What `Numbers` says, in operators."""
 
-    task: Regression
+    task: Numbers
     columns: int
     dtype: type[np.int64] | type[np.float32] = np.float32
 

@@ -197,7 +197,7 @@ TASKS: Mapping[str, type[Task]] = MappingProxyType(_registered)
 """Every task that is registered, by the name that the command line and files use."""
 
 
-def register(*kinds: type[Task]) -> None:
+def register_tasks(*kinds: type[Task]) -> None:
     """Makes tasks known by name. Raises InputError: a name that is taken, or is none."""
     for each in kinds:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", each.name):
