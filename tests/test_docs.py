@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from markdown_it import MarkdownIt
 
-from offramp import cli
+from offramp import Plan, cli
+from offramp.command import tables
 from offramp.command.demo import Demo
+from offramp.promise.certify import KEEP
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -220,6 +222,22 @@ def test_links_of_pages_outside_the_site_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         if not urlsplit(target).scheme:
             assert (ROOT / urlsplit(target).path).exists(), target
+
+
+def test_what_a_page_quotes_is_what_fit_says(journey: tuple[Demo, Path, list[str]]) -> None:
+    page = DOCS / "keep-the-reference.md"
+    text = page.read_text(encoding="utf-8")
+    quotes = re.findall(r"^\| \*(.+?)\* \|", text, re.MULTILINE)
+    plan = Plan.read(journey[1] / "plan")
+    keeping = replace(
+        plan.certificate, tradeoff=None, static_choice=plan.graph.reference, verdict=KEEP
+    )
+    for quote, needed in zip(quotes, (1234, None, 400), strict=True):
+        found = replace(keeping, examples=400, examples_needed=needed)
+        row, said = tables.certificate(replace(plan, certificate=found)).lines[-1]
+        assert f"the line *{row}* of the table" in text
+        assert str(said).startswith(quote)
+        assert str(said).endswith(f"See {page.relative_to(ROOT)}.")
 
 
 def test_the_readme_stays_short() -> None:
