@@ -21,7 +21,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing inputs weights networks images folders data"),
     ("policies", "statistics logistic operators families baselines"),
-    ("policies", "regression features learned rules thresholds alike gates routing"),
+    ("policies", "regression features learned rules thresholds alike gates cascade_routing"),
     ("", "policies"),
     ("learn", "teach pool latency"),
     ("plan", "asked plan notes job fit needs evaluate"),
