@@ -29,7 +29,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("runtime", "format engine rows session onnxruntime stages driver"),
     ("export", "scope itinerary deciding stages seal single folder"),
     ("", "export"),
-    ("runtime", "ends routed laws openvino torch single"),  # what runs exported files
+    ("runtime", "ends routed openvino torch single"),  # what runs exported files
     ("", "runtime"),
     ("recording", "independence measure labels resume running record reprice"),
     ("exits", "work network cutting stages pooling heads features placement attach"),
@@ -38,7 +38,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
-    ("testing", "closeness policies"),
+    ("testing", "closeness policies engines"),
     ("", "testing"),
     ("command", "completing parsing answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),
