@@ -16,18 +16,21 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import typer.main
 from markdown_it import MarkdownIt
 
 from offramp import Plan, cli
 from offramp.command import tables
 from offramp.command.demo import Demo
 from offramp.promise.certify import KEEP
+from tools.pages import public_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 RUN = ("shell", "python")  # what is run; a block of another kind must say what it is
-SHOWN = ("text", "json", "{toctree}", "{api}", "{commands}", "{house}")
+SHOWN = ("text", "json", "{toctree}", "{api}", "{commands}", "{house}", "{include}")
+PACKAGES = [f"offramp{name}" for name in ("", ".runtime", ".policies", ".testing", ".errors")]
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
 EXIT_CODE = re.compile(r"# exit code (\d)")
 
@@ -61,7 +64,9 @@ def test_every_block_runs_or_says_why_not() -> None:
     for page in PAGES:
         for snippet in snippets(page):
             where = f"{id_of(page)}, line {snippet.line}"
-            assert snippet.language in (*RUN, *SHOWN, "js"), f"{where}: '{snippet.language}'"
+            assert snippet.language.partition(" ")[0] in (*RUN, *SHOWN, "js"), (
+                f"{where}: '{snippet.language}'"
+            )
             if snippet.language == "js":
                 assert snippet.reason, f"{where}: say why it is not run"
 
@@ -211,10 +216,22 @@ def test_every_public_name_and_command_is_documented(site: Path) -> None:
     import offramp
 
     api = (site / "reference/python.html").read_text(encoding="utf-8")
-    assert [n for n in offramp.__all__ if f'id="offramp.{n}"' not in api] == []
+    public = {package: public_names(package) for package in PACKAGES}
+    assert public["offramp"] == offramp.__all__
+    shown = [f"{package}.{name}" for package in PACKAGES for name in public[package]]
+    assert "offramp.testing.EngineLaws" in shown
+    assert [name for name in shown if f'id="{name}"' not in api] == []
     commands = (site / "reference/commands.html").read_text(encoding="utf-8")
     names = {c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback}
     assert [name for name in names if f'id="offramp-{name}"' not in commands] == []
+
+
+def test_the_commands_that_print_json_are_named() -> None:
+    text = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`", text.partition("`--json`, of ")[2].partition(" prints ")[0])
+    group = typer.main.get_group(cli.app)
+    having = [n for n, c in group.commands.items() if any("--json" in p.opts for p in c.params)]
+    assert named == having
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=id_of)
