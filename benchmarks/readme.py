@@ -18,6 +18,7 @@ from benchmarks.drawing import SpeedupsFigure, draw_frontier, draw_speedups
 from benchmarks.results import ROOT, load
 from offramp.report.figures import FrontierFigure, Role, Series
 from offramp.study.contestants import ONE_FILE
+from tools.house import holdings
 
 DOCS = ROOT.parent / "docs"
 PAGES = (*sorted((DOCS / "results").glob("*.md")), DOCS / "house.md", ROOT.parent / "README.md")
@@ -485,6 +486,12 @@ def _rows_of_clock() -> list[dict[str, Any]]:
     return [row for row in rows if row["threads"] == row["batch"] == 1]
 
 
+def folders() -> str:
+    """What each folder of the source holds, in its own words."""
+    lines = ["| folder | what it holds |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {what} |" for name, what in holdings().items())])
+
+
 def house() -> str:
     """What the source was at its first measure, and is now."""
     kept = load("house")
@@ -554,6 +561,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale": scale,
     "machine": machine,
     "house": house,
+    "folders": folders,
 }
 
 
