@@ -24,7 +24,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("networks", "preprocessing resizing inputs weights classes trial endings copies forms"),
     ("networks", "networks reading batches npz images folders columns data"),
     ("policies", "statistics logistic operators families baselines"),
-    ("policies", "regression features observed learned rules thresholds alike gates routing"),
+    ("policies", "regression features observed learned rules thresholds alike gates"),
+    ("policies", "cascade_routing"),
     ("", "policies"),
     ("learn", "teach pool latency"),
     ("plan", "asked plan notes job fit needs evaluate"),
@@ -33,7 +34,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("export", "scope itinerary deciding stages photographs seal single folder"),
     ("", "export"),
     ("runtime", "waiting calls"),  # functions as stages
-    ("runtime", "ends routed laws openvino torch single"),  # what runs exported files
+    ("runtime", "ends routed openvino torch single"),  # what runs exported files
     ("", "runtime"),
     ("recording", "independence measure labels resume running record reprice"),
     ("exits", "work network passes cutting depth stages pooling heads features placement"),
@@ -43,7 +44,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
-    ("testing", "closeness policies tasks"),
+    ("testing", "closeness policies tasks engines"),
     ("", "testing sklearn torch"),
     ("command", "completing parsing answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),

@@ -9,23 +9,28 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import typer.main
 from markdown_it import MarkdownIt
 
-from offramp import cli
+from offramp import Plan, cli
+from offramp.command import tables
 from offramp.command.demo import Demo
+from offramp.promise.certify import KEEP
+from tools.pages import public_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 RUN = ("shell", "python")  # what is run; a block of another kind must say what it is
-SHOWN = ("text", "json", "{toctree}", "{api}", "{commands}", "{house}")
+SHOWN = ("text", "json", "{toctree}", "{api}", "{commands}", "{house}", "{include}")
+PACKAGES = [f"offramp{name}" for name in ("", ".runtime", ".policies", ".testing", ".errors")]
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
 EXIT_CODE = re.compile(r"# exit code (\d)")
 
@@ -59,7 +64,9 @@ def test_every_block_runs_or_says_why_not() -> None:
     for page in PAGES:
         for snippet in snippets(page):
             where = f"{id_of(page)}, line {snippet.line}"
-            assert snippet.language in (*RUN, *SHOWN, "js"), f"{where}: '{snippet.language}'"
+            assert snippet.language.partition(" ")[0] in (*RUN, *SHOWN, "js"), (
+                f"{where}: '{snippet.language}'"
+            )
             if snippet.language == "js":
                 assert snippet.reason, f"{where}: say why it is not run"
 
@@ -209,10 +216,22 @@ def test_every_public_name_and_command_is_documented(site: Path) -> None:
     import offramp
 
     api = (site / "reference/python.html").read_text(encoding="utf-8")
-    assert [n for n in offramp.__all__ if f'id="offramp.{n}"' not in api] == []
+    public = {package: public_names(package) for package in PACKAGES}
+    assert public["offramp"] == offramp.__all__
+    shown = [f"{package}.{name}" for package in PACKAGES for name in public[package]]
+    assert "offramp.testing.EngineLaws" in shown
+    assert [name for name in shown if f'id="{name}"' not in api] == []
     commands = (site / "reference/commands.html").read_text(encoding="utf-8")
     names = {c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback}
     assert [name for name in names if f'id="offramp-{name}"' not in commands] == []
+
+
+def test_the_commands_that_print_json_are_named() -> None:
+    text = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`", text.partition("`--json`, of ")[2].partition(" prints ")[0])
+    group = typer.main.get_group(cli.app)
+    having = [n for n, c in group.commands.items() if any("--json" in p.opts for p in c.params)]
+    assert named == having
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=id_of)
@@ -220,6 +239,22 @@ def test_links_of_pages_outside_the_site_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         if not urlsplit(target).scheme:
             assert (ROOT / urlsplit(target).path).exists(), target
+
+
+def test_what_a_page_quotes_is_what_fit_says(journey: tuple[Demo, Path, list[str]]) -> None:
+    page = DOCS / "keep-the-reference.md"
+    text = page.read_text(encoding="utf-8")
+    quotes = re.findall(r"^\| \*(.+?)\* \|", text, re.MULTILINE)
+    plan = Plan.read(journey[1] / "plan")
+    keeping = replace(
+        plan.certificate, tradeoff=None, static_choice=plan.graph.reference, verdict=KEEP
+    )
+    for quote, needed in zip(quotes, (1234, None, 400), strict=True):
+        found = replace(keeping, examples=400, examples_needed=needed)
+        row, said = tables.certificate(replace(plan, certificate=found)).lines[-1]
+        assert f"the line *{row}* of the table" in text
+        assert str(said).startswith(quote)
+        assert str(said).endswith(f"See {page.relative_to(ROOT)}.")
 
 
 def test_the_readme_stays_short() -> None:

@@ -33,8 +33,8 @@ from offramp.networks.networks import Networks, combine
 from offramp.networks.preprocessing import Layout, Preprocessing
 from offramp.plan.fit import fit
 from offramp.plan.plan import Plan
+from offramp.policies.cascade_routing import Routing
 from offramp.policies.gates import Gates
-from offramp.policies.routing import Routing
 from offramp.recording.record import RecordOptions, record
 from offramp.runtime import Driver, OnnxRuntime, Routed, SingleFile, Walker
 from offramp.runtime.torch import TorchRuntime

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.house import House, drawing, rooms
+from tools.house import SOURCE, House, drawing, holdings, rooms
 
 NAMES = "abcdefg"
 
@@ -50,6 +50,15 @@ def test_lines_say_all_and_nothing_twice(given_: dict[str, frozenset[str]]) -> N
 def test_a_circle_is_no_house() -> None:
     with pytest.raises(CycleError):
         House.of({"a": frozenset("b"), "b": frozenset("a")})
+
+
+def test_every_folder_says_what_it_holds_above_what_it_uses() -> None:
+    found, uses = holdings(), rooms()
+    assert set(found) == {room for room in uses if (SOURCE / room).is_dir()}
+    assert [room for room, what in found.items() if not what.endswith(".")] == []
+    place = {room: number for number, room in enumerate(found)}
+    for room in found:
+        assert all(place[other] < place[room] for other in uses[room] if other in found)
 
 
 def test_every_room_of_the_source_is_drawn() -> None:

@@ -1,4 +1,4 @@
-"""What must always hold. The titles are the list of promises."""
+"""What must always hold. The titles are the list of laws."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ POSITIONAL_RECORDS = {
     "policies.features.Linear",
     "policies.features.Parts",
     "policies.gates.Gates",
-    "policies.routing.Routing",
+    "policies.cascade_routing.Routing",
     "recording.record._Recording",
 }
 REPEATED_NAMES = {

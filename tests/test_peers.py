@@ -28,8 +28,8 @@ from offramp.policies import FAMILIES, Deployable, policy_from_json, policy_to_j
 from offramp.policies import gates as gates_module
 from offramp.policies import thresholds as thresholds_module
 from offramp.policies.alike import Alike
+from offramp.policies.cascade_routing import Routing
 from offramp.policies.logistic import logistic
-from offramp.policies.routing import Routing
 from offramp.policies.thresholds import Thresholds
 from offramp.testing import seen_at, synthetic
 from tests.made import prices

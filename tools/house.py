@@ -61,6 +61,18 @@ def rooms(source: Path = SOURCE) -> dict[str, frozenset[str]]:
     return {room: frozenset(used & found.keys()) for room, used in found.items()}
 
 
+def holdings(source: Path = SOURCE) -> dict[str, str]:
+    """What each folder holds, by the first line of its own file; the ground floor first."""
+    floors = House.of(rooms(source)).floors
+    found = {}
+    for room in (room for floor in floors for room in floor):
+        file = source / room / "__init__.py"
+        if file.exists():
+            text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            found[room] = text.partition("\n")[0]
+    return found
+
+
 def module_of(file: Path, source: Path = SOURCE) -> str:
     """The name of a module without that of the package; "" is the package itself."""
     parts = file.relative_to(source).with_suffix("").parts

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -30,29 +31,45 @@ _HELP = re.compile(r"^\* `--help`: .*\n", re.MULTILINE)
 
 
 class Api(SphinxDirective):
-    """Every name of `offramp.__all__`, in its order, from its docstring."""
+    """Every name of `__all__` of a package, in its order, from its docstring.
+
+    Names that stand under offramp itself are left to it.
+    """
+
+    optional_arguments = 1  # a package; offramp itself
 
     def run(self) -> list[nodes.Node]:
+        package = self.arguments[0] if self.arguments else offramp.__name__
         lines = ["```{eval-rst}"]
-        for name in offramp.__all__:
-            lines += [f".. {_directive(name)}:: offramp.{name}", *_about(name), ""]
+        for name in public_names(package):
+            about = _about(package, name)
+            lines += [f".. {_directive(package, name)}:: {package}.{name}", *about, ""]
         return _parsed(self, "\n".join([*lines, "```"]))
 
 
-def _directive(name: str) -> str:
-    found = getattr(offramp, name)
+def public_names(package: str) -> list[str]:
+    """What a package hands on and offramp itself does not."""
+    names: list[str] = import_module(package).__all__
+    above = offramp.__all__ if package != offramp.__name__ else []
+    return [name for name in names if name not in above]
+
+
+def _directive(package: str, name: str) -> str:
+    found = getattr(import_module(package), name)
     if inspect.isclass(found):
         return "autoexception" if issubclass(found, Exception) else "autoclass"
     return "autofunction" if inspect.isfunction(found) else "py:data"
 
 
-def _about(name: str) -> list[str]:
+def _about(package: str, name: str) -> list[str]:
     """What follows a directive: data has no docstring, so its keys are shown."""
-    if _directive(name) == "autoclass":
+    if _directive(package, name) == "autoclass":
         return ["   :members:"]
-    found = getattr(offramp, name)
-    keys = ", ".join(f"`{key}`" for key in found) if isinstance(found, Mapping) else f"`{found}`"
-    return ["", f"   {keys}"] if _directive(name) == "py:data" else []
+    if _directive(package, name) != "py:data":
+        return []
+    found = getattr(import_module(package), name)
+    keys = [f"`{key}`" for key in found] if isinstance(found, Mapping) else [f"`{found}`"]
+    return ["", f"   {', '.join(keys)}"]
 
 
 class Commands(SphinxDirective):

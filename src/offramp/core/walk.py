@@ -1,7 +1,7 @@
 """THE LOOP. It asks for stages to be run and decides where each example goes; it does no I/O.
 
-Every driver (replay of a trace, ONNX Runtime, ...) runs this generator: it receives `Work`, sends
-back the scores of those rows, and gets the `Outcome` at the end.
+Replay of a trace and every engine drive this generator: they receive `Work`, send back the scores
+of those rows, and get the `Outcome` at the end. Exported files hold the same walk unrolled.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from offramp.core.policy import STOP, Policy, Seen, Static
 from offramp.policies.alike import VOTES
 from offramp.policies.baselines import ExactOracle, SoftOracle
+from offramp.policies.cascade_routing import ROUTING
 from offramp.policies.families import (
     FAMILIES,
     Deployable,
@@ -16,7 +17,6 @@ from offramp.policies.families import (
 from offramp.policies.gates import GATES
 from offramp.policies.learned import LEARNED, Learned
 from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
-from offramp.policies.routing import ROUTING
 from offramp.policies.rules import RULES
 from offramp.policies.thresholds import THRESHOLDS
 

@@ -13,6 +13,8 @@ from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 from offramp.study.compare import OWN, Comparison
 
+_PAGE = "docs/keep-the-reference.md"  # on what to do where nothing is saved
+
 
 @dataclass(frozen=True)
 class Number:
@@ -237,19 +239,19 @@ def spread(found: Certificate | Evaluation) -> list[tuple[str, str]]:
 
 
 def advice(found: Certificate) -> str:
-    """What may bring a saving where none is certified."""
-    needed, more = found.examples_needed, "a larger budget, more or cheaper stages"
+    """What may bring a saving where none is certified, and the page that says more."""
+    needed, more = found.examples_needed, f"a larger budget, more or cheaper stages. See {_PAGE}."
     if needed is None:
         return (
             "No number of examples would certify this budget at these rates of changed answers. "
-            f"What may help: {more}."
+            f"What may help: {more}"
         )
     if needed > found.examples:
         return (
             f"What may help: more examples, about {needed} to certify the safest point at these "
-            f"rates in place of {found.examples}; {more}."
+            f"rates in place of {found.examples}, in a new trace (`fit --certify`); {more}"
         )
-    return f"What is safe enough saves nothing. What may help: {more}."
+    return f"What is safe enough saves nothing. What may help: {more}"
 
 
 def kept(found: Evaluation) -> str:

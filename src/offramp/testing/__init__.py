@@ -23,14 +23,15 @@ from offramp.plan.plan import Plan
 from offramp.runtime.driver import Driver, infer
 from offramp.runtime.engine import Engine, Fields, Program, Value
 from offramp.runtime.format import Answers
-from offramp.runtime.laws import EngineLaws as EngineLaws
 from offramp.runtime.stages import Stages
 from offramp.testing.closeness import MOST_CLOSE, close, seen_at
+from offramp.testing.engines import EngineLaws
 from offramp.testing.policies import PolicyLaws
 from offramp.testing.tasks import TaskLaws
 
 __all__ = [
     "DriverLaws",
+    "EngineLaws",
     "MemoryRuntime",
     "PolicyLaws",
     "RuntimeLaws",
