@@ -35,6 +35,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("exits", "work network cutting stages pooling heads features placement attach"),
     ("", "exits"),
     ("exits", "module training"),
+    ("siblings", "shrinking quantising examples copies timing choosing making"),
+    ("", "siblings"),
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
