@@ -41,6 +41,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("exits", "outputs attach"),
     ("", "exits"),
     ("exits", "modules module training"),
+    ("siblings", "shrinking quantising examples copies timing choosing making"),
+    ("", "siblings"),
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),

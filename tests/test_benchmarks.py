@@ -20,7 +20,7 @@ SAVED = sorted(RESULTS.glob("*.json"))
 def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
     older = {"real_networks", "promise", "clock", "scale", "exits", "structure"}
-    assert names == older | {"peers", "pool", "refit", "few", "draws", "house"}
+    assert names == older | {"peers", "pool", "refit", "few", "draws", "house", "siblings"}
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: str(path.stem))

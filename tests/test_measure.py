@@ -16,7 +16,14 @@ OPTIONS = (
     {"plan.fit.fit"}
     | {
         f"command.{name}"
-        for name in ("plans.fit", "graphs.exits", "graphs.graph", "traces.record", "traces.import_")
+        for name in (
+            "plans.fit",
+            "graphs.exits",
+            "graphs.graph",
+            "graphs.siblings",
+            "traces.record",
+            "traces.import_",
+        )
     }
     | {"command.running.run"}
 )

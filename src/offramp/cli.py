@@ -55,6 +55,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (running.demo, "demo --out offramp-demo"),
     (graphs.graph, "graph small=a.onnx big=b.onnx --size 32 --out graph"),
     (graphs.exits, "exits big.onnx --data train/ --size 32 --out graph"),
+    (graphs.siblings, "siblings big.onnx --data train/ --size 32 --out graph"),
     (traces.record, "record graph --data images/ --out trace"),
     (traces.import_, "import scores.npz --cost small=41,big=126 --out trace"),
     (traces.reprice, "reprice trace --cost small=1,big=4 --out priced"),

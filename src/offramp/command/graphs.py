@@ -12,7 +12,17 @@ from offramp.base.errors import InputError
 from offramp.base.fields import X
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
-from offramp.command.options import Edges, EngineOption, Force, Json, Out, Reference, SkipBroken
+from offramp.command.options import (
+    Edges,
+    EngineOption,
+    Force,
+    Given,
+    Json,
+    Out,
+    Reference,
+    SkipBroken,
+    with_options,
+)
 from offramp.command.terminal import examples_of, given, messages, progress, show
 from offramp.core.tasks import Kind
 from offramp.exits import ExitOptions, add_exits, candidate_points
@@ -20,6 +30,7 @@ from offramp.networks.networks import GRAPH, combine
 from offramp.networks.reading import with_fields
 from offramp.recording.independence import check_made_up
 from offramp.runtime import Stages
+from offramp.siblings import SiblingOptions, make
 
 SIZE = "Of images: 32, or 240x320 (height x width)."
 MEAN, STD = (f"Of pixel / 255, per channel. Default: {number}." for number in (0, 1))
@@ -156,3 +167,30 @@ def exits(
     for sentence in found.networks.notes:
         messages.print(sentence, markup=False)
     show(json_, found.to_json(), lambda: tables.exits(found))
+
+
+@with_options(options=SiblingOptions)
+def siblings(
+    network: Annotated[Path, typer.Argument(metavar="NETWORK.onnx", help="A trained network.")],
+    data: Annotated[
+        str, typer.Option(help="Examples, some hundreds or more; labels may be there.")
+    ],
+    out: Out,
+    options: Given,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    skip_broken: SkipBroken = False,
+    json_: Json = False,
+    force: Force = False,
+) -> None:
+    """Put cheap copies of one network before it: int8, fewer pixels, and which of them pay."""
+    settings = SiblingOptions(**options)
+    pixels = parsing.preprocessing(size, mean, std, layout)
+    check_output(out, force, GRAPH, given(network, data))
+    examples = examples_of(data, pixels, skip_broken)
+    with TemporaryDirectory() as folder, progress() as step:
+        found = make(network, examples, settings, Path(folder), step, preprocessing=pixels)
+        found.networks.write(out, force=force)
+    show(json_, found.to_json(), lambda: tables.siblings(found))

@@ -17,6 +17,7 @@ from offramp.plan.notes import repairs
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 from offramp.report.sentences import advice, spread
+from offramp.siblings import Copy, Siblings
 from offramp.study.bands import CONFIDENCE, Band
 from offramp.study.bench import Bench, Timing
 from offramp.study.compare import Comparison, Row
@@ -279,5 +280,44 @@ def _saving(found: Exits) -> str:
         lines.append(
             f"on held-out examples they save {found.saving:.0%} of the cost, "
             "the mean at 0, 0.5, 1 and 2 points of excess loss"
+        )
+    return "\n".join(lines)
+
+
+def siblings(found: Siblings) -> Sheet:
+    """The copies that could be made, which stay, and why others went."""
+    order = found.networks.graph.order
+    error = ("error, held out",) if found.error else ()
+    return Sheet(
+        title=f"copies, at batch {found.costs.batch}",
+        columns=("stage", "", "made by", "times as fast", "answers changed", *error),
+        texts=3,
+        rows=[[painted(copy.name, order), *_sibling(found, copy)] for copy in found.tried],
+        caption=_worth(found),
+    )
+
+
+def _sibling(found: Siblings, copy: Copy) -> list[str]:
+    name, order = copy.name, found.networks.graph.order
+    error = [f"{found.error[name]:.2%}"] if found.error else []
+    if name == found.networks.graph.reference:
+        return ["reference", "the network itself", "1.00", "", *error]
+    pixels = [f"{copy.size[0]} x {copy.size[1]} pixels"] if copy.size else []
+    int8 = [f"int8 ({copy.scheme})"] if copy.scheme else []
+    kept = "kept" if name in order else "left out"
+    made = " and ".join([*pixels, *int8])
+    return [kept, made, f"{found.speedup(name):.2f}", f"{copy.changed:.2%}", *error]
+
+
+def _worth(found: Siblings) -> str:
+    lines = [f"left out: {name}: {why}" for name, why in found.dropped.items()]
+    if len(found.networks.graph.order) == 1:
+        lines.append("no copy stays: the graph holds the network alone")
+    elif found.cost >= 1:
+        lines.append("no copy pays on the held-out examples; the best is kept for you to see")
+    else:
+        lines.append(
+            f"on held-out examples they save {1 - found.cost:.0%} of the cost, the mean at 0, 0.5, "
+            "1 and 2 points of excess loss, by one threshold"
         )
     return "\n".join(lines)

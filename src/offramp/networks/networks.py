@@ -38,7 +38,7 @@ from offramp.networks.preprocessing import (
 )
 
 GRAPH_VERSION = 1
-TAUGHT = "taught.npy"  # beside graph.json: the hashes of the examples that trained heads
+TAUGHT = "taught.npy"  # beside graph.json: the hashes of examples that trained heads or chose
 GRAPH = kind_of_folder("graph")
 
 

@@ -146,11 +146,11 @@ def recorded_costs(
         tell(f"measuring batches of {size}", number, len(times) + 1)
         where, limit_s = source(size, threads, runtime.engine), 10 / len(sizes)
         measured = stage_costs(runtime, graph, request, size, where, limit_s=limit_s)
-        found[size] = _with_decisions(graph, measured, spent)
+        found[size] = with_decisions(graph, measured, spent)
     return replace(found.pop(max(sizes)), at=found)
 
 
-def _with_decisions(graph: Graph, costs: Costs, spent: Latency | None) -> Costs:
+def with_decisions(graph: Graph, costs: Costs, spent: Latency | None) -> Costs:
     """With what decisions take, among heads; networks that run alone make none."""
     alone = {stage.name: graph.alone(costs, stage.name) for stage in graph.stages}
     if spent is None or costs.batch is None:

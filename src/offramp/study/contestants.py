@@ -13,18 +13,18 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import MissingExtra, NetworkError
-from offramp.base.fields import Fields, count, take
+from offramp.base.fields import Fields
 from offramp.core.graph import head, whole
 from offramp.export import one_file, write_file, write_folder
 from offramp.export.stages import refitted
 from offramp.networks import weights
 from offramp.plan.plan import Plan
 from offramp.runtime import Driver, Engine, Routed, SingleFile, engine_named
-from offramp.runtime.ends import ends
 from offramp.runtime.engine import Part
 from offramp.runtime.format import inputs_named
 from offramp.runtime.onnxruntime import engine as onnxruntime
 from offramp.runtime.session import BEST, OPTIMIZATIONS
+from offramp.siblings.quantising import Quantiser, Scheme
 
 Answer = Callable[[Fields], AnyArray]  # from inputs to answers (n,)
 _T = TypeVar("_T")
@@ -125,8 +125,8 @@ class Entry:
         try:
             quantised = _quantised(plan, name, self.folder, take(self.x, slice(_CALIBRATION)))
             yield self._network(f"{name}, int8", name, quantised, _FASTEST)
-        except Exception as problem:  # the quantiser's errors share no public base class
-            self.missing["int8"] = str(problem).strip().partition("\n")[0]
+        except NetworkError as problem:
+            self.missing["int8"] = str(problem)
         for stage in plan.graph.order:
             if stage != name:
                 yield self._network(stage, stage, alone(plan, stage, self.folder), _FASTEST)
@@ -211,26 +211,4 @@ def _quantised(plan: Plan, stage: str, folder: Path, x: Fields) -> Path:
 
 
 def _int8(file: Path, folder: Path, x: Fields) -> Path:
-    """Static int8 as ONNX Runtime advises for a CPU: per channel, weights signed, reduced range."""
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared, made = folder / "prepared.onnx", folder / "int8.onnx"
-    given = inputs_named([*ends(file)[0]], x)
-    examples = iter([take(given, slice(i, i + 1)) for i in range(count(given))])
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> Fields | None:
-            return next(examples, None)
-
-    quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
-    quantization.quantize_static(
-        str(prepared),
-        str(made),
-        Reader(),
-        per_channel=True,
-        reduce_range=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-    )
-    return made
+    return Quantiser(file, folder, x)(Scheme(), folder / "int8.onnx")
