@@ -13,7 +13,7 @@ import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import MissingExtra, NetworkError
-from offramp.base.fields import Fields
+from offramp.base.fields import Fields, take
 from offramp.core.graph import head, whole
 from offramp.export import one_file, write_file, write_folder
 from offramp.export.stages import refitted
