@@ -105,7 +105,7 @@ def ranked(arrays: Mapping[str, AnyArray], costs: Mapping[str, float]) -> Trace:
         for number, other in enumerate(before):
             columns[f"{name}.shared{number}"] = shared(best[~half], other)
         before.append(best[~half])
-    frame = framed(Columns.of(columns, "top5.npz"), FrameOptions(stages=[*costs], unit="GFLOP"))
+    frame = framed(Columns.of(columns, "top5.npz"), FrameOptions(stages=[*costs]))
     return of_frame(frame)
 
 

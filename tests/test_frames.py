@@ -101,7 +101,9 @@ WRITERS = {"csv": csv, "parquet": parquet}
 @pytest.mark.parametrize("ending", WRITERS)
 def test_scores_costs_labels_and_ids_are_read(tmp_path: Path, ending: str) -> None:
     columns = scored()
-    trace = import_scores(WRITERS[ending](tmp_path / f"a.{ending}", columns), unit="USD")
+    trace = import_scores(
+        WRITERS[ending](tmp_path / f"a.{ending}", columns), costs=Costs({}, {}, "USD")
+    )
     assert trace.graph.order == ("small", "big")  # by mean cost, whatever the order of columns
     assert str(trace.task) == "single"
     for stage in ("small", "big"):

@@ -264,6 +264,9 @@ def reads(given: Sequence[str] | None) -> dict[str, dict[str, str]]:
     return found
 
 
+_LACKS_SIZE = "--mean, --std, --resize and --crop say how images are read; give --size{} as well."
+
+
 def preprocessing(
     size: str | None,
     mean: str | None,
@@ -289,11 +292,7 @@ def preprocessing(
         size = crop
     if size is None:
         if any(option is not None for option in (mean, std, resize, crop)):
-            name = f" {of}=..." if of else ""
-            raise GraphError(
-                "--mean, --std, --resize and --crop say how images are read; give "
-                f"--size{name} as well."
-            )
+            raise GraphError(_LACKS_SIZE.format(f" {of}=..." if of else ""))
         return None
     height, width = height_and_width(size)
     if crop is not None and not _is_share(crop) and height_and_width(crop) != (height, width):

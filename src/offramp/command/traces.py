@@ -22,6 +22,8 @@ from offramp.command.options import (
     Threads,
 )
 from offramp.command.terminal import examples_of, given, messages, progress
+from offramp.core.costs import Costs
+from offramp.core.frames import UNIT
 from offramp.core.imports import import_scores
 from offramp.core.parts import TRACE
 from offramp.core.task import SINGLE, task_named
@@ -161,13 +163,12 @@ def import_(
 ) -> None:
     """Make a trace of scores or answers that were recorded elsewhere."""
     check_output(out, force, TRACE, [scores])
-    costs = None if cost is None else parsing.costs(cost, cost_unit or "MFLOP")
+    costs = parsing.costs(cost, cost_unit or "MFLOP") if cost else Costs({}, {}, cost_unit or UNIT)
     with progress() as step:
         step("reading scores", 0, 2)
         trace = import_scores(
             scores,
             costs,
-            unit=cost_unit or "unit",
             stages=parsing.chosen(stages, cost),
             edges=edges,
             reference=reference,

@@ -30,6 +30,7 @@ from offramp.core.tables import Columns
 from offramp.core.task import SINGLE, Task
 from offramp.core.task.recorded import RecordedAnswers
 
+UNIT = "unit"  # of costs per example, where nobody says
 SCORES, LOSS, QUALITY, COST, ANSWER = "scores", "loss", "quality", "cost", "answer"
 _ITSELF = (SCORES, LOSS, QUALITY, ANSWER)  # columns that make a stage
 _MAKES = (
@@ -43,8 +44,8 @@ class FrameOptions:
     """What a table does not say itself."""
 
     stages: Iterable[str | Stage] | None = None  # in this order; None: those with columns
-    costs: Costs | None = None  # of stages without a column `<stage>.cost`
-    unit: str = "unit"  # of costs per example
+    # of stages without a column `<stage>.cost`, and the unit of those that columns hold
+    costs: Costs | None = None
     edges: str | None = None  # "a>b,b>c"; None makes a chain
     reference: str | None = None  # None: the last stage
     task: Task = SINGLE  # what scores and labels mean, where there are scores
@@ -149,7 +150,7 @@ def _costs(
     fixed = given.body if given is not None else {}
     columns = {name: fixed.get(name) or stage.cost() for name, stage in each.items()}
     rows = next(iter(each.values())).table.rows
-    return priced_by(columns, rows, given.unit if given is not None else options.unit)
+    return priced_by(columns, rows, given.unit if given is not None else UNIT)
 
 
 @dataclass(frozen=True, kw_only=True)

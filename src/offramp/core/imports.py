@@ -29,7 +29,6 @@ def import_scores(
     path: str | Path,
     costs: Costs | None = None,
     *,
-    unit: str = "unit",
     stages: Iterable[Stage] | None = None,
     edges: str | None = None,
     reference: str | None = None,
@@ -41,12 +40,10 @@ def import_scores(
 
     Args:
         path: a .parquet or .csv with columns as in `offramp.core.frames`; or an .npz with `labels`
-            (n,), an array (n, classes) per stage, and perhaps `<stage>.loss` (n,). `info` names
-            what is not read, under `left_aside`.
-        costs: what each stage costs by itself, never cumulative; a table may have columns of them.
-        unit: of costs that columns hold.
-        stages: which of them, and which body continues which; None: every stage is a network of its
-            own, and of a table all take part, by their mean costs.
+            (n,), an array (n, classes) per stage, and perhaps `<stage>.loss` (n,).
+        costs: what each stage costs by itself, never cumulative. A table may have columns of them,
+            in the unit of these.
+        stages: which of them, and which continues which; None: all, each a network of its own.
         edges: "a>b,b>c"; None makes a chain.
         reference: None takes the last stage.
         kind: what all scores are; None finds out, stage by stage.
@@ -54,21 +51,14 @@ def import_scores(
         task: what scores and labels mean.
 
     Raises:
-        TraceError: the archive cannot be read.
-        ScoresError, DataError, CostError, GraphError: what it holds does not fit.
+        InputError: a kind of it for what cannot be read, does not fit or is missing.
 
     Warns:
         DoubtfulLabels: labels seem to mean other classes; the reference is no better than chance.
     """
     path = Path(path)
-    wanted = FrameOptions(
-        stages=stages,
-        costs=costs,
-        unit=unit,
-        edges=edges,
-        reference=reference,
-        task=task_named(task),
-    )
+    meant = task_named(task)
+    wanted = FrameOptions(stages=stages, costs=costs, edges=edges, reference=reference, task=meant)
     read = _tabled if path.suffix in ENDINGS else _archived
     trace = read(path, wanted, kind, checked_seal(seal))
     for sentence in [] if trace.loss else _doubts(trace):
@@ -84,7 +74,8 @@ def _tabled(path: Path, options: FrameOptions, kind: Kind | None, seal: float | 
 
 def _archived(path: Path, options: FrameOptions, kind: Kind | None, seal: float | None) -> Trace:
     """The trace of an archive of arrays."""
-    if (costs := options.costs) is None:
+    costs = options.costs
+    if costs is None or not costs.body:
         raise CostError("give a cost for each stage of the archive: --cost small=1,big=4.")
     arrays = read_npz(path)
     label = _check_stages(arrays, costs, path.name)

@@ -222,12 +222,10 @@ def export(
         answer: the name of the module's own scores in what it answers; None: the deepest ones,
             whatever their place, and the last of a `WithExits`.
         preprocessing: of the graph.
-        taught: `offramp.base.hashing.hash_rows` of the inputs that trained its exits, so that no
-            plan is certified on them; None: nobody says.
+        taught: `offramp.base.hashing.hash_rows` of what trained it, which certifies nothing.
 
     Raises:
-        NetworkError: torch.export cannot follow it (Python control flow that depends on data), it
-            has a single answer, the deepest one does not show, or it cannot be cut.
+        NetworkError: torch.export cannot follow it, it has a single answer, or cannot be cut.
     """
     bare = unwrapped(model)
     inputs = named_inputs(bare.module if isinstance(bare, WithExits) else bare, x)

@@ -50,13 +50,12 @@ def write_folder(
         path: of the folder.
         dial: adds an input `tradeoff` to every file, NaN for the certified one.
         images: the files read uint8 images (batch, height, width, channels).
-        image_size: height and width of these images; None: what all networks read.
-        force: replaces a folder that offramp wrote.
+        image_size: height and width of these; None: what networks read.
+        force: replaces a folder of offramp's.
         progress: called with what is written, how many files are, and how many there are.
 
     Raises:
-        PlanError, NetworkError: as `one_file`.
-        InputError: `path` is taken.
+        PlanError, NetworkError, InputError: as `one_file`; `path` is taken.
     """
     path, tell = Path(path), progress or silent
     tell("putting stages together", 0, 1)

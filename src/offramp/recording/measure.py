@@ -248,7 +248,7 @@ def latency(
 ) -> Latency:
     """What requests of up to `len(x)` rows take, part by part and at a stop of the walk.
 
-    A stop is timed in what is exported: what a walk to the end takes beyond its parts, by decision.
+    A stop is what an exported walk to the end takes beyond its parts, by decision.
 
     Args:
         plan: with networks; any that decides as the one to come will.

@@ -105,8 +105,7 @@ def bench(
 
     Args:
         plan: with networks.
-        x: examples that trained nothing, (n, ...), or by field, at least `batch`; some
-            calibrate int8.
+        x: examples that trained nothing, (n, ...), or by field, at least `batch`.
         y: their labels, (n,); None: only changed answers are counted, not wrong ones.
         batch: rows per request.
         threads: of every engine.
