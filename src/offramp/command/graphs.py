@@ -12,7 +12,16 @@ from offramp.base.errors import InputError
 from offramp.base.fields import X
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
-from offramp.command.options import Edges, EngineOption, Force, Json, Out, Reference, SkipBroken
+from offramp.command.options import (
+    Edges,
+    EngineOption,
+    Force,
+    Json,
+    Out,
+    Reference,
+    SkipBroken,
+    TaskName,
+)
 from offramp.command.terminal import examples_of, given, messages, progress, show
 from offramp.core.tasks import Kind
 from offramp.exits import ExitOptions, add_exits, candidate_points
@@ -74,6 +83,7 @@ def graph(
     output: NetworkOutput = None,
     kind: NetworkKind = None,
     classes: NetworkClasses = None,
+    task: TaskName = None,
     engine: EngineOption = "onnxruntime",
     force: Force = False,
 ) -> None:
@@ -88,7 +98,9 @@ def graph(
         step("looking at networks", 0, 1)
         step("loading networks", 0, 1)
         described = with_fields(
-            combine(files, edges, reference, pixels, asked), parsing.reads(reads), Path(folder)
+            combine(files, edges, reference, pixels, asked, task=task),
+            parsing.reads(reads),
+            Path(folder),
         )
         # finds out here whether they load
         runtime = Stages(described.files, described.graph, engine=engine)
