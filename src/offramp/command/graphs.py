@@ -26,7 +26,7 @@ from offramp.command.terminal import examples_of, given, messages, progress, sho
 from offramp.core.tasks import Kind
 from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.networks.networks import GRAPH, combine
-from offramp.networks.reading import with_fields
+from offramp.networks.reading import fields_read, with_fields
 from offramp.recording.independence import check_made_up
 from offramp.runtime import Stages
 
@@ -143,7 +143,8 @@ def exits(
 ) -> None:
     """Put early exits into one trained network: where to cut, heads, and which of them pay."""
     pixels = parsing.preprocessing(size, mean, std, layout)
-    examples = examples_of(data, pixels, skip_broken) if data else None
+    fields = fields_read(model) if data else (X,)
+    examples = examples_of(data, pixels, skip_broken, fields=fields) if data else None
     settings = ExitOptions(
         at=parsing.exit_names(at),
         style=None if head == "auto" else head,

@@ -111,6 +111,7 @@ def ending_of(
     output: str | None = None,
     kind: Kind | None = None,
     task: Task = SINGLE,
+    named: bool = True,
 ) -> Ending:
     """Where a network's scores are.
 
@@ -120,12 +121,13 @@ def ending_of(
         output: that holds the scores; None: the first that can be scores.
         kind: what they are; None: what the last operator says.
         task: what outputs mean; of others than one label they stay as they are, row by row.
+        named: options name the network, as there may be several.
 
     Raises:
         NetworkError: no output can be scores, or none is of this name; one column of which it is
             not known what it is; a kind that the task does not know.
     """
-    network = _Network(stage, file)
+    network = _Network(stage, file, named)
     if task != SINGLE:
         return network.columns(output, kind, task)
     chosen = network.chosen(output)
@@ -141,6 +143,11 @@ class _Network:
 
     stage: str
     file: Path
+    named: bool = True  # options name it: there may be several
+
+    def option(self, name: str, value: str) -> str:
+        """What to write to say something of it."""
+        return f"--{name} {self.stage}={value}" if self.named else f"--{name} {value}"
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -175,13 +182,13 @@ class _Network:
         names = [value.name for value in self.model.graph.output]
         if output not in names:
             raise NetworkError(
-                f"--output {self.stage}={output}: the outputs of {self.file} are "
+                f"{self.option('output', output)}: the outputs of {self.file} are "
                 f"{', '.join(names)}. Write one of them."
             )
         if found is None or found.fit == "no":
             what = found or f"{output} (no tensor)"
             raise NetworkError(
-                f"--output {self.stage}={output}: {what} cannot be scores (batch, classes). "
+                f"{self.option('output', output)}: {what} cannot be scores (batch, classes). "
                 "Choose another output, or export the network again."
             )
         return found
@@ -240,7 +247,7 @@ class _Network:
         if others and chosen.fit == "scores":
             yield (
                 f"{chosen.output} is taken as its scores; {', '.join(others)} could be scores as "
-                f"well: --output {self.stage}=NAME takes another"
+                f"well: {self.option('output', 'NAME')} takes another"
             )
 
     def binary(self, found: Ending, kind: Kind | None) -> Ending:
@@ -257,14 +264,14 @@ class _Network:
         if said is None:
             raise NetworkError(
                 f"stage '{self.stage}' gives one number for each row, and does not show whether "
-                f"it is a chance or a logit. Write --kind {self.stage}=sigmoid or "
-                f"--kind {self.stage}=logits."
+                f"it is a chance or a logit. Write {self.option('kind', 'sigmoid')} or "
+                f"{self.option('kind', 'logits')}."
             )
         what = "chance" if said == "sigmoid" else "logit"
         note = f"its only column is taken as the {what} of class 1, of two classes"
         if kind is None:
-            note += f"; if it is not, write --kind {self.stage}={other}"
-            note += ", or --task regression/SCALE where it predicts a number"
+            note += f"; if it is not, write {self.option('kind', other)}"
+            note += ", or --task regression/SCALE where it predicts a number" * self.named
         kept: Kind = "probabilities" if said == "sigmoid" else "logits"
         return replace(found, binary=said, kind=kept, notes=(*found.notes, note))
 
@@ -294,14 +301,14 @@ class _Network:
         chosen = next((c for c in fitting if output in (None, c.output)), None)
         if chosen is None:
             outputs = ", ".join(value.name for value in self.model.graph.output)
-            asked = "" if output is None else f"--output {self.stage}={output}: "
+            asked = "" if output is None else f"{self.option('output', output)}: "
             raise NetworkError(
                 f"{asked}the task '{task}' takes an output of numbers, a row for each example; the "
                 f"outputs of {self.file} are {outputs}. Choose another, or export it again."
             )
         if kind is not None and kind not in task.kinds:
             raise NetworkError(
-                f"--kind {self.stage}={kind}: the task '{task}' takes {' or '.join(task.kinds)}. "
+                f"{self.option('kind', kind)}: the task '{task}' takes {' or '.join(task.kinds)}. "
                 "Write one of these, or leave it out."
             )
         said = kind or _KINDS.get(self.operator(chosen.tensor))
@@ -320,7 +327,7 @@ class _Network:
             notes.append(
                 f"{chosen} is taken as its answer"
                 + (
-                    f"; --output {self.stage}=NAME takes another: {', '.join(others)}"
+                    f"; {self.option('output', 'NAME')} takes another: {', '.join(others)}"
                     * bool(others)
                 )
             )

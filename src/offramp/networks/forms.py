@@ -114,6 +114,8 @@ class Speaking:
     network: str  # that it is of, as the user calls it
     cut: bool = False  # it comes from a graph, in one form already
     known: ScoresOutput | None = None  # what that graph says of it
+    _: KW_ONLY
+    named: bool = True  # options name the network: there may be several
 
 
 def bring(
@@ -205,7 +207,8 @@ def _ending(each: Speaking, file: Path, asked: Outputs, task: Task) -> Ending:
     if each.cut:
         output = weights.parsed(file).graph.output[0].name
     kind = asked.kind.get(each.network)
-    return ending_of(each.network, file, output=output, kind=kind, task=task)
+    named = each.named
+    return ending_of(each.network, file, output=output, kind=kind, task=task, named=named)
 
 
 def _names(network: str, ending: Ending, asked: Outputs, known: Mapping[str, Names]) -> Names:

@@ -246,7 +246,8 @@ class _Combined:
         """The stages of a folder, under names that say of which network they are."""
         before = self.stages[-1].name if self.stages else None
         added = Networks.read(path)
-        if isinstance(added.preprocessing, PerNetwork) or added.fields != (X,):
+        several = len({added.graph.first(stage) for stage in added.graph.order}) > 1
+        if isinstance(added.preprocessing, PerNetwork) or (several and added.fields != (X,)):
             raise GraphError(
                 f"{path} holds several networks or fields; a folder that stands for a network "
                 "holds one network with its exits. Give its networks one by one."
