@@ -132,7 +132,7 @@ def study(trace: Trace, splits: int) -> dict[str, Any]:
     excess, speedups = np.array(kept).T
     return {
         "examples": trace.examples,
-        "summaries": compared["summaries"],
+        "summaries": compared["summary"],
         "promise": {
             "splits": splits,
             "broken": float((excess > BUDGET).mean()),

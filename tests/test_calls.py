@@ -15,6 +15,8 @@ import pytest
 from offramp import Costs, Graph, Networks, Stage, Trace, fit, infer, record
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError, GraphError, InputError, NetworkError
+from offramp.core.frontier import replay
+from offramp.core.task import task_named
 from offramp.networks.data import Arrays
 from offramp.plan.plan import Plan
 from offramp.recording.record import RecordOptions
@@ -428,3 +430,28 @@ def test_answers_are_enough_for_a_trace() -> None:
     scores = {stage: runtime.run(stage, prompts) for stage in runtime.graph.order}
     plan = fit(Trace.of(scores, TRACE.labels, costs={"small": 1.0, "big": 3.0}), 0.05)
     assert len(infer(plan, runtime, prompts).answer) == len(prompts)
+
+
+def test_functions_may_answer_numbers(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1500, 3)).astype(np.float32)
+    bent = 2 * np.maximum(x[:, :1], 0)  # where `small` is wrong
+
+    def big(rows: AnyArray) -> Any:
+        return rows.sum(axis=1, keepdims=True) + 2 * np.maximum(rows[:, :1], 0)
+
+    def small(rows: AnyArray) -> Any:
+        return rows.sum(axis=1, keepdims=True)
+
+    runtime = Calls({"small": small, "big": big})
+    y = x.sum(axis=1) + bent[:, 0]
+    rows = Arrays(x=x, y=y, fingerprint="numbers", preprocessing=None)
+    options = RecordOptions(task=task_named("regression/2.0"))
+    costs = Costs({"small": 1.0, "big": 9.0}, {"small": 0.0, "big": 0.0})
+    networks = Networks(runtime.graph, {})
+    trace = record(networks, runtime, rows, tmp_path / "trace", options, costs=costs)
+    plan = fit(trace, 0.2, policy="learned")
+    live = infer(plan, runtime, x)
+    assert live.answer.shape == (1500, 1)
+    np.testing.assert_array_equal(live.position, replay(trace, plan.running, plan.setting).stage)
+    assert len({*live.position.tolist()}) == 2

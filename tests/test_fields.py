@@ -268,3 +268,13 @@ def test_columns_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         pq.write_table(pa.table({"x": values}), file)
         with pytest.raises(DataError, match=says):
             next(iter(open_examples(file).batches(2)))
+
+
+def test_one_field_is_not_read_by_two_inputs(tmp_path: Path) -> None:
+    network = encoder(tmp_path / "small.onnx", np.ones((5, 2)), "ids", "mask")
+    rows = np.ones((3, 4), np.int64)
+    stages = Stages({"small": network})
+    for x in (rows, {"words": rows}):
+        with pytest.raises(NetworkError, match=r"'small' reads ids, mask, and .* the one field"):
+            stages.run("small", x)
+    assert stages.run("small", {"ids": rows, "mask": rows}).shape == (3, 2)

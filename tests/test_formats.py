@@ -36,7 +36,7 @@ from offramp.plan.plan import write_plans
 from offramp.policies import FAMILIES, policy_to_json
 from offramp.recording.record import RecordOptions
 from offramp.testing import synthetic
-from tests.made import blob_networks, blobs
+from tests.made import blob_networks, blobs, linear_network
 from tests.test_fields import encoder, tables, texts
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "formats.md"
@@ -207,7 +207,10 @@ def test_graphs(folder: Path) -> None:
         {**several, "preprocessing": way},
         {**several, "preprocessing": {"<network>": way}},
     )
-    agree("graph.json", written(*plain, alike, each))
+    file = linear_network(folder / "numbers.onnx", np.ones((6, 1)), [6])
+    combine({"numbers": file}, task="regression/2.5").write(folder / "numbers")
+    of_numbers = manifest(folder / "numbers/graph.json")
+    agree("graph.json", written(*plain, alike, each, of_numbers))
 
 
 def test_traces(folder: Path) -> None:

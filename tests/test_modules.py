@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, NetworkError, OfframpWarning
+from offramp.cli import app
+from offramp.core.frontier import replay
+from offramp.core.trace import Trace
 from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.exits.cutting import exit_point
 from offramp.exits.module import WithExits, export
@@ -25,11 +29,12 @@ from offramp.exits.network import Network, open_session
 from offramp.exits.outputs import FINAL
 from offramp.exits.training import Training, shuffled, train
 from offramp.networks.data import ExampleBatch
-from offramp.networks.networks import combine
+from offramp.networks.networks import Networks, combine
+from offramp.plan.plan import Plan
 from offramp.recording.independence import TrainingMode, check_made_up
-from offramp.runtime import OnnxRuntime
+from offramp.runtime import OnnxRuntime, SingleFile, Stages, infer
 from tests import architectures
-from tests.made import blobs
+from tests.made import blobs, linear_network
 
 Pair = namedtuple("Pair", "early final")
 
@@ -393,6 +398,65 @@ def test_networks_with_several_inputs_get_exits(tmp_path: Path) -> None:
     np.testing.assert_allclose(answered(FINAL, made, x), expected, atol=1e-5)
     with pytest.raises(NetworkError, match=r"reads ids, mask, types.*'types' is missing"):
         Network.read(path, {"ids": ids, "mask": fields["mask"]})
+
+
+@pytest.mark.filterwarnings("ignore:stage 'final' is wrong")  # it is untrained
+def test_from_a_network_of_several_inputs_to_one_file_by_the_command_line(tmp_path: Path) -> None:
+    module = Logits()
+    path = architectures.export(module, module.x, tmp_path / "m.onnx")
+    random = np.random.default_rng(0)
+    ids = random.integers(1, 30, (600, 9))
+    ids[np.arange(9) >= random.integers(3, 10, 600)[:, None]] = 0
+    fields = {"ids": ids, "mask": (ids != 0).astype(np.int64), "types": np.zeros_like(ids)}
+    with torch.no_grad():
+        right = module(*map(torch.from_numpy, fields.values())).argmax(dim=1).numpy()
+    labels = np.where(random.random(600) < 0.9, right, ids[:, 1] % architectures.CLASSES)
+    given: Any = {**fields, "y": labels}
+    for name, rows in (("train", slice(300)), ("test", slice(300, None))):
+        np.savez(tmp_path / f"{name}.npz", **{key: each[rows] for key, each in given.items()})
+    train_, data = (("--data", str(tmp_path / f"{name}.npz")) for name in ("train", "test"))
+    at = {name: str(tmp_path / name) for name in ("exits", "graph", "trace", "plan", "one.onnx")}
+    points = ("--at", "encoder.layers.0", "--head", "linear", "--padding", "0")
+    call("exits", str(path), *train_, *points, "--out", at["exits"])
+    assert Networks.read(at["exits"]).fields == ("ids", "mask", "types")
+    call("graph", f"big={at['exits']}", "--out", at["graph"])
+    assert {*Networks.read(at["graph"]).fields} == {*fields}
+    call("record", at["exits"], *data, "--out", at["trace"])
+    fit_ = ("--budget", "0.9", "--confidence", "0.8", "--policy", "margin")
+    call(
+        "fit", at["trace"], *fit_, "--graph", at["exits"], "--repeats", "real", "--out", at["plan"]
+    )
+    call("export", at["plan"], "--out", at["one.onnx"])
+    plan, trace = Plan.read(at["plan"]), Trace.read(at["trace"])
+    runtime = Stages(plan.runnable(), plan.graph)
+    fields = {name: values[300:] for name, values in fields.items()}
+    live = infer(plan, runtime, fields)
+    np.testing.assert_array_equal(live.position, replay(trace, plan.running, plan.setting).stage)
+    exported = SingleFile(at["one.onnx"])(fields)
+    np.testing.assert_array_equal(exported.position, live.position)
+    np.testing.assert_array_equal(exported.answer, live.answer)
+    mixed = _mixed(plan, trace)
+    live = infer(mixed, runtime, fields)
+    assert len({*live.position.tolist()}) == 2
+    np.testing.assert_array_equal(live.position, replay(trace, mixed.policy, mixed.setting).stage)
+
+
+def _mixed(plan: Plan, trace: Trace) -> Plan:
+    """The plan where its exits share the examples most evenly."""
+    settings = [float(setting) for setting in plan.policy.settings]
+    shares = [max(replay(trace, plan.policy, each).exits().values()) for each in settings]
+    return replace(plan, tradeoff=settings[int(np.argmin(shares))])
+
+
+def call(*arguments: str) -> None:
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 0, found.output or found.exception
+
+
+def test_hints_for_one_network_do_not_name_it(tmp_path: Path) -> None:
+    file = linear_network(tmp_path / "m.onnx", np.ones((6, 3)), [6])
+    with pytest.raises(NetworkError, match=r"^--output other: the outputs of"):
+        candidate_points(file, settings=ExitOptions(output="other"))
 
 
 def test_exits_of_one_answer_among_several_outputs(tmp_path: Path) -> None:

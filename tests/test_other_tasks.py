@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pyarrow.parquet as pq
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from examples import task as example
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import (
     DataError,
+    GraphError,
     InputError,
     LossError,
     PlanError,
@@ -34,7 +38,8 @@ from offramp.core.tasks import Kind
 from offramp.core.trace import Trace, assemble
 from offramp.export import one_file, write_file, write_folder
 from offramp.networks.data import open_examples
-from offramp.networks.networks import Networks
+from offramp.networks.forms import Outputs
+from offramp.networks.networks import Networks, combine
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.needs import needs
@@ -472,6 +477,132 @@ def test_live_replayed_and_exported_it_decides_alike(
         assert found.answer.dtype == live.answer.dtype
         np.testing.assert_allclose(found.answer[same], live.answer[same], atol=1e-5)
     assert SingleFile(tmp_path / "one.onnx")(x[:0]).answer.shape == (0, 2)
+
+
+def test_one_number_stays_a_number_by_the_command_line(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1500, 6)).astype(np.float32)
+    weights = random.normal(size=(6, 1)) / 2
+    np.savez(tmp_path / "data.npz", x=x, y=(x @ weights)[:, 0].astype(np.float32))
+    files = []
+    for name, noise in SPREAD.items():
+        worse = weights + noise / 4 * random.normal(size=weights.shape)
+        files.append(f"{name}={linear_network(tmp_path / f'{name}.onnx', worse, [6])}")
+    same, plan = _live_and_exported(tmp_path, "regression/1.0", files)
+    assert same.shape[1:] == (1,)
+    assert plan.classes == 1
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (6,)])
+def test_several_labels_stay_as_they_are_by_the_command_line(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Also where they come in rows of rows, behind another output."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1500, 6)).astype(np.float32)
+    weights = random.normal(size=(6, 6)) * 3
+    np.savez(tmp_path / "data.npz", x=x, y=(x @ weights > 0).astype(np.int64))
+    files = []
+    for name, noise in SPREAD.items():
+        worse = weights + noise * random.normal(size=weights.shape)
+        file = shaped(linear_network(tmp_path / f"{name}.onnx", worse, [6]), shape)
+        files.append(f"{name}={file}")
+    outputs = [part for name in SPREAD for part in ("--output", f"{name}=chances")]
+    same, plan = _live_and_exported(tmp_path, "labels", [*files, *outputs])
+    assert same.shape[1:] == (6,)
+    assert set(plan.kinds.values()) == {"sigmoid"}
+
+
+def shaped(file: Path, shape: tuple[int, ...]) -> Path:
+    """The network with its sigmoids (n, *shape) as a second output."""
+    model = onnx.load(file)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, *shape]), "shape"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Sigmoid", ["scores"], ["flat chances"]),
+            helper.make_node("Reshape", ["flat chances", "shape"], ["chances"]),
+        ]
+    )
+    value = helper.make_tensor_value_info("chances", TensorProto.FLOAT, ["batch", *shape])
+    model.graph.output.append(value)
+    onnx.save(model, file)
+    return file
+
+
+def _live_and_exported(folder: Path, task: str, given: list[str]) -> tuple[AnyArray, Plan]:
+    """Answers of a plan from files to one file, which are those of the plan, and the plan."""
+    at = {name: str(folder / name) for name in ("graph", "trace", "plan", "one.onnx", "a.parquet")}
+    data = ("--data", str(folder / "data.npz"))
+    call("graph", *given, "--task", task, "--out", at["graph"])
+    assert Networks.read(at["graph"]).task == task_named(task)
+    call("record", at["graph"], *data, "--cost", "a=1,b=3,c=10", "--out", at["trace"])
+    assert Trace.read(at["trace"]).task == task_named(task)
+    call("fit", at["trace"], "--budget", "0.1", "--graph", at["graph"], "--out", at["plan"], may=1)
+    call("evaluate", at["plan"], at["trace"])
+    call("run", at["plan"], *data, "--out", at["a.parquet"])
+    call("export", at["plan"], "--out", at["one.onnx"])
+    plan, x = Plan.read(at["plan"]), np.load(folder / "data.npz")["x"]
+    live, exported = infer(plan, Stages(plan.runnable(), plan.graph), x), SingleFile(at["one.onnx"])
+    same = exported(x).position == live.position
+    assert same.mean() > 0.995  # float32 beside float64
+    np.testing.assert_allclose(exported(x).answer[same], live.answer[same], atol=1e-5)
+    return live.answer, plan
+
+
+def test_a_graph_of_another_task_is_not_recorded(tmp_path: Path) -> None:
+    data, files = networks_of(tmp_path, "labels")
+    one = linear_network(tmp_path / "one.onnx", np.ones((6, 1)), [6])
+    call("graph", *files, "--task", "labels", "--out", str(tmp_path / "labels"))
+    call("graph", f"one={one}", "--out", str(tmp_path / "binary"))
+    for graph, task, known in (
+        ("labels", "regression/1.0", "labels"),
+        ("binary", "regression/1.0", "single"),
+    ):
+        found = CliRunner().invoke(
+            app,
+            [
+                *("record", str(tmp_path / graph), "--data", str(data)),
+                *("--task", task, "--out", str(tmp_path / "trace")),
+            ],
+        )
+        assert isinstance(found.exception, GraphError)
+        assert f"made for the task '{known}', not '{task}'" in str(found.exception)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--kind", "a=probabilities"), "the task 'labels' takes logits or sigmoid"),
+        (("--classes", "a=names.txt"), "the task 'labels' has none"),
+        (("--output", "a=other"), "the outputs of .* are scores"),
+    ],
+)
+def test_what_does_not_fit_a_task_is_refused_by_graph(
+    asked: tuple[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    _, files = networks_of(tmp_path, "labels")
+    found = CliRunner().invoke(app, ["graph", *files, "--task", "labels", *asked, "--out", "g"])
+    assert isinstance(found.exception, InputError)  # of which the command line makes exit code 2
+    assert re.search(message, str(found.exception))
+
+
+def test_networks_of_a_task_answer_equally_many_numbers(tmp_path: Path) -> None:
+    files = {
+        name: linear_network(tmp_path / f"{name}.onnx", np.ones((6, width)), [6])
+        for name, width in (("a", 1), ("b", 3))
+    }
+    with pytest.raises(GraphError, match=r"'a' gives 1 numbers .* 'b' 3"):
+        combine(files, task="regression/1.0")
+
+
+def test_sequences_are_laid_flat(tmp_path: Path) -> None:
+    file = shaped(linear_network(tmp_path / "a.onnx", np.ones((6, 6)), [6]), (3, 2))
+    networks = combine({"a": file}, task="sequences/2", outputs=Outputs(output={"a": "chances"}))
+    x = np.zeros((5, 6), np.float32)
+    assert Stages(networks.files, networks.graph).run("a", x).shape == (5, 6)
 
 
 def test_a_task_without_a_form_is_not_exported(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.recorded import TOP5, ranked, reliability, scored, shared
+from benchmarks.recorded import TOP5, ranked, reliability, scored, shared, study
 from offramp.base.arrays import AnyArray
 
 
@@ -61,3 +61,17 @@ def test_scores_of_language_models_are_a_trace() -> None:
     trace = scored(arrays, {"a": 7.0, "b": 70.0})
     assert trace.graph.order == ("a", "b")
     assert trace.reference_cost == 70.0
+
+
+def test_a_study_of_recorded_answers_says_what_policies_save() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, 3000)
+    lists = {}
+    for name, skill in zip(TOP5, (0.6, 0.8, 0.95), strict=True):
+        first = np.where(random.random(3000) < skill, labels, (labels + 1) % 10)
+        lists[name] = np.stack([first, *((first + n) % 10 for n in range(1, 5))], axis=1)
+    found = study(ranked({"labels": labels, **lists}, TOP5), 2)
+    assert found["examples"] == 1500
+    assert {"learned", "thresholds"} <= {*found["summaries"]["policies"]}
+    assert found["promise"]["splits"] == 2
+    assert found["promise"]["speedup"] >= 1

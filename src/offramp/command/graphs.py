@@ -21,13 +21,14 @@ from offramp.command.options import (
     Out,
     Reference,
     SkipBroken,
+    TaskName,
     with_options,
 )
 from offramp.command.terminal import examples_of, given, messages, progress, show
 from offramp.core.tasks import Kind
 from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.networks.networks import GRAPH, combine
-from offramp.networks.reading import with_fields
+from offramp.networks.reading import fields_read, with_fields
 from offramp.recording.independence import check_made_up
 from offramp.runtime import Stages
 from offramp.siblings import SiblingOptions, make
@@ -85,6 +86,7 @@ def graph(
     output: NetworkOutput = None,
     kind: NetworkKind = None,
     classes: NetworkClasses = None,
+    task: TaskName = None,
     engine: EngineOption = "onnxruntime",
     force: Force = False,
 ) -> None:
@@ -99,7 +101,9 @@ def graph(
         step("looking at networks", 0, 1)
         step("loading networks", 0, 1)
         described = with_fields(
-            combine(files, edges, reference, pixels, asked), parsing.reads(reads), Path(folder)
+            combine(files, edges, reference, pixels, asked, task=task),
+            parsing.reads(reads),
+            Path(folder),
         )
         # finds out here whether they load
         runtime = Stages(described.files, described.graph, engine=engine)
@@ -142,7 +146,8 @@ def exits(
 ) -> None:
     """Put early exits into one trained network: where to cut, heads, and which of them pay."""
     pixels = parsing.preprocessing(size, mean, std, layout)
-    examples = examples_of(data, pixels, skip_broken) if data else None
+    fields = fields_read(model) if data else (X,)
+    examples = examples_of(data, pixels, skip_broken, fields=fields) if data else None
     settings = ExitOptions(
         at=parsing.exit_names(at),
         style=None if head == "auto" else head,

@@ -32,6 +32,13 @@ Reference = Annotated[
     str | None,
     typer.Option(help="The full network. Default: the last one.", autocompletion=completing.stage),
 ]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="single (default), labels, regression/2.5, sequences/9, ... or one of your own.",
+    ),
+]
 _COMPLETED = {"policy": completing.policy}  # options of records, by field
 PolicyName = Annotated[str, typer.Option(help="What decides.", autocompletion=completing.policy)]
 

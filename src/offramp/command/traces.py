@@ -19,6 +19,7 @@ from offramp.command.options import (
     Out,
     Reference,
     SkipBroken,
+    TaskName,
     Threads,
 )
 from offramp.command.terminal import examples_of, given, messages, progress
@@ -68,12 +69,6 @@ ScoresKind = Annotated[
     Kind | None,
     typer.Option("--scores", help="What the scores of all stages are. Default: finds out."),
 ]
-TaskName = Annotated[
-    str,
-    typer.Option(
-        "--task", help="single, labels, regression/2.5, sequences/9, ... or one of your own."
-    ),
-]
 Seal = Annotated[
     float | None,
     typer.Option(
@@ -98,7 +93,7 @@ def record(
     cost: RecordedCosts = None,
     cost_unit: Annotated[str, typer.Option(help="Of --cost: USD, J, ...")] = "unit",
     scores_kind: ScoresKind = None,
-    task: TaskName = SINGLE.name,
+    task: TaskName = None,
     skip_broken: SkipBroken = False,
     json_: Json = False,
     force: Force = False,
@@ -108,7 +103,7 @@ def record(
     if force:
         check_output(out, force, TRACE, given(graph, data))
     networks = Networks.read(graph)
-    meant = task_named(task)
+    meant = networks.task_for(None if task is None else task_named(task))
     examples = examples_of(
         data, networks.preprocessing, skip_broken, fields=networks.fields, task=meant
     )
@@ -156,7 +151,7 @@ def import_(
     edges: Edges = None,
     reference: Reference = None,
     scores_kind: ScoresKind = None,
-    task: TaskName = SINGLE.name,
+    task: TaskName = None,
     seal: Seal = None,
     json_: Json = False,
     force: Force = False,
@@ -174,7 +169,7 @@ def import_(
             reference=reference,
             kind=scores_kind,
             seal=seal,
-            task=task,
+            task=task or SINGLE,
         )
         step("writing the trace", 1, 2)
         trace.write(out, force=force)

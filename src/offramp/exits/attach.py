@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ from offramp.core.tasks import Kind, log_probabilities
 from offramp.core.trace import assemble
 from offramp.exits.cutting import ExitPoint, exit_point, exit_points
 from offramp.exits.depth import by_depth
-from offramp.exits.features import FEATURE_BATCH, HeadFeatures, fields_in, head_features
+from offramp.exits.features import FEATURE_BATCH, HeadFeatures, head_features
 from offramp.exits.heads import Head, fit_head
 from offramp.exits.network import Network, made_up
 from offramp.exits.outputs import FINAL, OWN_OUTPUTS, Exits, exits_at_outputs
@@ -75,7 +74,7 @@ def candidate_points(
     """
     first = None if examples is None else next(examples.batches(3), None)
     brought = _in_one_form(path, settings or ExitOptions())
-    given = None if first is None else fields_in(first)
+    given = None if first is None else first.fields
     return exit_points(Network.read(brought.files[FINAL], given))
 
 
@@ -107,8 +106,8 @@ def add_exits(
     warn_of_training({str(path): path})
     if settings.at is not None and list(settings.at) == [OWN_OUTPUTS]:
         first = None if examples is None else next(examples.batches(5), None)
-        network = Network.read(path, None if first is None else fields_in(first))
-        x = made_up(network) if first is None else network.given(fields_in(first))
+        network = Network.read(path, None if first is None else first.fields)
+        x = made_up(network) if first is None else network.given(first.fields)
         ordered = by_depth(network, settings.output)
         return exits_at_outputs(network, ordered, x, folder, preprocessing)
     tell = progress or silent
@@ -137,7 +136,7 @@ def _in_one_form(path: Path, settings: ExitOptions) -> Brought:
         output={} if settings.output is None else {FINAL: settings.output},
         kind={} if settings.kind is None else {FINAL: settings.kind},
     )
-    return bring({FINAL: path}, [Speaking(FINAL, FINAL)], FINAL, asked, {})
+    return bring({FINAL: path}, [Speaking(FINAL, FINAL, named=False)], FINAL, asked, {})
 
 
 def _noted(networks: Networks, scores: ScoresOutput) -> Networks:
@@ -166,7 +165,7 @@ def _labelled(path: Path, examples: Examples | None) -> tuple[Network, Examples]
         raise DataError(
             "heads are trained on labelled examples; give some thousands of them: --data."
         )
-    network = Network.read(path, fields_in(first))
+    network = Network.read(path, first.fields)
     scores = network.tensors.get(network.outputs[0])
     if scores is None or scores.axis != 0 or len(scores.shape) != 2:
         raise NetworkError(
@@ -317,9 +316,7 @@ class _Trained:
         with TemporaryDirectory() as temporary:
             networks, _ = self._cut(Path(temporary))
             runtime = OnnxRuntime(networks.files, networks.graph)
-            some = self.held_out.some
-            x: Any = some if len(some) > 1 else next(iter(some.values()))
-            costs = stage_costs(runtime, networks.graph, x, FEATURE_BATCH)
+            costs = stage_costs(runtime, networks.graph, self.held_out.some, FEATURE_BATCH)
         scores, labels = self._scores(), self.held_out.labels
         return place(assemble(networks.graph, costs, scores, labels=labels))
 

@@ -10,13 +10,12 @@ import onnxruntime as ort
 
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import DataError, NetworkError
-from offramp.base.hashing import hash_rows
 from offramp.base.progress import Progress
 from offramp.core.tasks import check_labels
 from offramp.exits.network import Network, open_session
 from offramp.exits.pooling import Pooling, pooled
-from offramp.networks.data import ExampleBatch, Examples
-from offramp.runtime.engine import Fields, fields_of
+from offramp.networks.data import Examples
+from offramp.runtime.engine import Fields
 
 MOST_EXAMPLES = 50_000  # that heads are trained on
 FEATURE_BATCH = 64
@@ -49,15 +48,6 @@ class HeadFeatures:
         return replace(self, x={new: self.x[old] for old, new in names.items()})
 
 
-def fields_in(batch: ExampleBatch) -> Fields:
-    """The examples of a batch by field."""
-    return batch.fields if hasattr(batch, "fields") else fields_of(batch.x)
-
-
-def _hashes(batch: ExampleBatch) -> AnyArray:
-    return batch.hashes if hasattr(batch, "hashes") else hash_rows(*fields_in(batch).values())
-
-
 def head_features(
     network: Network, poolings: Mapping[str, Pooling], examples: Examples, progress: Progress
 ) -> HeadFeatures:
@@ -74,10 +64,10 @@ def head_features(
         if batch.labels is None:
             raise DataError("these examples have no labels; heads learn from labelled ones.")
         if len(batch.labels):
-            given = network.given(fields_in(batch))
+            given = network.given(batch.fields)
             found.append(_run(session, names, network, given))
             labels.append(batch.labels)
-            hashes.append(_hashes(batch))
+            hashes.append(batch.hashes)
             some = given if some is None else some
         progress("features", min(len(found) * FEATURE_BATCH, total), total)
         if len(found) * FEATURE_BATCH >= total:

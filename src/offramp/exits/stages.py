@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from offramp.exits.network import Network, repeated
 from offramp.networks import weights
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
+from offramp.networks.reading import with_fields
 from offramp.recording.independence import Traits, difference
 from offramp.runtime import OnnxRuntime
 from offramp.runtime.engine import Fields, fields_of
@@ -57,6 +59,8 @@ def cut_into_stages(
     graph = Graph(stages, tuple(pairwise(names)), names[-1])
     networks = Networks(graph, files, preprocessing)
     check_parts(networks, x)
+    if len(network.inputs) > 1:
+        networks = replace(with_fields(networks, {}, folder), fields=network.inputs)
     return networks, cut.costs()
 
 

@@ -93,7 +93,7 @@ def _in_one_form(tail: _Tail, ending: Ending) -> str:
     """The scores (n, classes) of a network, in its own order."""
     scores, shape, dtype = ending.candidate.tensor, ending.shape, ending.candidate.dtype
     if shape is not None and len(shape) != 2:
-        width = 1 if ending.binary else ending.classes
+        width = 1 if ending.binary else ending.classes or -1
         # 0: as many rows as there are, and these may be none
         scores = tail.add("Reshape", scores, tail.constant([0, width], TensorProto.INT64))
     if ending.binary == "sigmoid":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
 from offramp.networks import weights
 from offramp.networks.trial import ROWS, trial
@@ -80,13 +82,18 @@ class Ending:
     rows: AnyArray | None = None  # what the network made of a few rows, if it was asked
     names: tuple[str, ...] = ()  # of its classes, where the file says them
     numbers: tuple[int, ...] = ()  # likewise, where the file numbers them
+    columns: bool = False  # its columns are no classes: what they are, the task says
     notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int | None:
-        """How many it scores; None: not known."""
+        """How many it scores, or how many columns it has; None: not known."""
         if self.binary:
             return 2
+        if self.columns:
+            sizes = (None,) if self.shape is None else self.shape[1:]
+            known = [size for size in sizes if size is not None]
+            return math.prod(known) if len(known) == len(sizes) else None
         wide = [] if self.shape is None else _wide(self.shape)
         return wide[0] if len(wide) == 1 else None
 
@@ -98,7 +105,13 @@ class Ending:
 
 
 def ending_of(
-    stage: str, file: Path, *, output: str | None = None, kind: Kind | None = None
+    stage: str,
+    file: Path,
+    *,
+    output: str | None = None,
+    kind: Kind | None = None,
+    task: Task = SINGLE,
+    named: bool = True,
 ) -> Ending:
     """Where a network's scores are.
 
@@ -107,12 +120,16 @@ def ending_of(
         file: ONNX.
         output: that holds the scores; None: the first that can be scores.
         kind: what they are; None: what the last operator says.
+        task: what outputs mean; of others than one label they stay as they are, row by row.
+        named: options name the network, as there may be several.
 
     Raises:
         NetworkError: no output can be scores, or none is of this name; one column of which it is
-            not known what it is.
+            not known what it is; a kind that the task does not know.
     """
-    network = _Network(stage, file)
+    network = _Network(stage, file, named)
+    if task != SINGLE:
+        return network.columns(output, kind, task)
     chosen = network.chosen(output)
     found = network.seen(chosen)
     if found.shape is not None and not _wide(found.shape):
@@ -126,6 +143,11 @@ class _Network:
 
     stage: str
     file: Path
+    named: bool = True  # options name it: there may be several
+
+    def option(self, name: str, value: str) -> str:
+        """What to write to say something of it."""
+        return f"--{name} {self.stage}={value}" if self.named else f"--{name} {value}"
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -160,13 +182,13 @@ class _Network:
         names = [value.name for value in self.model.graph.output]
         if output not in names:
             raise NetworkError(
-                f"--output {self.stage}={output}: the outputs of {self.file} are "
+                f"{self.option('output', output)}: the outputs of {self.file} are "
                 f"{', '.join(names)}. Write one of them."
             )
         if found is None or found.fit == "no":
             what = found or f"{output} (no tensor)"
             raise NetworkError(
-                f"--output {self.stage}={output}: {what} cannot be scores (batch, classes). "
+                f"{self.option('output', output)}: {what} cannot be scores (batch, classes). "
                 "Choose another output, or export the network again."
             )
         return found
@@ -225,7 +247,7 @@ class _Network:
         if others and chosen.fit == "scores":
             yield (
                 f"{chosen.output} is taken as its scores; {', '.join(others)} could be scores as "
-                f"well: --output {self.stage}=NAME takes another"
+                f"well: {self.option('output', 'NAME')} takes another"
             )
 
     def binary(self, found: Ending, kind: Kind | None) -> Ending:
@@ -242,13 +264,14 @@ class _Network:
         if said is None:
             raise NetworkError(
                 f"stage '{self.stage}' gives one number for each row, and does not show whether "
-                f"it is a chance or a logit. Write --kind {self.stage}=sigmoid or "
-                f"--kind {self.stage}=logits."
+                f"it is a chance or a logit. Write {self.option('kind', 'sigmoid')} or "
+                f"{self.option('kind', 'logits')}."
             )
         what = "chance" if said == "sigmoid" else "logit"
         note = f"its only column is taken as the {what} of class 1, of two classes"
         if kind is None:
-            note += f"; if it is not, write --kind {self.stage}={other}"
+            note += f"; if it is not, write {self.option('kind', other)}"
+            note += ", or --task regression/SCALE where it predicts a number" * self.named
         kept: Kind = "probabilities" if said == "sigmoid" else "logits"
         return replace(found, binary=said, kind=kept, notes=(*found.notes, note))
 
@@ -270,6 +293,54 @@ class _Network:
             )
         said = kind or _KINDS.get(operator)
         return replace(found, kind=said, notes=tuple(notes))
+
+    def columns(self, output: str | None, kind: Kind | None, task: Task) -> Ending:
+        """An output whose columns are no classes: the one of that name, or the first of numbers."""
+        fitting = [c for c in self.candidates if c.dtype in _FLOATS and c.shape != ()]
+        fitting += [c for c in self.candidates if c.dtype in _WHOLE and c.shape != ()]
+        chosen = next((c for c in fitting if output in (None, c.output)), None)
+        if chosen is None:
+            outputs = ", ".join(value.name for value in self.model.graph.output)
+            asked = "" if output is None else f"{self.option('output', output)}: "
+            raise NetworkError(
+                f"{asked}the task '{task}' takes an output of numbers, a row for each example; the "
+                f"outputs of {self.file} are {outputs}. Choose another, or export it again."
+            )
+        if kind is not None and kind not in task.kinds:
+            raise NetworkError(
+                f"{self.option('kind', kind)}: the task '{task}' takes {' or '.join(task.kinds)}. "
+                "Write one of these, or leave it out."
+            )
+        said = kind or _KINDS.get(self.operator(chosen.tensor))
+        others = [str(c) for c in fitting if output is None and c.output != chosen.output]
+        return replace(
+            self._laid_out(chosen, others), columns=True, kind=said if said in task.kinds else None
+        )
+
+    def _laid_out(self, chosen: ScoredOutput, others: list[str]) -> Ending:
+        """An output with its shape, however many dimensions it has."""
+        first, shape = self.model.graph.output[0].name == chosen.output, chosen.shape
+        if shape is None and (rows := trial(self.model, self.file, chosen.tensor)) is not None:
+            shape = (None,) * rows.ndim or None
+        notes = []
+        if others or not first:
+            notes.append(
+                f"{chosen} is taken as its answer"
+                + (
+                    f"; {self.option('output', 'NAME')} takes another: {', '.join(others)}"
+                    * bool(others)
+                )
+            )
+        if shape is not None and len(shape) != 2:
+            notes.append(f"its outputs {_written(shape)} are brought to (batch, columns)")
+        return Ending(
+            stage=self.stage,
+            file=self.file,
+            candidate=chosen,
+            first=first,
+            shape=shape,
+            notes=tuple(notes),
+        )
 
     def _rows(self, found: Ending) -> AnyArray | None:
         if found.rows is not None:

@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict
 from offramp.base.checked import checked
 from offramp.base.errors import GraphError, NetworkError
 from offramp.core.graph import head
+from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
 from offramp.networks import weights
 from offramp.networks.classes import ClassOrder, Names, class_names, shortened
@@ -113,6 +114,8 @@ class Speaking:
     network: str  # that it is of, as the user calls it
     cut: bool = False  # it comes from a graph, in one form already
     known: ScoresOutput | None = None  # what that graph says of it
+    _: KW_ONLY
+    named: bool = True  # options name the network: there may be several
 
 
 def bring(
@@ -121,6 +124,7 @@ def bring(
     reference: str,
     asked: Outputs,
     known: Mapping[str, Names],
+    task: Task = SINGLE,
 ) -> Brought:
     """Scores in one form, from networks as they come; no file of the user's is changed.
 
@@ -130,12 +134,15 @@ def bring(
         reference: the network whose classes all score.
         asked: what the user says of outputs.
         known: names of classes that are known already, by network.
+        task: what outputs mean; columns of others than one label stay as they are.
 
     Raises:
         NetworkError: no output can be scores.
         GraphError: networks that score other classes, and nobody says which.
     """
-    endings = {each.part: _ending(each, files[each.part], asked) for each in speaking}
+    endings = {each.part: _ending(each, files[each.part], asked, task) for each in speaking}
+    if task != SINGLE:
+        return _columns(files, speaking, reference, endings, asked, task)
     names = {e.network: _names(e.network, endings[e.part], asked, known) for e in speaking}
     counts = {each.network: endings[each.part].classes for each in speaking}
     orders = _orders(names, reference, asked)
@@ -158,7 +165,39 @@ def bring(
     )
 
 
-def _ending(each: Speaking, file: Path, asked: Outputs) -> Ending:
+def _columns(
+    files: Mapping[str, Path],
+    speaking: list[Speaking],
+    reference: str,
+    endings: Mapping[str, Ending],
+    asked: Outputs,
+    task: Task,
+) -> Brought:
+    """Outputs of another task than one label, first and (n, columns), each column as it is.
+
+    Raises:
+        GraphError: names of classes, which there are none of, or outputs of different widths.
+    """
+    for network in asked.classes:
+        raise GraphError(
+            f"--classes {network}=FILE names classes of which one is right, and the task '{task}' "
+            "has none. Leave it out."
+        )
+    widths = {each.network: endings[each.part].classes for each in speaking}
+    for network, width in widths.items():
+        if task.alike and None not in (width, widths[reference]) and width != widths[reference]:
+            raise GraphError(
+                f"stage '{network}' gives {width} numbers for each example and the reference "
+                f"'{reference}' {widths[reference]}; the task '{task}' takes equally many. Name "
+                "other outputs (--output), or export one of them again."
+            )
+    found = _Found(dict(files))
+    for each in speaking:
+        found.add(each, endings[each.part], None, reference)
+    return Brought(files=found.files, outputs=found.outputs, names=(), scratch=found.scratch)
+
+
+def _ending(each: Speaking, file: Path, asked: Outputs, task: Task) -> Ending:
     output = asked.output.get(each.network)
     if each.cut and output is not None:
         raise GraphError(
@@ -167,7 +206,9 @@ def _ending(each: Speaking, file: Path, asked: Outputs) -> Ending:
         )
     if each.cut:
         output = weights.parsed(file).graph.output[0].name
-    return ending_of(each.network, file, output=output, kind=asked.kind.get(each.network))
+    kind = asked.kind.get(each.network)
+    named = each.named
+    return ending_of(each.network, file, output=output, kind=kind, task=task, named=named)
 
 
 def _names(network: str, ending: Ending, asked: Outputs, known: Mapping[str, Names]) -> Names:

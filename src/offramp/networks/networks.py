@@ -17,6 +17,7 @@ from offramp.base.files import regular, storage
 from offramp.base.manifests import PRINTS, Manifest, kind_of_folder, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core.graph import Graph, GraphJson, Stage, head, whole
+from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.tasks import Kind
 from offramp.networks import weights
 from offramp.networks.classes import Names
@@ -53,6 +54,7 @@ class GraphManifest(Manifest, GraphJson):
     outputs: NotRequired[dict[str, OutputJson]]  # part -> where its scores come from
     class_names: NotRequired[list[str]]
     fields: NotRequired[list[str]]
+    task: NotRequired[str]
 
 
 @checked
@@ -69,6 +71,22 @@ class Networks:
     outputs: Mapping[str, ScoresOutput] = field(default_factory=dict)  # by part that scores
     class_names: Names = ()  # in the order of the scores; none: they are not known
     scratch: Scratch | None = field(default=None, repr=False)  # keeps files that were changed
+    task: Task | None = None  # what outputs mean, where it was said
+
+    def task_for(self, asked: Task | None) -> Task:
+        """The task that examples are recorded for: as the graph says, else as asked.
+
+        Raises:
+            GraphError: the graph was made for another task.
+        """
+        changed = any(scores.original is not None for scores in self.outputs.values())
+        known = self.task or (SINGLE if changed else asked or SINGLE)
+        if asked is not None and asked != known:
+            raise GraphError(
+                f"the graph was made for the task '{known}', not '{asked}', and its networks are "
+                f"brought to what that takes. Make it again: offramp graph ... --task {asked}."
+            )
+        return known
 
     @property
     def notes(self) -> list[str]:
@@ -110,6 +128,8 @@ class Networks:
             if self.class_names:
                 value["class_names"] = list(self.class_names)
             value |= fields_to_json(self.fields)
+            if self.task is not None:
+                value["task"] = str(self.task)
             if self.taught is not None:
                 with storage(folder / TAUGHT):
                     np.save(folder / TAUGHT, self.taught)
@@ -138,6 +158,7 @@ class Networks:
             read_fields(value),
             outputs={p: ScoresOutput.from_json(v) for p, v in value.get("outputs", {}).items()},
             class_names=tuple(value.get("class_names", ())),
+            task=task_named(value["task"]) if "task" in value else None,
         )
 
 
@@ -147,6 +168,8 @@ def combine(
     reference: str | None = None,
     preprocessing: AnyPreprocessing | None = None,
     outputs: Outputs = AS_THEY_COME,
+    *,
+    task: str | Task | None = None,
 ) -> Networks:
     """Networks, and networks with exits, in one graph.
 
@@ -161,6 +184,7 @@ def combine(
         preprocessing: of all networks, or by network; None takes that of the folders, which may
             differ.
         outputs: which outputs are scores, of what kind, and of which classes.
+        task: what outputs mean, or its name; None: it is not said, and they are scores of classes.
 
     Raises:
         GraphError: a folder that is no graph, names or edges that do not fit, or other
@@ -168,7 +192,7 @@ def combine(
         NetworkError: a network without scores.
     """
     outputs.check(given)
-    combined = _Combined(preprocessing)
+    combined = _Combined(preprocessing, None if task is None else task_named(task))
     for name, path in given.items():
         if path.is_dir():
             combined.add_graph(name, path)
@@ -186,6 +210,7 @@ class _Combined:
     """Networks and graphs, one after the other."""
 
     preprocessing: AnyPreprocessing | None
+    task: Task | None = None
     folders: dict[str, Preprocessing] = field(default_factory=dict)  # how those given read
     files: dict[str, Path] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
@@ -198,7 +223,8 @@ class _Combined:
     def networks(self, graph: Graph, outputs: Outputs, given: Iterable[str]) -> Networks:
         """All of them, their scores in one form."""
         owner = self.owner[graph.reference]
-        brought = bring(self.files, self.speaking, owner, outputs, self.names)
+        task = self.task or SINGLE
+        brought = bring(self.files, self.speaking, owner, outputs, self.names, task)
         return Networks(
             graph,
             brought.files,
@@ -207,6 +233,7 @@ class _Combined:
             outputs=brought.outputs,
             class_names=brought.names,
             scratch=brought.scratch,
+            task=self.task,
         )
 
     def add_network(self, name: str, path: Path) -> None:
@@ -219,10 +246,16 @@ class _Combined:
         """The stages of a folder, under names that say of which network they are."""
         before = self.stages[-1].name if self.stages else None
         added = Networks.read(path)
-        if isinstance(added.preprocessing, PerNetwork) or added.fields != (X,):
+        several = len({added.graph.first(stage) for stage in added.graph.order}) > 1
+        if isinstance(added.preprocessing, PerNetwork) or (several and added.fields != (X,)):
             raise GraphError(
                 f"{path} holds several networks or fields; a folder that stands for a network "
                 "holds one network with its exits. Give its networks one by one."
+            )
+        if (known := added.task or SINGLE) != (self.task or SINGLE):
+            raise GraphError(
+                f"{path} holds networks of the task '{known}', not '{self.task or SINGLE}'. Put "
+                "networks of one task into a graph, and say which: --task."
             )
         if added.preprocessing is not None:
             self._check(name, added.preprocessing, path)

@@ -230,6 +230,12 @@ def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [value for value in graph.input if value.name not in constants]
 
 
+def fields_read(file: Path) -> tuple[str, ...]:
+    """The fields that a network reads by itself: its inputs; `x` where there is one."""
+    names = tuple(value.name for value in inputs_of(weights.parsed(file).graph))
+    return names if len(names) > 1 else (X,)
+
+
 def _renamed(file: Path, names: Mapping[str, str], read: list[str], target: Path) -> Path:
     """A copy of a network in which some inputs have other names; the file itself where none has."""
     changed = {name: names[name] for name in read if names[name] != name}

@@ -51,7 +51,7 @@ class RecordOptions:
     sizes: tuple[int, ...] = ()  # further rows per call to measure costs at
     seal: float | None = None  # share of the rows that only certificates may see; see `assemble`
     kind: Kind | None = None  # what all scores are; None finds out once all are there
-    task: Task = SINGLE  # what scores and labels mean
+    task: Task | None = None  # what scores and labels mean; None: as the graph says
     graph_folder: Path | None = None  # where networks were read from, for `fit` to find them again
 
     @property
@@ -88,7 +88,8 @@ def record(
         progress: called with what is done, how much of it, and how much there is.
 
     Raises:
-        InputError: `out` is taken, or holds an interrupted recording of something else.
+        InputError: `out` is taken, or holds an interrupted recording of something else; the graph
+            was made for another task.
         ScoresError, DataError, NetworkError: a stage or the examples cannot be used; or rows of a
             stage depend on each other.
         StorageError: it cannot be written; what was recorded before is kept.
@@ -116,12 +117,15 @@ class _Recording:
     options: RecordOptions
     tell: Progress
 
+    @property
+    def task(self) -> Task:
+        return self.networks.task_for(self.options.task)
+
     def run(self, out: Path, costs: Costs | None, force: bool) -> Trace:
         check_order(self.examples.classes, self.networks.class_names)
         self.tell("comparing rows together and alone", 0, 1)
         judge = Judge.of(self.networks)
-        kind, task = self.options.kind, self.options.task
-        recorder = Recorder(self.networks, self.runtime, judge, kind, task=task)
+        recorder = Recorder(self.networks, self.runtime, judge, self.options.kind, task=self.task)
         notes = recorder.compared(self.examples, self.options.batch)
         _warn(notes)
         identity = self._identity()
@@ -172,7 +176,7 @@ class _Recording:
             "threads": options.threads,
             "seal": checked_seal(options.seal),
             "kind": options.kind,
-            "task": str(options.task),
+            "task": str(self.task),
         }
 
     def _first(self) -> Fields:
@@ -208,7 +212,7 @@ class _Recording:
                 ids=columns["id"],
                 hashes=columns["hash"],
                 taught=columns.get("taught"),
-                task=self.options.task,
+                task=self.task,
             ),
             info={**kept, "input": inputs, "versions": versions(), "created": _now()},
             seal=self.options.seal,

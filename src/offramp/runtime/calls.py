@@ -149,7 +149,7 @@ class Rowful:
     def shape(self) -> tuple[int, ...]:
         return (len(self),)
 
-    def __getitem__(self, rows: IntArray) -> Rowful:
+    def __getitem__(self, rows: IntArray | slice) -> Rowful:
         taken = {name: values[rows] for name, values in self.fields.items()}
         return Rowful(taken, self.numbers[rows])
 

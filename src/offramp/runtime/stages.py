@@ -158,9 +158,8 @@ class Batch:
         stages, given = self.stages, {}
         for name, source in stages.source[part].items():
             if source is None:
-                x = self._field(part, name)
                 # what is made as it is read, is made for these rows alone
-                given[name] = np.asarray(x) if rows is None else x[rows]
+                given[name] = self._field(part, name)[slice(None) if rows is None else rows]
             else:
                 given[name] = self._need(source, rows).of(name, rows)
         wanted = stages.wanted[part]
@@ -170,9 +169,15 @@ class Batch:
         return Made(rows, values, stages.axes[part])
 
     def _field(self, part: str, name: str) -> AnyArray:
-        """The field that an input reads: the one of its name, or the only one."""
+        """The field that an input reads: the one of its name; the only one of the only input."""
         if name in self.fields:
             return self.fields[name]
+        reads = [n for n, source in self.stages.source[part].items() if source is None]
+        if len(self.fields) == 1 and len(reads) > 1:
+            raise NetworkError(
+                f"stage '{part}' reads {', '.join(reads)}, and the examples have the one field "
+                f"'{next(iter(self.fields))}'. Give a mapping with an array for each input."
+            )
         if len(self.fields) != 1:
             raise NetworkError(
                 f"stage '{part}' reads '{name}', which is not among the fields of the examples: "
