@@ -48,23 +48,23 @@ _SHOWN = ("speedup", "changed", "error", "best")  # of what takes part in a benc
 
 @dataclass(frozen=True)
 class Journey:
-    """A folder, and in it all that is made of some networks."""
+    """A folder, and in it all that is made of some networks; graphs and traces are made once."""
 
     folder: Path
     networks: Mapping[str, Path]  # cheapest first
 
     def graph(self, *options: str) -> None:
         named = [f"{name}={path}" for name, path in self.networks.items()]
-        self._make("graph", *named, *options, "--out", self.folder / "graph")
+        self._make("graph", "graph", *named, *options)
 
     def record(self, data: Path, name: str, *options: str) -> None:
         """Records examples as a trace that is called `name`; costs are those of one example."""
         batch = ("--data", data, "--batch", "1")
-        self._make("record", self.folder / "graph", *batch, *options, "--out", self.folder / name)
+        self._make(name, "record", self.folder / "graph", *batch, *options)
 
     def fit(self, trace: str, budgets: tuple[float, ...]) -> list[dict[str, Any]]:
-        """The certificates of plans that one trace certifies, each budget with a share of its
-        error; they lie in `plans`, called by their budgets."""
+        """The certificates of plans that one trace certifies, which lie in `plans`, called by
+        their budgets. Each budget is promised by itself."""
         listed = ",".join(f"{budget:g}" for budget in budgets)
         options = ("--budget", listed, "--out", self.folder / "plans", "--force", "--json")
         return list(offramp("fit", self.folder / trace, *options, allowed=(0, KEPT_REFERENCE)))
@@ -108,8 +108,10 @@ class Journey:
     def _plan(self, budget: float) -> Path:
         return self.folder / "plans" / f"{budget:g}"
 
-    def _make(self, *arguments: object) -> None:
-        offramp(*arguments, "--force", json_=False)
+    def _make(self, name: str, *arguments: object) -> None:
+        """What a command writes as `name`, unless the folder has it from an earlier run."""
+        if not (self.folder / name).exists():
+            offramp(*arguments, "--out", self.folder / name, json_=False)
 
 
 def offramp(*arguments: object, allowed: tuple[int, ...] = (0,), json_: bool = True) -> Any:
