@@ -29,7 +29,6 @@ from offramp.study.bench import Contest, bench
 from offramp.testing import close
 
 KEPT_REFERENCE = 1  # the exit code of a fit that certifies nothing
-BRIEF = Contest(passes=2, thorough=False)
 _TOLD = (
     "budget",
     "confidence",
@@ -64,7 +63,7 @@ class Journey:
 
     def fit(self, trace: str, budgets: tuple[float, ...]) -> list[dict[str, Any]]:
         """The certificates of plans that one trace certifies, which lie in `plans`, called by
-        their budgets. Each budget is promised by itself."""
+        their budgets; the promises hold together."""
         listed = ",".join(f"{budget:g}" for budget in budgets)
         options = ("--budget", listed, "--out", self.folder / "plans", "--force", "--json")
         return list(offramp("fit", self.folder / trace, *options, allowed=(0, KEPT_REFERENCE)))
@@ -83,7 +82,9 @@ class Journey:
         found = offramp("evaluate", self._plan(budget), self.folder / trace, "--json")
         return {name: found[name] for name in _EVALUATED}
 
-    def running(self, budget: float, trace: str, data: Path, requests: int = 256) -> dict[str, Any]:
+    def running(
+        self, budget: float, trace: str, data: Path, *, requests: int, passes: int
+    ) -> dict[str, Any]:
         """How a plan answers the examples of a trace, replayed, live and in one file; its time.
 
         Args:
@@ -91,12 +92,14 @@ class Journey:
             trace: of the examples.
             data: the examples.
             requests: of one example each, that are timed.
+            passes: over these.
         """
         folder, file = self._plan(budget), self.folder / f"{budget:g}.onnx"
         offramp("export", folder, "--out", file, "--force", json_=False)
         plan = Plan.read(folder)
         examples = next(iter(_inputs(plan, data, requests)))
-        timed = bench(plan, examples.fields, examples.labels, contest=BRIEF).to_json()
+        brief = Contest(passes=passes, thorough=False)
+        timed = bench(plan, examples.fields, examples.labels, contest=brief).to_json()
         return {
             "answers": compared(folder, file, Trace.read(self.folder / trace), data),
             "bench": {

@@ -23,7 +23,6 @@ from benchmarks.results import command
 SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # pixels
 MEAN, STD = 127 / 255, 128 / 255
 BUDGETS = (0.02, 0.03, 0.05)  # what so few photographs can certify
-REQUESTS = 64  # that are timed
 
 Photographs = Annotated[Path, typer.Argument(help="Parquet with the columns image and label.")]
 
@@ -38,7 +37,7 @@ def everything(data: Photographs, cache: Path = Path("build/lite")) -> dict[str,
     journey.record(data, "photographs")
     plans = journey.certified("photographs", BUDGETS)
     for plan in [plan for plan in plans if plan["verdict"] == "route"][:1]:  # the tightest
-        plan |= journey.running(plan["budget"], "photographs", data, REQUESTS)
+        plan |= journey.running(plan["budget"], "photographs", data, requests=64, passes=2)
     listed = offramp("exits", files["lite2"], "--list", "--json")
     return {
         "sizes": SIZES,
