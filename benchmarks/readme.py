@@ -361,6 +361,48 @@ def refit() -> str:
     return table(head, rows)
 
 
+JOURNEYS = {"lite": "EfficientNet-lite0, 1, 2", "text": "encoders of text"}
+
+
+def journeys() -> str:
+    """What was certified, whether it ran as replayed, and how fast a file is at batch 1."""
+    head = ["networks", "budget, points", "verdict", "certified with", "bound, points"]
+    head += ["speed-up by costs", "excess loss on other examples, points"]
+    head += ["answered otherwise than replayed: live, one file", "speed-up of one file, timed"]
+    rows = [[name, *_journey(plan)] for file, name in JOURNEYS.items() for plan in _plans(file)]
+    return table(head, rows)
+
+
+def _plans(file: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = load(file)["plans"]
+    return found
+
+
+def _journey(plan: dict[str, Any]) -> list[str]:
+    """The cells of one plan; what was not measured is empty."""
+    verdict = plan["verdict"]
+    told = f"{verdict}: {plan['static_choice']}" if verdict == "one network" else verdict
+    cells = [f"{plan['budget'] * 100:g}", told, f"{plan['examples']:,}"]
+    cells += [f"{plan['bound'] * 100:.2f}", f"{plan['speedup']:.2f}"]
+    other = plan.get("evaluation")
+    cells.append(f"{other['excess_loss'] * 100:+.2f}" if other else "")
+    if "answers" not in plan:
+        return [*cells, "", ""]
+    ran = plan["answers"]
+    differing = [f"{ran[f'{runtime}_answer']}" for runtime in ("live", "one_file")]
+    timed = f"{plan['bench']['speedup']:.2f}"
+    return [*cells, f"{', '.join(differing)} of {ran['examples']:,}", timed]
+
+
+def alone() -> str:
+    """The accuracy of each network by itself."""
+    cells = [
+        [name, ", ".join(f"{stage} {value:.1%}" for stage, value in load(file)["accuracy"].items())]
+        for file, name in JOURNEYS.items()
+    ]
+    return table(["networks", "accuracy of each"], cells)
+
+
 def structure() -> str:
     head = ["network", "exits at", "tensors carried", "largest difference from the whole"]
     rows = [
@@ -552,6 +594,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "tuned": tuned,
     "promise": promise,
     "structure": structure,
+    "journeys": journeys,
+    "alone": alone,
     "exits": exits,
     "exits_tuned": exits_tuned,
     "exits_clock": exits_clock,

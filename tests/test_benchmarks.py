@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cifar, draws
-from benchmarks.readme import DOCS, PAGES, TABLES, filled
-from benchmarks.results import RESULTS
+from benchmarks.readme import DOCS, JOURNEYS, PAGES, TABLES, filled
+from benchmarks.results import RESULTS, load
 from offramp.plan.asked import Asked
 
 SAVED = sorted(RESULTS.glob("*.json"))
@@ -20,7 +20,8 @@ SAVED = sorted(RESULTS.glob("*.json"))
 def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
     older = {"real_networks", "promise", "clock", "scale", "exits", "structure"}
-    assert names == older | {"peers", "pool", "refit", "few", "draws", "house", "siblings"}
+    newer = {"peers", "pool", "refit", "few", "draws", "house", "lite", "text", "siblings"}
+    assert names == older | newer
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: str(path.stem))
@@ -34,6 +35,18 @@ def test_results_name_machine_versions_and_commit(path: Path) -> None:
 def test_the_tables_of_pages_come_from_saved_results(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert filled(text) == text, "run python -m benchmarks.readme"
+
+
+@pytest.mark.parametrize("name", JOURNEYS)
+def test_what_ran_answered_as_replayed(name: str) -> None:
+    """But for decisions so close that rounding may turn them."""
+    ran = [plan["answers"] for plan in load(name)["plans"] if "answers" in plan]
+    assert ran
+    for answers in ran:
+        assert answers["close"] <= answers["examples"] / 100
+        for runtime in ("live", "one_file"):
+            assert answers[f"{runtime}_stage"] <= answers["close"]
+            assert answers[f"{runtime}_answer"] <= answers["close"]
 
 
 def test_every_table_is_shown_once() -> None:

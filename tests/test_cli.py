@@ -106,6 +106,19 @@ def test_scores_recorded_elsewhere_become_a_certified_plan(
     assert plan["version"] == 1
 
 
+def test_plans_of_several_budgets_are_replaced_by_force(
+    offramp: Offramp, made: Path, tmp_path: Path
+) -> None:
+    """By plans of several budgets, that is: a plan is another kind of folder."""
+    plans = tmp_path / "plans"
+    fit = ("fit", made / "trace", "--policy", "margin", "--out", plans)
+    for budgets in ("0.1,0.2", "0.1,0.3"):
+        assert offramp(*fit, "--budget", budgets, "--force").code == 0
+    assert {folder.name for folder in plans.iterdir()} == {"0.1", "0.3", "plans.json"}
+    assert offramp(*fit, "--budget", 0.1, "--force").code == 2
+    assert (plans / "0.3" / "plan.json").exists()
+
+
 def test_needs_says_how_many_examples_to_label(
     offramp: Offramp, made: Path, tmp_path: Path
 ) -> None:

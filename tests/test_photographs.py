@@ -249,6 +249,7 @@ def test_bench_and_costs_of_requests_know_several_sizes(
 
 REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("--size", "12"), "--size small=8 --size big=12"),
+    (("--size", "small=8,big=12", "--mean", "0.5"), "--mean small=0.5,0.5,0.5 --std small="),
     ((), "--size small=8 --size big=12"),
     (("--size", "small=8,middle=12"), "'middle'"),
     (("--size", "small=8"), "--size big=12"),

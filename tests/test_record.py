@@ -8,7 +8,8 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import DataError, InputError, ScoresError, StorageError, TraceError
+from offramp.base.fields import X
 from offramp.core import parts as store
 from offramp.core.costs import COST_KEYS
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
-from offramp.networks.data import Examples, open_examples
+from offramp.networks.data import ExampleBatch, Examples, open_examples
 from offramp.networks.networks import Networks
 from offramp.networks.preprocessing import Preprocessing
 from offramp.recording.record import RecordOptions, record
@@ -351,3 +353,33 @@ def test_a_part_may_hold_broken_images_alone(setup: Setup) -> None:
     found = Trace.read(setup.folder / "t")
     assert found.ids is not None
     assert found.ids.tolist() == list(range(2060, 2080))
+
+
+@dataclass
+class Watched:
+    """Examples that count how many of their batches are held."""
+
+    source: Examples
+    living: list[weakref.ref[AnyArray]] = field(default_factory=list)
+    most: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
+        for batch in self.source.batches(size, start):
+            x = np.array(batch.x)
+            self.living.append(weakref.ref(x))
+            self.most = max(self.most, sum(held() is not None for held in self.living))
+            yield replace(batch, fields={X: x})
+
+
+@pytest.mark.parametrize("size", [1, 16])
+def test_inputs_of_few_batches_are_held_at_a_time(setup: Setup, size: int) -> None:
+    """Whatever the size of a part: what networks read may be larger than memory."""
+    x, y = blobs(600)
+    np.savez(setup.folder / "few.npz", x=x, y=y)
+    watched = Watched(open_examples(setup.folder / "few.npz"))
+    trace = setup.record("t", examples=watched, options=RecordOptions(batch=size))
+    assert trace.examples == 600
+    assert watched.most <= 5

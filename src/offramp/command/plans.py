@@ -41,7 +41,7 @@ from offramp.plan.evaluate import evaluate as evaluate_plan
 from offramp.plan.fit import draft, fit_each
 from offramp.plan.needs import needs as examples_needs
 from offramp.plan.notes import notes
-from offramp.plan.plan import PLAN, Plan, write_plans
+from offramp.plan.plan import PLAN, PLANS, Plan, write_plans
 from offramp.promise.certify import KEEP
 from offramp.promise.pvalues import POWER
 from offramp.promise.split import Repeats
@@ -93,13 +93,15 @@ def fit(
     force: Force = False,
 ) -> None:
     """Learn a policy, certify the budget, and write the plan. Exit code 1: keep the reference."""
-    check_output(out, force, PLAN, given(trace, certify, graph))
+    budgets = parsing.budgets(budget)
+    kind = PLAN if len(budgets) == 1 else PLANS
+    check_output(out, force, kind, given(trace, certify, graph))
     sizes = parsing.batches(batch) if batch else []
     read = Trace.read(trace)
     networks = Networks.read(graph) if graph else recorded_networks(read.info)
     named = loss_named(loss, promise["unlabelled"])
     asked = Asked(
-        promise=Promise(budgets=parsing.budgets(budget), loss=named, **promise),
+        promise=Promise(budgets=budgets, loss=named, **promise),
         choices=Choices(**choices),
         split=Split(certify_on=_certifying(certify, read), **split),
     )

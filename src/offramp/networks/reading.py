@@ -150,14 +150,34 @@ def _check_fits(
     dims, shape = dims_of(value), pixels.shape
     if len(dims) != 4 or _alike(dims[1:], shape):
         return
+    comes = (
+        f"network '{network}' reads {_shown(dims)} as '{value.name}', and images come to it as "
+        f"{_shown([dims[0], *shape])}"
+    )
+    channels = _channels(dims, pixels)
+    if channels is not None:
+        mean, std = (",".join([value] * channels) for value in ("0.5", "0.25"))
+        raise GraphError(
+            f"{comes}: images have as many channels as there are means. Give one value for each "
+            f"channel of this network: --mean {network}={mean} --std {network}={std}, say."
+        )
     turned = dims[1] not in (1, 3) if pixels.layout == "nchw" else dims[1] in (1, 3)
     other = "nhwc" if pixels.layout == "nchw" else "nchw"
     advice = f"--layout {network}={other}" if turned else _sizes(ends)
     raise GraphError(
-        f"network '{network}' reads {_shown(dims)} as '{value.name}', and images come to it as "
-        f"{_shown([dims[0], *shape])}. Say how each network reads: {advice}; photographs are then "
+        f"{comes}. Say how each network reads: {advice}; photographs are then "
         "resized for each network to its own size."
     )
+
+
+def _channels(dims: Sequence[int | str | None], pixels: Preprocessing) -> int | None:
+    """How many channels a network reads, where that alone differs from what comes; else None."""
+    place = 1 if pixels.layout == "nchw" else 3
+    count, others = dims[place], list(pixels.shape)
+    if not isinstance(count, int) or count not in (1, 3):
+        return None
+    others[place - 1] = count
+    return count if _alike(dims[1:], others) else None
 
 
 def _check_shapes(ends: _Ends, names: Mapping[str, Mapping[str, str]]) -> None:

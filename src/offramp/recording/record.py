@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,8 @@ class _Recording:
         seen = done * options.part
         self.tell("recording", min(seen, total), total)
         batches = self.examples.batches(options.batch, seen)
-        while group := list(islice(batches, options.batches_per_part)):
-            part = recorder.part(group)
+        for first in batches:
+            part = recorder.part(chain([first], islice(batches, options.batches_per_part - 1)))
             write_part(out, done, part.columns, part.metadata)
             notes = notes or part.notes
             path = part_path(out, done)

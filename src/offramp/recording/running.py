@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -83,23 +83,24 @@ class Recorder:
                 break
         return self.judge(total)
 
-    def part(self, group: list[ExampleBatch]) -> PartRows:
-        """The rows of one part, from its batches.
+    def part(self, group: Iterable[ExampleBatch]) -> PartRows:
+        """The rows of one part, from its batches, of which one is held at a time.
 
         Raises:
             ScoresError: scores that are broken, of another form or kind.
             NetworkError: rows of a stage depend on each other.
         """
-        kept = [batch.whole() for batch in group if len(batch)]
+        spread = _Spread()
+        kept = [self._ran(batch.whole(), spread) for batch in group if len(batch)]
         if not kept:  # every image of this part was left out
             return PartRows({}, {}, [])
-        every = [self._scores(batch) for batch in kept]
-        scores = {stage: np.concatenate([one[stage] for one in every]) for stage in every[0]}
-        notes = self._again(kept, scores)
-        hashes = np.concatenate([batch.hashes for batch in kept])
+        order = self.networks.graph.order
+        scores = {stage: np.concatenate([one.scores[stage] for one in kept]) for stage in order}
+        notes = self._again(spread)
+        hashes = np.concatenate([one.hashes for one in kept])
         taught = self.networks.taught
         facts = RowFacts(
-            ids=np.concatenate([batch.ids for batch in kept]),
+            ids=np.concatenate([one.ids for one in kept]),
             hashes=hashes,
             taught=None if taught is None else np.isin(hashes, taught),
             task=self.task,
@@ -107,6 +108,15 @@ class Recorder:
         graph, kind = self.networks.graph, self.kind or self.task.kinds[0]
         trace = assemble(graph, self._free, scores, labels=_labels(kept), kind=kind, facts=facts)
         return PartRows(trace.columns(), {_RANGE: json.dumps(_ranges(kept))}, notes)
+
+    def _ran(self, batch: ExampleBatch, spread: _Spread) -> _Ran:
+        """What is kept of a batch when it was run; its last row is added to `spread`."""
+        scores = self._scores(batch)
+        spread.add(batch.fields, scores)
+        ranges = {name: Range.of(values) for name, values in batch.fields.items()}
+        return _Ran(
+            ids=batch.ids, labels=batch.labels, hashes=batch.hashes, scores=scores, ranges=ranges
+        )
 
     @property
     def _free(self) -> Costs:
@@ -126,19 +136,55 @@ class Recorder:
         assemble(graph, self._free, scores, labels=batch.labels, kind=self.kind, facts=facts)
         return scores
 
-    def _again(self, kept: list[ExampleBatch], scores: Mapping[str, FloatArray]) -> list[str]:
-        """Compares the last rows of some batches with the same rows together, and alone.
+    def _again(self, spread: _Spread) -> list[str]:
+        """Compares some rows that ran in their batches with the same rows together, and alone.
 
         Returns sentences for stages whose scores hardly depend on other rows; raises as `Judge`.
         """
         if self.runtime.rows_apart:  # and may be paid for: none is asked about twice
             return []
-        ends = np.cumsum([len(batch) for batch in kept]) - 1
-        chosen = np.unique(np.linspace(0, len(kept) - 1, _AGAIN).astype(np.int64))
-        x = joined([take(kept[i].fields, slice(-1, None)) for i in chosen])
-        expected = {stage: values[ends[chosen]] for stage, values in scores.items()}
-        groups = [np.arange(len(chosen)), np.array([0]), np.array([len(chosen) - 1])]
+        rows = spread.chosen(_AGAIN)
+        x = joined([fields for fields, _ in rows])
+        expected = {
+            stage: np.concatenate([scores[stage] for _, scores in rows])
+            for stage in self.networks.graph.order
+        }
+        groups = [np.arange(len(rows)), np.array([0]), np.array([len(rows) - 1])]
         return self.judge(differences(self.run, x, expected, groups, self.judge.tolerances))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ran:
+    """What is kept of a batch: all but its inputs, which may be larger than memory together."""
+
+    ids: AnyArray
+    labels: AnyArray | None
+    hashes: AnyArray
+    scores: Mapping[str, FloatArray]
+    ranges: Mapping[str, Range | None]  # of each field
+
+
+@dataclass
+class _Spread:
+    """The last rows of batches evenly spread over however many come; few are held at a time."""
+
+    step: int = 1
+    count: int = 0  # of batches so far
+    rows: list[tuple[Fields, dict[str, FloatArray]]] = field(default_factory=list)
+
+    def add(self, fields: Fields, scores: Mapping[str, FloatArray]) -> None:
+        if self.count % self.step == 0:
+            last = slice(-1, None)
+            own = {stage: values[last].copy() for stage, values in scores.items()}
+            self.rows.append(({n: v.copy() for n, v in take(fields, last).items()}, own))
+        self.count += 1
+        if len(self.rows) > 2 * _AGAIN:
+            self.rows, self.step = self.rows[::2], self.step * 2
+
+    def chosen(self, number: int) -> list[tuple[Fields, dict[str, FloatArray]]]:
+        """At most so many of them."""
+        at = np.unique(np.linspace(0, len(self.rows) - 1, number).astype(np.int64))
+        return [self.rows[i] for i in at]
 
 
 def shown_kinds(networks: Networks, trace: Trace) -> dict[str, Kind]:
@@ -154,18 +200,15 @@ def shown_kinds(networks: Networks, trace: Trace) -> dict[str, Kind]:
     return shown
 
 
-def _labels(kept: list[ExampleBatch]) -> AnyArray | None:
+def _labels(kept: Sequence[_Ran]) -> AnyArray | None:
     """The labels of all batches; None where one has none."""
     labels = [batch.labels for batch in kept if batch.labels is not None]
     return np.concatenate(labels) if len(labels) == len(kept) else None
 
 
-def _ranges(kept: list[ExampleBatch]) -> Any:
+def _ranges(kept: Sequence[_Ran]) -> Any:
     """What each field of some batches was like; of the only one without its name."""
-    seen = {
-        name: Range.together(Range.of(batch.fields[name]) for batch in kept)
-        for name in kept[0].fields
-    }
+    seen = {name: Range.together(batch.ranges[name] for batch in kept) for name in kept[0].ranges}
     found = {name: value and asdict(value) for name, value in seen.items()}
     return found if len(found) > 1 else next(iter(found.values()))
 
