@@ -100,7 +100,7 @@ def _agree(seen: Seen) -> FloatArray:
     return np.asarray((seen.probabilities() ** 2).sum(axis=1))
 
 
-AGREEING = Family("agreeing", Agreeing.fit, Agreeing.from_json)
+AGREEING = Family(name="agreeing", fit=Agreeing.fit, read=Agreeing.from_json)
 register(AGREEING)  # plans of this kind can be read wherever this module has been imported
 
 # -------------------------------------------------------------------------------- what it does

@@ -107,7 +107,7 @@ def test_extras_are_imported_only_where_they_are_asked_for() -> None:
         assert not {name.partition(".")[0] for name in names} & EXTRAS, file
 
 
-_FORMATS = "weights trial endings copies reading images folders data"
+_FORMATS = "weights trial endings copies reading resizing batches npz images folders data"
 
 
 def test_the_core_does_not_know_the_engine() -> None:

@@ -143,7 +143,7 @@ def test_evaluate_says_whether_the_promise_is_kept(offramp: Offramp, made: Path)
     assert said.code == 0
     names = {
         *("examples", "loss", "reference_loss", "excess_loss", "induced_loss", "cost"),
-        "unrefitted_reference_loss",
+        *("unrefitted_reference_loss", "cost_interval", "speedup_interval"),
         *(
             "reference_cost",
             "cost_unit",

@@ -138,21 +138,21 @@ def test_a_family_that_nobody_registered_is_fitted_too(outside: ModuleType) -> N
         policy: Deployable = replace(outside.Agreeing.fit(trace, losses), kind="other")
         return policy
 
-    other = Family("other", fitted, outside.Agreeing.from_json)
+    other = Family(name="other", fit=fitted, read=outside.Agreeing.from_json)
     assert fit(TRACE, 0.1, policy=other).policy.kind == "other"
     assert "other" in compare(TRACE, policies=[other], bands=False).policies
     assert "other" not in FAMILIES
 
 
 def test_a_family_that_fits_policies_of_another_kind_is_refused() -> None:
-    other = Family("other", FAMILIES["margin"].fit, FAMILIES["margin"].read)
+    other = Family(name="other", fit=FAMILIES["margin"].fit, read=FAMILIES["margin"].read)
     with pytest.raises(InputError, match="'margin'"):
         fit(TRACE, 0.1, policy=other)
 
 
 @pytest.mark.parametrize("name", ["margin", "auto", "uniform", "", "two words", "a/b"])
 def test_a_name_that_is_taken_or_none_is_refused(name: str) -> None:
-    family = Family(name, FAMILIES["margin"].fit, FAMILIES["margin"].read)
+    family = Family(name=name, fit=FAMILIES["margin"].fit, read=FAMILIES["margin"].read)
     before = dict(FAMILIES)
     with pytest.raises(InputError):
         register(family)
@@ -160,7 +160,7 @@ def test_a_name_that_is_taken_or_none_is_refused(name: str) -> None:
 
 
 def test_another_family_of_a_known_name_is_refused() -> None:
-    double = Family("margin", FAMILIES["entropy"].fit, FAMILIES["entropy"].read)
+    double = Family(name="margin", fit=FAMILIES["entropy"].fit, read=FAMILIES["entropy"].read)
     with pytest.raises(InputError, match="margin"):
         fit(TRACE, 0.1, policy=double)
     with pytest.raises(InputError, match="margin"):

@@ -191,10 +191,10 @@ def test_outputs_of_a_network_are_taken_as_exits(
 
 def test_a_network_that_gives_no_scores_is_refused(folder: Path, tmp_path: Path) -> None:
     model = onnx.load(str(folder / "deep.onnx"))
-    model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["scores", "axes"], ["wide"]))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axes"))
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["scores", "shape"], ["wide"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 2, 2]), "shape"))
     model.graph.output[0].CopyFrom(
-        onnx.helper.make_tensor_value_info("wide", onnx.TensorProto.FLOAT, ["batch", 1, 4])
+        onnx.helper.make_tensor_value_info("wide", onnx.TensorProto.FLOAT, ["batch", 2, 2])
     )
     onnx.save(model, tmp_path / "wide.onnx")
     examples = open_examples(folder / "train.npz")

@@ -470,9 +470,9 @@ def test_exits_of_one_answer_among_several_outputs(tmp_path: Path) -> None:
     early = candidate_points(path, settings=ExitOptions(output=outputs[2]))
     assert max(p.cost for p in early) < max(p.cost for p in candidate_points(path))
     for name in ("nothing", ""):
-        with pytest.raises(NetworkError, match="no output"):
+        with pytest.raises(NetworkError, match=r"no output|the outputs of"):
             add_exits(path, None, ExitOptions(at=["outputs"], output=name), tmp_path / "refused")
-        with pytest.raises(NetworkError, match="no output"):
+        with pytest.raises(NetworkError, match=r"no output|the outputs of"):
             candidate_points(path, settings=ExitOptions(output=name))
 
 

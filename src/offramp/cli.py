@@ -113,6 +113,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         with _reading(), spoken_warnings():
             code = app(args=arguments, prog_name="offramp", standalone_mode=False)
             sys.stdout.flush()
+        if code and _for_a_shell(arguments):  # which one this is is not known: no verdict
+            return 2
         if code == _INTERRUPTED:  # as the command-line library says it
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

@@ -308,7 +308,7 @@ def preprocessing(
         means or (0.0,) * channels,
         deviations or (1.0,) * channels,
         layout or "nchw",  # type: ignore[arg-type]  # Preprocessing checks it
-        _resize(resize, crop, (height, width)),
+        resize=_resize(resize, crop, (height, width)),
     )
 
 

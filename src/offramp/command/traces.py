@@ -158,7 +158,9 @@ def import_(
 ) -> None:
     """Make a trace of scores or answers that were recorded elsewhere."""
     check_output(out, force, TRACE, [scores])
-    costs = parsing.costs(cost, cost_unit or "MFLOP") if cost else Costs({}, {}, cost_unit or UNIT)
+    costs = Costs({}, {}, cost_unit or UNIT)
+    if cost is not None:
+        costs = parsing.costs(cost, cost_unit or "MFLOP")
     with progress() as step:
         step("reading scores", 0, 2)
         trace = import_scores(

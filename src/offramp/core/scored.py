@@ -11,8 +11,7 @@ import numpy as np
 
 from offramp.base import hashing
 from offramp.base.arrays import AnyArray, BoolArray, FloatArray, IntArray
-from offramp.base.checked import checked
-from offramp.base.errors import BudgetError, LossError, TraceError
+from offramp.base.errors import LossError
 from offramp.core import tasks
 from offramp.core.example_costs import (
     ExampleCosts,
@@ -28,7 +27,7 @@ from offramp.core.rows import (
 )
 from offramp.core.task import SINGLE, Task
 from offramp.core.task.recorded import RecordedAnswers, alike
-from offramp.core.tasks import DISAGREEMENT, Excess, Kind, Losses
+from offramp.core.tasks import DISAGREEMENT, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,43 +236,6 @@ class ScoredRows:
         if self.examples <= most:
             return np.arange(self.examples)
         return np.sort(np.random.default_rng(seed).choice(self.examples, most, replace=False))
-
-    @checked
-    def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
-        """Rows of a random `share` of the examples, and the other rows, both ascending.
-
-        Raises:
-            BudgetError: `share` lies outside (0, 1).
-            TraceError: either part would be empty.
-        """
-        if not 0 < share < 1:
-            raise BudgetError(f"the learning share is {share}; it must lie between 0 and 1.")
-        order = np.random.default_rng(seed).permutation(self.examples)
-        first = round(share * self.examples)
-        if not 0 < first < self.examples:
-            raise TraceError(
-                f"{self.examples} examples cannot be split into learning and certifying; "
-                "record more examples."
-            )
-        return np.sort(order[:first]), np.sort(order[first:])
-
-    @checked
-    def losses(self, name: str | None = None, kind: Excess = "net") -> Losses:
-        """The losses of every stage under loss `name`.
-
-        Args:
-            name: top1, top5, another one of the task, module:function; `disagreement` needs no
-                labels; None means the trace's own loss where it has one, else the task's first.
-            kind: net or induced excess.
-
-        Raises:
-            TraceError: the examples have no labels.
-            LossError: no such loss, or values outside [0, 1].
-        """
-        name = name or (tasks.RECORDED if self.loss else self.task.default_loss)
-        values = self._loss_values(name, self.outputs)
-        own = self._loss_values(name, self.alone) if self.alone else {}
-        return Losses(name, values, self.graph.reference, kind, alone={**values, **own})
 
     def _loss_values(self, name: str, scores: Mapping[str, FloatArray]) -> Mapping[str, FloatArray]:
         if name == tasks.RECORDED:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from offramp.base.arrays import AnyArray, ArrowTable, FloatArray
+from offramp.base.arrays import AnyArray, ArrowTable, FloatArray, IntArray
 from offramp.base.checked import checked
-from offramp.base.errors import InputError, ScoresError, TraceError
+from offramp.base.errors import BudgetError, InputError, ScoresError, TraceError
 from offramp.base.manifests import check_schema, read_manifest, write_manifest
 from offramp.base.outputs import new_folder
 from offramp.core import tasks
@@ -44,12 +44,49 @@ from offramp.core.scored import ScoredRows as ScoredRows
 from offramp.core.tables import table_of
 from offramp.core.task import SINGLE, Task, task_named
 from offramp.core.task.recorded import RecordedAnswers
-from offramp.core.tasks import Kind
+from offramp.core.tasks import Excess, Kind, Losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace(ScoredRows):
     """Recorded scores of every stage on the same examples, as a folder that is read and written."""
+
+    @checked
+    def split(self, share: float, seed: int) -> tuple[IntArray, IntArray]:
+        """Rows of a random `share` of the examples, and the other rows, both ascending.
+
+        Raises:
+            BudgetError: `share` lies outside (0, 1).
+            TraceError: either part would be empty.
+        """
+        if not 0 < share < 1:
+            raise BudgetError(f"the learning share is {share}; it must lie between 0 and 1.")
+        order = np.random.default_rng(seed).permutation(self.examples)
+        first = round(share * self.examples)
+        if not 0 < first < self.examples:
+            raise TraceError(
+                f"{self.examples} examples cannot be split into learning and certifying; "
+                "record more examples."
+            )
+        return np.sort(order[:first]), np.sort(order[first:])
+
+    @checked
+    def losses(self, name: str | None = None, kind: Excess = "net") -> Losses:
+        """The losses of every stage under loss `name`.
+
+        Args:
+            name: top1, top5, another one of the task, module:function; `disagreement` needs no
+                labels; None means the trace's own loss where it has one, else the task's first.
+            kind: net or induced excess.
+
+        Raises:
+            TraceError: the examples have no labels.
+            LossError: no such loss, or values outside [0, 1].
+        """
+        name = name or (tasks.RECORDED if self.loss else self.task.default_loss)
+        values = self._loss_values(name, self.outputs)
+        own = self._loss_values(name, self.alone) if self.alone else {}
+        return Losses(name, values, self.graph.reference, kind, alone={**values, **own})
 
     @checked
     def write(self, path: str | Path, *, force: bool = False) -> None:

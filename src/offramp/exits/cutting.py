@@ -48,7 +48,7 @@ class ExitPoint:
 
 
 @dataclass(frozen=True)
-class Part:
+class CutPart:
     """A body or a head as a model of its own."""
 
     name: str  # the stage, with `.head` for a head
@@ -252,7 +252,7 @@ class Cut:
             whole={self.stages[-1][0]: self.network.work(self.stages[-1][1]) / 1e6},
         )
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[CutPart]:
         """Every body and every head as a model.
 
         Raises:
@@ -267,9 +267,9 @@ class Cut:
             later = [p[s] for s, _ in self.stages[number + 1 :] for p in (self.bodies, self.heads)]
             carry = crossing(self.network, body, head.union(*later))
             wanted = carry if head else dict.fromkeys([output, *carry])
-            found.append(Part(stage, extract(self.network, body, wanted)))
+            found.append(CutPart(stage, extract(self.network, body, wanted)))
             if head:
-                found.append(Part(head_of(stage), extract(self.network, head, [output])))
+                found.append(CutPart(head_of(stage), extract(self.network, head, [output])))
         return found
 
 

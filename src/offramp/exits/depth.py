@@ -34,7 +34,7 @@ def by_depth(
         raise NetworkError(
             f"which of its answers ({names}) is the network's own does not show: none needs more "
             "layers and more work than all others from where they part. Say which it is: "
-            "--output NAME, or output=NAME in Python."
+            "--output NAME; of a module export(..., answer=NAME)."
         )
     needed = network.ancestors(own)
     shared = {name: len(network.ancestors(name) & needed) for name in outputs}

@@ -23,7 +23,7 @@ from offramp.export.itinerary import Block
 from offramp.export.photographs import Reading
 from offramp.export.scope import Scope, value
 from offramp.export.seal import described, facts, write_sealed
-from offramp.export.stages import Stages, Tensor, unwatched
+from offramp.export.stages import StageWriter, Tensor, unwatched
 from offramp.networks.networks import fields_to_json
 from offramp.networks.resizing import Size
 from offramp.networks.weights import fingerprint_of_copy
@@ -59,7 +59,7 @@ def write_folder(
     """
     path, tell = Path(path), progress or silent
     tell("putting stages together", 0, 1)
-    stages = Stages(unwatched(plan) if images else plan)
+    stages = StageWriter(unwatched(plan) if images else plan)
     reading = Reading.of(stages, images, image_size)
     blocks = stages.itinerary.root.all()
     known: dict[str, Tensor | Recipe] = {}
@@ -98,7 +98,7 @@ def _route(
     }
 
 
-def _manifest(stages: Stages, reading: Reading, dial: bool) -> dict[str, Any]:
+def _manifest(stages: StageWriter, reading: Reading, dial: bool) -> dict[str, Any]:
     paths = stages.itinerary.paths
     return {
         "about": {**facts(stages), **fields_to_json(list(reading.inputs))},
@@ -112,7 +112,7 @@ def _manifest(stages: Stages, reading: Reading, dial: bool) -> dict[str, Any]:
 class _Written:
     """One block as a graph of its own."""
 
-    stages: Stages
+    stages: StageWriter
     block: Block
     reading: Reading
     dial: bool
@@ -125,7 +125,7 @@ class _Written:
     @classmethod
     def of(
         cls,
-        stages: Stages,
+        stages: StageWriter,
         block: Block,
         reading: Reading,
         dial: bool,

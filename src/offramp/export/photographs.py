@@ -11,7 +11,7 @@ from onnx import TensorProto
 from offramp.base.errors import PlanError
 from offramp.core.graph import BATCH
 from offramp.export.scope import Scope, value
-from offramp.export.stages import Stages, preprocess
+from offramp.export.stages import StageWriter, preprocess
 from offramp.networks.preprocessing import PerNetwork, Source, sources_of
 from offramp.networks.resizing import Size
 from offramp.plan.plan import Plan
@@ -26,7 +26,7 @@ class Reading:
     size: Size | None = None  # of the images, where it reads such
 
     @classmethod
-    def of(cls, stages: Stages, images: bool, size: Size | None) -> Reading:
+    def of(cls, stages: StageWriter, images: bool, size: Size | None) -> Reading:
         """What to read.
 
         Raises:

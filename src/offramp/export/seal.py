@@ -13,13 +13,13 @@ from onnx import helper
 from offramp.base.errors import InputError, NetworkError
 from offramp.base.files import data_of, fingerprint, read_bytes, replacing
 from offramp.base.outputs import OutputKind
-from offramp.export.stages import Stages
+from offramp.export.stages import StageWriter
 from offramp.networks import weights
 from offramp.networks.weights import network_fingerprint
 from offramp.runtime.format import ABOUT, WEIGHTS, check_seal, seal_of
 
 
-def facts(stages: Stages) -> dict[str, Any]:
+def facts(stages: StageWriter) -> dict[str, Any]:
     """What holds for a whole plan in a file, as JSON values."""
     plan = stages.plan
     policy = plan.policy

@@ -24,7 +24,7 @@ from offramp.export.itinerary import Block
 from offramp.export.photographs import Reading
 from offramp.export.scope import Scope, value
 from offramp.export.seal import EXPORTED, described, facts, write_sealed
-from offramp.export.stages import Stages, Tensor, unwatched
+from offramp.export.stages import StageWriter, Tensor, unwatched
 from offramp.networks.resizing import Size
 from offramp.plan.plan import Plan
 from offramp.policies.operators import Get
@@ -85,7 +85,7 @@ class RowLevel:
 class Writer:
     """Writes blocks inside blocks."""
 
-    stages: Stages
+    stages: StageWriter
     decider: Decider
 
     def block(self, block: Block, level: RowLevel, path: str | None) -> tuple[str, str | None]:
@@ -226,7 +226,7 @@ def one_file(
             that one file cannot walk.
         NetworkError: networks that cannot be brought together.
     """
-    stages = Stages(unwatched(plan) if images else plan)
+    stages = StageWriter(unwatched(plan) if images else plan)
     reading = Reading.of(stages, images, image_size)
     outside, example = Scope(), next(iter(reading.inputs.values()))
     scope, none = outside.branch(), outside.branch()
@@ -291,7 +291,7 @@ def write_file(
         write_sealed(model, written, path)
 
 
-def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> list[str]:
+def _outcome(scope: Scope, stages: StageWriter, scores: str, path: str | None) -> list[str]:
     """The answer, the number of the stage that gave it and the cost of each row, (n,) each."""
     itinerary = stages.itinerary
     answer = scope.add("ArgMax", scores, axis=1, keepdims=0)
@@ -308,7 +308,7 @@ def _outcome(scope: Scope, stages: Stages, scores: str, path: str | None) -> lis
     return [answer, stage, cost]
 
 
-def _answer(scope: Scope, stages: Stages, scores: str, stage: str) -> str:
+def _answer(scope: Scope, stages: StageWriter, scores: str, stage: str) -> str:
     """The answer of a task, (n, columns), of scores of the kind of each row's stage."""
     assert stages.form is not None
     kinds = [stages.plan.answered[name] for name in stages.itinerary.graph.order]
@@ -321,7 +321,7 @@ def _answer(scope: Scope, stages: Stages, scores: str, stage: str) -> str:
     return answer
 
 
-def _outputs(stages: Stages) -> dict[str, tuple[Any, list[Any]]]:
+def _outputs(stages: StageWriter) -> dict[str, tuple[Any, list[Any]]]:
     """The type and shape of every output, by name."""
     shapes: dict[str, tuple[Any, list[Any]]] = {n: (kind, [BATCH]) for n, kind in OUTPUTS.items()}
     shapes["scores"] = (OUTPUTS["scores"], [BATCH, stages.plan.classes])
@@ -330,7 +330,7 @@ def _outputs(stages: Stages) -> dict[str, tuple[Any, list[Any]]]:
     return shapes
 
 
-def _model(stages: Stages, scope: Scope, inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+def _model(stages: StageWriter, scope: Scope, inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
     outputs = [
         value(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
         for name, (kind, shape) in _outputs(stages).items()

@@ -46,7 +46,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Stages:
+class StageWriter:
     """The networks of a plan, ready to be placed.
 
     Raises:

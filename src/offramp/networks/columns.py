@@ -68,10 +68,10 @@ class Table:
                 fields[field] = self._prepared(images, source)
                 continue
             what = f"column `{source.name}` of {self.where}"
-            fields[field], size = array_of(table.column(source.name), what)
+            fields[field], size = column_array(table.column(source.name), what)
             if size is not None:
                 lengths[field] = size
-        labels = labels_of(table, self.label, self.where)
+        labels = label_column(table, self.label, self.where)
         known = None if self.label is None else np.array(labels, dtype=np.int64)
         return ExampleBatch(ids, fields, known, lengths)
 
@@ -152,7 +152,7 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(_has_lengths(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def array_of(column: Any, what: str) -> tuple[AnyArray, IntArray | None]:
+def column_array(column: Any, what: str) -> tuple[AnyArray, IntArray | None]:
     """The values of a column (n, ...), and the lengths of lists that are padded, (n,).
 
     Raises:
@@ -162,10 +162,10 @@ def array_of(column: Any, what: str) -> tuple[AnyArray, IntArray | None]:
     if values.null_count:
         raise DataError(f"{what} has rows without a value; give every row one.")
     if pa.types.is_fixed_size_list(values.type):
-        inside, _ = array_of(values.flatten(), what)
+        inside, _ = column_array(values.flatten(), what)
         return inside.reshape(len(values), values.type.list_size, *inside.shape[1:]), None
     if _has_lengths(values.type):
-        inside, _ = array_of(values.flatten(), what)
+        inside, _ = column_array(values.flatten(), what)
         lengths = values.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
         longest = int(lengths.max(initial=0))
         found = np.zeros((len(values), longest, *inside.shape[1:]), dtype=inside.dtype)
@@ -234,7 +234,7 @@ def encoded(image: Any, where: str) -> Stored:
     return DataError(f"{where} is {held}; it must hold the bytes of an encoded image")
 
 
-def labels_of(group: Any, label: str | None, where: str | Path) -> list[int | None]:
+def label_column(group: Any, label: str | None, where: str | Path) -> list[int | None]:
     """The labels of some rows; None for each where there is no such column."""
     if label is None:
         return [None] * group.num_rows

@@ -32,7 +32,7 @@ from offramp.networks.columns import (
     encoded,
     groups,
     holds_bytes,
-    labels_of,
+    label_column,
     parquet_tables,
 )
 from offramp.networks.folders import fingerprint_text, read_folder
@@ -293,7 +293,7 @@ def _parquet_rows(
     for group in groups(file, path, ["image"] if label is None else ["image", label]):
         with foreign(DataError, f"{path} cannot be read to its end"):
             images = group.column("image").to_pylist()
-            labels = labels_of(group, label, path)
+            labels = label_column(group, label, path)
         for image, number in zip(images, labels, strict=True):
             yield first + row, encoded(image, f"row {row} of column `image` in {path}"), number
             row += 1

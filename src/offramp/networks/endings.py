@@ -20,7 +20,7 @@ from offramp.core.tasks import Kind
 from offramp.networks import weights
 from offramp.networks.trial import ROWS, trial
 
-Sizes = tuple[int | None, ...]  # None: any size
+KnownSizes = tuple[int | None, ...]  # None: any size
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.INT8)
 _PASSING = {"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Dropout"}
@@ -44,7 +44,7 @@ class ScoredOutput:
     output: str
     tensor: str  # the output itself, or what a ZipMap reads
     dtype: int  # of ONNX
-    shape: Sizes | None  # rows first; None: it is not declared
+    shape: KnownSizes | None  # rows first; None: it is not declared
 
     @property
     def zipped(self) -> bool:
@@ -76,7 +76,7 @@ class Ending:
     file: Path
     candidate: ScoredOutput
     first: bool  # its output is the first of the network
-    shape: Sizes | None  # rows first, as declared or as a few rows show it; None: not known
+    shape: KnownSizes | None  # rows first, as declared or as a few rows show it; None: not known
     kind: Kind | None = None  # of the scores, once they are in one form; None: not known
     binary: Literal["sigmoid", "logits"] | None = None  # what its only column is
     rows: AnyArray | None = None  # what the network made of a few rows, if it was asked
@@ -409,7 +409,7 @@ def _width(node: onnx.NodeProto) -> int | None:
     return len(_attribute(node, "classlabels_")) or None
 
 
-def _declared(kind: onnx.TypeProto.Tensor) -> Sizes:
+def _declared(kind: onnx.TypeProto.Tensor) -> KnownSizes:
     return tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
 
 
@@ -418,7 +418,7 @@ def _wide(shape: Iterable[int | None]) -> list[int | None]:
     return [size for size in list(shape)[1:] if size != 1]
 
 
-def _written(shape: Sizes | None) -> str:
+def _written(shape: KnownSizes | None) -> str:
     if shape is None:
         return "of no declared shape"
     sizes = ["n", *("?" if size is None else str(size) for size in shape[1:])][: len(shape)]

@@ -66,8 +66,8 @@ class Networks:
     files: Mapping[str, Path]  # part -> ONNX file; a whole network, or bodies and heads
     preprocessing: AnyPreprocessing | None = None  # None: examples are arrays, read as they are
     taught: AnyArray | None = None  # (n,) uint64, hashes of the examples that trained heads
-    fields: tuple[str, ...] = (X,)  # that inputs read, each by its name; x: there is one, for all
     _: KW_ONLY
+    fields: tuple[str, ...] = (X,)  # that inputs read, each by its name; x: there is one, for all
     outputs: Mapping[str, ScoresOutput] = field(default_factory=dict)  # by part that scores
     class_names: Names = ()  # in the order of the scores; none: they are not known
     scratch: Scratch | None = field(default=None, repr=False)  # keeps files that were changed
@@ -155,7 +155,7 @@ class Networks:
             files,
             read_preprocessing(value),
             _read_taught(path, value),
-            read_fields(value),
+            fields=read_fields(value),
             outputs={p: ScoresOutput.from_json(v) for p, v in value.get("outputs", {}).items()},
             class_names=tuple(value.get("class_names", ())),
             task=task_named(value["task"]) if "task" in value else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,7 @@ class Preprocessing:
     mean: tuple[float, ...]  # per channel, in units of pixel / 255; one value means grey images
     std: tuple[float, ...]  # likewise, positive
     layout: Layout = "nchw"
+    _: KW_ONLY
     resize: Resize = Resize()
 
     def __post_init__(self) -> None:
@@ -130,7 +131,7 @@ class Preprocessing:
         try:
             size, mean, std = (tuple(value[name]) for name in ("size", "mean", "std"))
             resize = record_of(Resize, value["resize"]) if "resize" in value else Resize()
-            return cls((int(size[0]), int(size[1])), mean, std, value["layout"], resize)
+            return cls((int(size[0]), int(size[1])), mean, std, value["layout"], resize=resize)
         except (KeyError, TypeError, ValueError, IndexError) as problem:
             raise GraphError(f"this is no description of preprocessing: {problem!r}.") from None
 

@@ -15,7 +15,7 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 
 @dataclass(frozen=True)
-class Frame:
+class Framing:
     """A part of an image, scaled, and where that lies on what a network reads."""
 
     box: tuple[float, float, float, float]  # top, left, bottom, right of the image
@@ -23,7 +23,7 @@ class Frame:
     at: tuple[int, int]  # top, left; below zero: what lies outside is cut
 
     @classmethod
-    def of(cls, pixels: Preprocessing, image: Size) -> Frame:
+    def of(cls, pixels: Preprocessing, image: Size) -> Framing:
         """For images of one size.
 
         Source: `ImageOps.fit` and `ImageOps.pad` of Pillow, `Resize` and `CenterCrop` of
@@ -65,7 +65,7 @@ def resized(image: Image.Image, pixels: Preprocessing) -> AnyArray:
     height, width = pixels.size
     if pixels.resize.how != "shorter" and image.size == (width, height):
         return np.asarray(image)
-    frame = Frame.of(pixels, (image.height, image.width))
+    frame = Framing.of(pixels, (image.height, image.width))
     if not pixels.resize.antialias:
         return _by_weights(np.asarray(image), pixels)
     top, left, bottom, right = frame.box
@@ -84,7 +84,7 @@ def weights(pixels: Preprocessing, image: Size) -> tuple[FloatArray, FloatArray]
     What a network reads is the first, times the image, times the second transposed. Rows are zero
     where nothing of the image lies.
     """
-    frame = Frame.of(pixels, image)
+    frame = Framing.of(pixels, image)
     found = []
     for axis in (0, 1):
         ends = (frame.box[axis], frame.box[axis + 2])

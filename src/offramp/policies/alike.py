@@ -98,6 +98,6 @@ def _fit(trace: Trace, losses: Losses, *, kind: str) -> Alike:
 
 
 VOTES = tuple(
-    Family(kind, partial(_fit, kind=kind), Alike.from_json, any_task=True)
+    Family(name=kind, fit=partial(_fit, kind=kind), read=Alike.from_json, any_task=True)
     for kind in ("patience", "agreement")
 )

@@ -46,7 +46,7 @@ class SoftOracle:
         return np.where(evidence[:, 0] > 0, STOP, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExactOracle:
     """Sees the labels; minimises cost + tradeoff * excess loss of each example along the graph."""
 
@@ -66,7 +66,7 @@ class ExactOracle:
         )
         excess = np.stack([losses.excess(stage) for stage in graph.order], axis=1)
         each = trace.example_costs and {s: c / unit for s, c in trace.example_costs.items()}
-        return cls(graph, _TRADEOFFS, excess, costs, each=each)
+        return cls(graph=graph, settings=_TRADEOFFS, excess=excess, costs=costs, each=each)
 
     def evidence(self, seen: Seen) -> FloatArray:
         """Excess losses, and after them what bodies cost where that differs."""

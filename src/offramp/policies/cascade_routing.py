@@ -20,7 +20,7 @@ from offramp.policies.operators import ANSWERS, Decision, Dial, Memory, SeenTens
 from offramp.policies.statistics import agreeing, observations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Routing:
     """Takes the action whose best target has the lowest `tradeoff * loss + cost`.
 
@@ -57,7 +57,9 @@ class Routing:
             weights[stage] = np.stack([logistic(features, loss, scale=scale) for loss in lost])
             actions[stage] = np.array([action for _, action, _ in targets])
             costs[stage] = np.array([cost for _, _, cost in targets])
-        return cls(trace.graph, TRADEOFFS, weights, actions, costs)
+        return cls(
+            graph=trace.graph, settings=TRADEOFFS, weights=weights, actions=actions, costs=costs
+        )
 
     def evidence(self, seen: Seen) -> FloatArray:
         """The expected loss of each target, (n, targets)."""
@@ -94,7 +96,9 @@ class Routing:
             check(set(actions[stage]) <= set(range(len(after) + 1)), "actions", stage)
             check(0 in actions[stage] and 1 in actions[stage], "actions", stage)
         steps = {stage: each.astype(np.int64) for stage, each in actions.items()}
-        return cls(graph, saved.settings, weights, steps, costs)
+        return cls(
+            graph=graph, settings=saved.settings, weights=weights, actions=steps, costs=costs
+        )
 
     def forced(self, *, goes_on: bool) -> tuple[Routing, float]:
         wanted = 1 if goes_on else STOP
@@ -123,7 +127,7 @@ def _observations(seen: SeenTensors, dial: Dial) -> str:
     return seen.joined("observations", seen.observations)
 
 
-ROUTING = (Family("cascade-routing", Routing.fit, Routing.from_json),)
+ROUTING = (Family(name="cascade-routing", fit=Routing.fit, read=Routing.from_json),)
 
 
 def _looks(graph: Graph, seen: Seen) -> FloatArray:

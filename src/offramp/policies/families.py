@@ -85,7 +85,7 @@ class Saved:
             raise PlanError(f"the policy's {what}{at} are damaged; fit again.")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Family:
     """Policies of one kind."""
 

@@ -25,7 +25,7 @@ _HIGHEST = 1.0 - 1e-6  # engines that count in float32 tell no bends above apart
 _TINY = 1e-12  # probabilities below count as this in the entropy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Features:
     """From what was seen at a stage to (n, features); learned values are where the bends lie.
 
@@ -60,7 +60,14 @@ class Features:
         knots = knots[knots <= _HIGHEST]
         classes, stages = seen.scores().shape[1], graph.observed[seen.stage]
         chosen = tuple(name for name in BLOCKS if name in names or name == BLOCKS[0])
-        raw = cls(stages, classes, knots, np.zeros(1), np.ones(1), chosen)
+        raw = cls(
+            stages=stages,
+            classes=classes,
+            knots=knots,
+            mean=np.zeros(1),
+            scale=np.ones(1),
+            names=chosen,
+        )
         values = raw(seen)
         scale = values.std(axis=0)
         return replace(raw, mean=values.mean(axis=0), scale=np.where(scale > 1e-9, scale, 1.0))
@@ -108,7 +115,14 @@ class Features:
             raise ValueError(f"blocks {blocks!r}")
         if knots.ndim != 1:
             raise ValueError(f"knots of shape {knots.shape}")
-        return cls(tuple(value["stages"]), classes, knots, mean, scale, names)
+        return cls(
+            stages=tuple(value["stages"]),
+            classes=classes,
+            knots=knots,
+            mean=mean,
+            scale=scale,
+            names=names,
+        )
 
     @property
     def memory(self) -> Memory:
@@ -163,10 +177,17 @@ class Features:
         second = probable.argmax(axis=1)
         margins = highest - probable[rows, second]
         earlier = np.hstack(looks) if "earlier" in blocks else None
-        return Parts(margins, answer, second, spread, earlier, np.hstack(away) if away else None)
+        return Parts(
+            margin=margins,
+            answer=answer,
+            second=second,
+            spread=spread,
+            earlier=earlier,
+            divergence=np.hstack(away) if away else None,
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """The features of n examples, compactly; None: not looked at."""
 
@@ -178,7 +199,7 @@ class Parts:
     divergence: FloatArray | None  # (n, 2 * earlier stages)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Linear:
     """Linear functions of the features, with centring, scaling and the answer folded in.
 
@@ -204,14 +225,14 @@ class Linear:
         )
         answered = by_block.get("answer")
         return cls(
-            np.concatenate([[0.0], features.knots]),
-            by_block["margin"],
-            weights[:, 0] - features.mean @ slopes,
-            None if answered is None else np.stack(np.split(answered, 2), axis=1),
-            by_block.get("second"),
-            by_block.get("spread"),
-            by_block.get("earlier"),
-            by_block.get("divergence"),
+            knots=np.concatenate([[0.0], features.knots]),
+            curve=by_block["margin"],
+            constant=weights[:, 0] - features.mean @ slopes,
+            answered=None if answered is None else np.stack(np.split(answered, 2), axis=1),
+            second=by_block.get("second"),
+            spread=by_block.get("spread"),
+            earlier=by_block.get("earlier"),
+            divergence=by_block.get("divergence"),
         )
 
     def __call__(self, parts: Parts) -> FloatArray:

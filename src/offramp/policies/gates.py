@@ -30,7 +30,7 @@ _FOLDS = 5
 _ROUNDS = 2  # in the first all examples count alike at every gate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gates:
     """Stops where a stage's score reaches its cut; else goes on along a chain."""
 
@@ -55,7 +55,7 @@ class Gates:
         section 3. Votes are counted for the present answer, not for the most frequent one.
         """
         graph = backbone(trace.graph)
-        gates = cls(graph, TRADEOFFS, {}, {}, "eenet")
+        gates = cls(graph=graph, settings=TRADEOFFS, weights={}, cuts={}, kind="eenet")
         folds = np.random.default_rng(0).permutation(trace.examples) % _FOLDS
         weights: dict[str, FloatArray] = {}
         known: dict[str, FloatArray] = {}  # scores that later scorers look at
@@ -73,11 +73,11 @@ class Gates:
         cuts = tuned(trace, losses, graph, honest)
         inner = graph.order[:-1]
         return cls(
-            graph,
-            TRADEOFFS,
-            {stage: weights[stage] for stage in inner},
-            {stage: cuts[stage][:, 0] for stage in inner},
-            "eenet",
+            graph=graph,
+            settings=TRADEOFFS,
+            weights={stage: weights[stage] for stage in inner},
+            cuts={stage: cuts[stage][:, 0] for stage in inner},
+            kind="eenet",
         )
 
     @classmethod
@@ -100,7 +100,7 @@ class Gates:
         taught = [_taught(trace, losses, graph, looks, tradeoff) for tradeoff in TRADEOFFS]
         weights = {s: np.stack([gates[s] for gates in taught]) for s in looks}
         cuts = {s: np.zeros(len(TRADEOFFS)) for s in looks}
-        return cls(graph, TRADEOFFS, weights, cuts, "jei-dnn")
+        return cls(graph=graph, settings=TRADEOFFS, weights=weights, cuts=cuts, kind="jei-dnn")
 
     def evidence(self, seen: Seen) -> FloatArray:
         """The score of each gate of the stage, (n, gates)."""
@@ -138,7 +138,9 @@ class Gates:
             saved.check(weight.shape == (gates, first + before), "weights", stage)
             saved.check(cuts[stage].shape == (len(saved.settings), 1), "cuts", stage)
         flat = {stage: cut[:, 0] for stage, cut in cuts.items()}
-        return cls(graph, saved.settings, weights, flat, saved.kind)
+        return cls(
+            graph=graph, settings=saved.settings, weights=weights, cuts=flat, kind=saved.kind
+        )
 
     def forced(self, *, goes_on: bool) -> tuple[Gates, float]:
         always = np.inf if goes_on else -np.inf
@@ -178,8 +180,8 @@ class Gates:
 
 
 GATES = (
-    Family("eenet", Gates.eenet, Gates.from_json),
-    Family("jei-dnn", Gates.jei_dnn, Gates.from_json),
+    Family(name="eenet", fit=Gates.eenet, read=Gates.from_json),
+    Family(name="jei-dnn", fit=Gates.jei_dnn, read=Gates.from_json),
 )
 
 

@@ -229,8 +229,14 @@ class Learned:
 
 
 LEARNED = (
-    Family("learned", Learned.fit, Learned.from_json, SAMPLE, any_task=True),
-    Family("network", partial(Learned.fit, units=UNITS), Learned.from_json, SAMPLE, any_task=True),
+    Family(name="learned", fit=Learned.fit, read=Learned.from_json, most=SAMPLE, any_task=True),
+    Family(
+        name="network",
+        fit=partial(Learned.fit, units=UNITS),
+        read=Learned.from_json,
+        most=SAMPLE,
+        any_task=True,
+    ),
 )
 
 

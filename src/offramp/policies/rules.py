@@ -96,6 +96,8 @@ def _fit(trace: Trace, losses: Losses, *, kind: str) -> Threshold:
 
 
 RULES = tuple(
-    Family(kind, partial(_fit, kind=kind), Threshold.from_json, any_task=kind == "myopic")
+    Family(
+        name=kind, fit=partial(_fit, kind=kind), read=Threshold.from_json, any_task=kind == "myopic"
+    )
     for kind in SURENESS
 )

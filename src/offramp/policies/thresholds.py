@@ -168,11 +168,11 @@ class Thresholds:
 
 
 THRESHOLDS = (
-    Family("thresholds", Thresholds.fit, Thresholds.from_json, any_task=True),
-    Family("window", Thresholds.window, Thresholds.from_json, any_task=True),
-    Family("exhaustive", Thresholds.exhaustive, Thresholds.from_json, any_task=True),
-    Family("msdnet", Thresholds.msdnet, Thresholds.from_json, any_task=True),
-    Family("greedy", Thresholds.greedy, Thresholds.from_json, any_task=True),
+    Family(name="thresholds", fit=Thresholds.fit, read=Thresholds.from_json, any_task=True),
+    Family(name="window", fit=Thresholds.window, read=Thresholds.from_json, any_task=True),
+    Family(name="exhaustive", fit=Thresholds.exhaustive, read=Thresholds.from_json, any_task=True),
+    Family(name="msdnet", fit=Thresholds.msdnet, read=Thresholds.from_json, any_task=True),
+    Family(name="greedy", fit=Thresholds.greedy, read=Thresholds.from_json, any_task=True),
 )
 
 

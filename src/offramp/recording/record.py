@@ -100,14 +100,20 @@ def record(
     if not examples.examples:
         raise TraceError("there are no examples to record; give at least a few hundred.")
     given = None if costs is None else networks.graph.check_costs(costs)
-    recording = _Recording(networks, runtime, examples, options, progress or silent)
+    recording = _Recording(
+        networks=networks,
+        runtime=runtime,
+        examples=examples,
+        options=options,
+        tell=progress or silent,
+    )
     trace = recording.run(out, given, force)
     for sentence in label_doubts(runtime, trace, examples) if trace.task == SINGLE else ():
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Recording:
     """What is run on which examples."""
 

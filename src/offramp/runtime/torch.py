@@ -28,7 +28,7 @@ _X, _SCORES = "x", "scores"  # names of tensors; what bodies hand on is called a
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedModule:
     """A module that reads one tensor and gives one, with the names that graphs connect them by."""
 
     module: nn.Module
@@ -40,11 +40,11 @@ class Named:
 
 
 def engine(device: str = "cpu") -> Engine:
-    """PyTorch, which opens `Named` modules, or modules that turn examples into scores."""
+    """PyTorch, which opens `NamedModule` modules, or modules that turn examples into scores."""
     place = torch.device(device)
 
-    def opened(network: Named | nn.Module, threads: int) -> Program:
-        named = network if isinstance(network, Named) else Named(network)
+    def opened(network: NamedModule | nn.Module, threads: int) -> Program:
+        named = network if isinstance(network, NamedModule) else NamedModule(network)
         module = named.module.eval().to(place)
         torch.set_num_threads(threads)  # of the whole process: PyTorch has no other
 
@@ -93,7 +93,9 @@ class TorchRuntime(Stages):
         return super().begin({n: _tensor(v, self.device) for n, v in fields_of(x).items()})
 
 
-def _named(part: str, module: nn.Module, modules: Mapping[str, nn.Module], graph: Graph) -> Named:
+def _named(
+    part: str, module: nn.Module, modules: Mapping[str, nn.Module], graph: Graph
+) -> NamedModule:
     name, dot, _ = part.partition(".")
     stage = graph.stage(name)
     if dot:
@@ -102,9 +104,9 @@ def _named(part: str, module: nn.Module, modules: Mapping[str, nn.Module], graph
                 f"the head of stage '{name}' hears other scores, which modules cannot. "
                 "Run the plan in ONNX Runtime."
             )
-        return Named(module, reads=name if part == head(name) else _X)
+        return NamedModule(module, reads=name if part == head(name) else _X)
     answers = head(name) not in modules
-    return Named(module, stage.after or _X, _SCORES if answers else name)
+    return NamedModule(module, stage.after or _X, _SCORES if answers else name)
 
 
 def _tensor(x: Any, device: torch.device) -> Tensor:

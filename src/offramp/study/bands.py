@@ -134,7 +134,7 @@ def _groups(settings: FloatArray, examples: int) -> Iterator[FloatArray]:
         yield settings[start : start + step]
 
 
-def joined(curves: Iterable[Curve]) -> Curve:
+def one_curve(curves: Iterable[Curve]) -> Curve:
     """The points of several policies as those of one."""
     given = list(curves)
     return Curve(

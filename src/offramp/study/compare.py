@@ -27,10 +27,10 @@ from offramp.study.bands import (
     FrontierBand,
     Measured,
     Resamples,
-    joined,
     judge,
     measure,
     mixed,
+    one_curve,
     scales,
 )
 
@@ -313,7 +313,7 @@ def _comparison(
     steps.next("measuring oracles")
     singles, oracles = bench.singles(), bench.oracles()
     steps.next("summing up")
-    together = joined(singles.values())
+    together = one_curve(singles.values())
     against = scales(together, oracles["exact"], test.reference_cost)
     statics = {stage: curve.points[0] for stage, curve in singles.items()}
     mixes = mixed(uniform_points(statics.values()), together, statics)

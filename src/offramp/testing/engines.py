@@ -28,7 +28,7 @@ from offramp.runtime.stages import Stages
 
 _FEATURES, _CLASSES, _ROWS = 6, 4, 240
 _TOLERANCE = 1e-4  # of scores, between engines and batches of different sizes
-Shape = Sequence[int | str]
+LawShape = Sequence[int | str]
 _FIXED = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
@@ -165,7 +165,7 @@ def _network(path: Path) -> Path:
         helper.make_node("Transpose", ["scores"], ["turned"], perm=[1, 0]),
         helper.make_node("Identity", ["table"], ["fixed"]),
     ]
-    makes: dict[str, Shape] = {
+    makes: dict[str, LawShape] = {
         "scores": [BATCH, _CLASSES],
         "turned": [_CLASSES, BATCH],
         "fixed": [3, 2],
@@ -238,11 +238,11 @@ _NUMPY = Engine("numpy", np.__version__, _multiplied, files=False)
 def _saved(
     path: Path,
     nodes: Sequence[onnx.NodeProto],
-    reads: Mapping[str, Shape],
-    makes: Mapping[str, Shape],
+    reads: Mapping[str, LawShape],
+    makes: Mapping[str, LawShape],
     constants: Mapping[str, AnyArray],
 ) -> Path:
-    def values(found: Mapping[str, Shape]) -> list[onnx.ValueInfoProto]:
+    def values(found: Mapping[str, LawShape]) -> list[onnx.ValueInfoProto]:
         return [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in found.items()]
 
     arrays = [numpy_helper.from_array(array, name) for name, array in constants.items()]
