@@ -77,7 +77,7 @@ def test_the_command_shows_what_was_found(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(demo, "run", lambda out, *, force, progress: found[0])
+    monkeypatch.setattr(demo, "journey", lambda out, *, force, progress: found[0])
     said = {}
     for options in ([], ["--details"]):
         monkeypatch.setattr("sys.argv", ["offramp", "demo", *options])

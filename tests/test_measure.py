@@ -33,26 +33,25 @@ VIEWS = ("command.", "report.", "cli")
 SAME_IDEA = {"engine", "main"}
 
 LONG_FUNCTIONS = {
+    "command.parsing.preprocessing",
     "exits.attach.add_exits",
+    "exits.training.train",
+    "export.folder._Written.of",
+    "networks.data._hugging_face",
+    "networks.forms.bring",
+    "networks.networks.combine",
+    "recording.measure.latency",
+    "recording.measure.recorded_costs",
+    "recording.record.record",
 }
 MANY_ARGUMENTS: set[str] = set()
 LONG_MODULES = {
-    "core.trace",
+    "command.parsing",
+    "networks.endings",
+    "networks.networks",
 }
-POSITIONAL_RECORDS = {
-    "policies.features.Features",
-    "policies.features.Linear",
-    "policies.features.Parts",
-    "policies.gates.Gates",
-    "policies.cascade_routing.Routing",
-    "recording.record._Recording",
-}
-REPEATED_NAMES = {
-    "Named",
-    "Part",
-    "Shape",
-    "Stages",
-}
+POSITIONAL_RECORDS: set[str] = set()
+REPEATED_NAMES: set[str] = set()
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ from offramp.core.task.recorded import RecordedAnswers
 from offramp.core.tasks import Excess, Kind, Losses
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Trace(ScoredRows):
     """Recorded scores of every stage on the same examples, as a folder that is read and written."""
 

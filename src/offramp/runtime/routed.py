@@ -82,6 +82,9 @@ class Routed:
         self.about, self.files = found["about"], found["files"]
         with foreign(PlanError, f"{folder} is damaged", "Export the plan again."):
             self.watch = Watches.of(self.about.get("input"))
+            said = self.about.get("scores", {})
+            self.kinds = [said.get(name, "logits") for name in self.about["stages"]]
+            self.task = task_named(self.about.get("task", SINGLE))
         self.stages = np.array(self.about["stages"])
         self.stage_of_path = np.array(found["stage_of_path"])
         self.cost_of_path = np.array(found["cost_of_path"])
@@ -122,10 +125,9 @@ class Routed:
             path[rows] = values.get("next", path[rows])
             made = Made(rows, values, file["makes"])
             kept |= dict.fromkeys(file["makes"], made)
-        position, names = self.stage_of_path[path], self.about["stages"]
-        kinds = [self.about.get("scores", {}).get(name, "logits") for name in names]
+        position = self.stage_of_path[path]
         return Answers(
-            answer=task_named(self.about.get("task", SINGLE)).answers_of(scores, kinds, position),
+            answer=self.task.answers_of(scores, self.kinds, position),
             position=position,
             stages=self.stages,
             cost=self.cost_of_path[path],
