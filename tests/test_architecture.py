@@ -21,7 +21,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("core", "policy walk frontier"),
     ("promise", "pvalues order certify split"),
     ("answering", "committees refit posterior"),
-    ("networks", "preprocessing resizing inputs weights classes trial endings copies forms"),
+    ("networks", "preprocessing resizing inputs weights classes trial nodes endings copies forms"),
     ("networks", "networks reading batches npz images folders columns data"),
     ("policies", "statistics logistic operators families baselines"),
     ("policies", "regression features observed learned rules thresholds alike gates"),
@@ -48,7 +48,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("", "report"),
     ("testing", "closeness policies tasks engines"),
     ("", "testing sklearn torch"),
-    ("command", "completing parsing answers sheets tables options terminal"),
+    ("command", "completing parsing photographs answers sheets tables options terminal"),
     ("command", "demo graphs traces plans running"),
     ("", "cli"),
     ("", "errors data preprocessing trace tasks"),  # addresses for users; nothing here imports them
@@ -107,7 +107,7 @@ def test_extras_are_imported_only_where_they_are_asked_for() -> None:
         assert not {name.partition(".")[0] for name in names} & EXTRAS, file
 
 
-_FORMATS = "weights trial endings copies reading resizing batches npz images folders data"
+_FORMATS = "weights trial nodes endings copies reading resizing batches npz images folders data"
 
 
 def test_the_core_does_not_know_the_engine() -> None:

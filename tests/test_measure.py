@@ -32,24 +32,9 @@ VIEWS = ("command.", "report.", "cli")
 # one idea in several places: what makes an engine's record, the program of a module
 SAME_IDEA = {"engine", "main"}
 
-LONG_FUNCTIONS = {
-    "command.parsing.preprocessing",
-    "exits.attach.add_exits",
-    "exits.training.train",
-    "export.folder._Written.of",
-    "networks.data._hugging_face",
-    "networks.forms.bring",
-    "networks.networks.combine",
-    "recording.measure.latency",
-    "recording.measure.recorded_costs",
-    "recording.record.record",
-}
+LONG_FUNCTIONS: set[str] = set()
 MANY_ARGUMENTS: set[str] = set()
-LONG_MODULES = {
-    "command.parsing",
-    "networks.endings",
-    "networks.networks",
-}
+LONG_MODULES: set[str] = set()
 POSITIONAL_RECORDS: set[str] = set()
 REPEATED_NAMES: set[str] = set()
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.base.errors import CostError, GraphError, InputError
-from offramp.command import parsing
+from offramp.command import parsing, photographs
 
 WRITTEN = ["{!r}", "{:e}", "{:E}", "{:.3g}", "{:f}", " {:g} "]  # as profilers print numbers
 amounts = st.floats(1e-9, 1e12)
@@ -53,7 +53,7 @@ def test_what_is_no_cost_is_refused(text: str, says: str) -> None:
 
 @pytest.mark.parametrize("size", ["32", "32x32", "32X32", " 32 x 32 ", "32,32"])
 def test_sizes_are_one_number_or_two(size: str) -> None:
-    found = parsing.preprocessing(size, "0.5, 5e-1, .5", None, "nchw")
+    found = photographs.preprocessing(size, "0.5, 5e-1, .5", None, "nchw")
     assert found is not None
     assert found.size == (32, 32)
     assert found.mean == (0.5, 0.5, 0.5)
@@ -78,7 +78,7 @@ def test_sizes_are_one_number_or_two(size: str) -> None:
 )
 def test_what_is_no_preprocessing_is_refused(size: str | None, mean: str | None, says: str) -> None:
     with pytest.raises(GraphError, match=says):
-        parsing.preprocessing(size, mean, None, "nchw")
+        photographs.preprocessing(size, mean, None, "nchw")
 
 
 @pytest.mark.parametrize("text", ["", "1,", "1,,2", "0", "-1", "1.5", "nan", "1e400", "one"])

@@ -11,7 +11,7 @@ import typer
 from offramp.base.errors import InputError
 from offramp.base.fields import X
 from offramp.base.outputs import check_output
-from offramp.command import parsing, tables
+from offramp.command import parsing, photographs, tables
 from offramp.command.options import (
     Edges,
     EngineOption,
@@ -93,7 +93,7 @@ def graph(
     """Put trained networks into a graph: which may follow which, and what they read."""
     files = parsing.files(networks)
     check_output(out, force, GRAPH, files.values())
-    pixels = parsing.Pixels(
+    pixels = photographs.Pixels(
         size=size, mean=mean, std=std, layout=layout, resize=resize, crop=crop
     ).of(files)
     asked = parsing.outputs(output or [], kind or [], classes or [])
@@ -145,7 +145,7 @@ def exits(
     force: Force = False,
 ) -> None:
     """Put early exits into one trained network: where to cut, heads, and which of them pay."""
-    pixels = parsing.preprocessing(size, mean, std, layout)
+    pixels = photographs.preprocessing(size, mean, std, layout)
     fields = fields_read(model) if data else (X,)
     examples = examples_of(data, pixels, skip_broken, fields=fields) if data else None
     settings = ExitOptions(
@@ -192,7 +192,7 @@ def siblings(
 ) -> None:
     """Put cheap copies of one network before it: int8, fewer pixels, and which of them pay."""
     settings = SiblingOptions(**options)
-    pixels = parsing.preprocessing(size, mean, std, layout)
+    pixels = photographs.preprocessing(size, mean, std, layout)
     check_output(out, force, GRAPH, given(network, data))
     examples = examples_of(data, pixels, skip_broken)
     with TemporaryDirectory() as folder, progress() as step:

@@ -9,7 +9,7 @@ import typer
 
 from offramp.base.errors import InputError
 from offramp.base.outputs import check_output
-from offramp.command import parsing, tables
+from offramp.command import parsing, photographs, tables
 from offramp.command.answers import ANSWERS, AnswerFile, stream
 from offramp.command.options import Data, EngineOption, Force, Json, Out, SkipBroken, Threads
 from offramp.command.sheets import painted
@@ -148,7 +148,7 @@ def export(
     check_output(out, force, EXPORTED_FOLDER if stages else EXPORTED, [plan])
     if image_size and not images:
         raise InputError("--image-size is of the images that --images reads; give --images too.")
-    size = parsing.height_and_width(image_size, "--image-size") if image_size else None
+    size = photographs.height_and_width(image_size, "--image-size") if image_size else None
     with progress() as step:
         step("reading the plan", 0, 1)
         read = Plan.read(plan)

@@ -98,18 +98,13 @@ def add_exits(
         progress: called with what is done, how much of it, and how much there is.
 
     Raises:
-        NetworkError: the network cannot be cut as asked.
-        DataError: no labels, too few examples, or features that are no numbers.
+        NetworkError, DataError: it cannot be cut as asked; no labels, or too few examples.
 
     Source: Bolukbasi et al. 2017, section 4, for frozen networks with linear heads.
     """
     warn_of_training({str(path): path})
     if settings.at is not None and list(settings.at) == [OWN_OUTPUTS]:
-        first = None if examples is None else next(examples.batches(5), None)
-        network = Network.read(path, None if first is None else first.fields)
-        x = made_up(network) if first is None else network.given(first.fields)
-        ordered = by_depth(network, settings.output)
-        return exits_at_outputs(network, ordered, x, folder, preprocessing)
+        return _at_its_outputs(path, examples, settings, folder, preprocessing)
     tell = progress or silent
     tell("reading the network", 0, 1)
     brought = _in_one_form(path, settings)
@@ -119,15 +114,25 @@ def add_exits(
     seen = head_features(network, poolings, given, tell)
     lesson = _Lesson.of(seen, settings, tell)
     trained = _Trained(
-        network=network,
-        places=places,
-        heads=lesson.heads(poolings),
-        held_out=lesson.held_out,
-        preprocessing=preprocessing,
-        taught=seen.hashes,
-    )
-    found = _placed(trained, poolings, lesson, folder)
-    return replace(found, networks=_noted(found.networks, brought.outputs[FINAL]))
+        network=network, places=places, heads=lesson.heads(poolings), held_out=lesson.held_out,
+        preprocessing=preprocessing, taught=seen.hashes,
+    )  # fmt: skip
+    return _noted(_placed(trained, poolings, lesson, folder), brought.outputs[FINAL])
+
+
+def _at_its_outputs(
+    path: Path,
+    examples: Examples | None,
+    settings: ExitOptions,
+    folder: Path,
+    preprocessing: Preprocessing | None,
+) -> Exits:
+    """A network whose outputs are the scores of its exits, taken as it is."""
+    first = None if examples is None else next(examples.batches(5), None)
+    network = Network.read(path, None if first is None else first.fields)
+    x = made_up(network) if first is None else network.given(first.fields)
+    ordered = by_depth(network, settings.output)
+    return exits_at_outputs(network, ordered, x, folder, preprocessing)
 
 
 def _in_one_form(path: Path, settings: ExitOptions) -> Brought:
@@ -139,10 +144,11 @@ def _in_one_form(path: Path, settings: ExitOptions) -> Brought:
     return bring({FINAL: path}, [Speaking(FINAL, FINAL, named=False)], FINAL, asked, {})
 
 
-def _noted(networks: Networks, scores: ScoresOutput) -> Networks:
-    """Networks that say where the scores of the one that was cut came from."""
-    ends = [part for part in scoring_parts(networks.files) if part.partition(".")[0] == FINAL]
-    return replace(networks, outputs=dict.fromkeys(ends, scores))
+def _noted(exits: Exits, scores: ScoresOutput) -> Exits:
+    """Exits whose networks say where the scores of the one that was cut came from."""
+    files = exits.networks.files
+    ends = [part for part in scoring_parts(files) if part.partition(".")[0] == FINAL]
+    return replace(exits, networks=replace(exits.networks, outputs=dict.fromkeys(ends, scores)))
 
 
 def _poolings(

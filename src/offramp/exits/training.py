@@ -68,7 +68,7 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Trains a module that returns the scores of several exits.
+    """Trains a module that returns the scores of several exits; gives it in evaluation mode.
 
     Args:
         model: a `WithExits`, or any module that returns the scores of its exits, in a list, tuple,
@@ -76,22 +76,16 @@ def train(
         batches: given the number of an epoch, its batches of inputs (a tensor, a tuple of them, or
             a mapping from the names that `forward` has) and labels; `shuffled` makes one of arrays.
         training: how.
-        answer: the name of the module's own scores, which teach the others; None: the last in a
-            list or tuple.
+        answer: the name of its own scores, which teach the others; None: the last of a list.
         checkpoint: a .safetensors file, written after every epoch; where it exists already,
             training goes on from it.
-        progress: called with the mean loss of the last epoch, in words, epochs done, and epochs in
-            all.
-
-    Returns:
-        The model, in evaluation mode.
+        progress: called with the mean loss, in words, epochs done, and epochs in all.
 
     Raises:
         InputError: the checkpoint is of another model or training.
         NetworkError: the module gives no scores of exits, or it does not show which ones teach.
 
-    Source: joint training as in BranchyNet (Teerapittayanon et al. 2016); distillation from the
-        last exit as in Phuong and Lampert 2019.
+    Source: BranchyNet (Teerapittayanon et al. 2016); distillation: Phuong and Lampert 2019.
     """
     settings = training or Training()
     bare = unwrapped(model.train())

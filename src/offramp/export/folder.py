@@ -6,7 +6,7 @@ A driver keeps what files make and gives each file the rows that come to it: see
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from offramp.networks.networks import fields_to_json
 from offramp.networks.resizing import Size
 from offramp.networks.weights import fingerprint_of_copy
 from offramp.plan.plan import Plan
+from offramp.policies.operators import Get
 from offramp.runtime.format import KIND, PATH, SCORES, TRADEOFF, VERSION
 
 EXPORTED_FOLDER = kind_of_folder(KIND)
@@ -156,18 +157,22 @@ class _Written:
             found.makes |= tensors
             here.update({key: tensor.name for key, tensor in tensors.items()})
 
-        plan = stages.plan
+        found._fill(get, add)
+        return found
+
+    def _fill(self, get: Get, add: Callable[[Mapping[str, Tensor | Recipe]], None]) -> None:
+        """Writes what the block runs, says and decides."""
+        stages, block, scope, plan = self.stages, self.block, self.scope, self.stages.plan
         settings = plan.policy.settings
-        dialled = turned(scope, settings, plan.setting, TRADEOFF) if dial else None
+        dialled = turned(scope, settings, plan.setting, TRADEOFF) if self.dial else None
         add(stages.body(scope, block.stage, get))
         if not block.saying:  # only passed
-            return found
+            return
         said = stages.say(scope, block, get, Decider(plan, dialled, stages.tainted, wary=True))
         add(said.made)
-        found.scores = said.scores
+        self.scores = said.scores
         path = PATH if len(block.entering) > 1 else None
-        found.after = stages.onward(scope, block, said, path)
-        return found
+        self.after = stages.onward(scope, block, said, path)
 
     def _info(self, key: str) -> onnx.ValueInfoProto:
         """The input, or the output, for what is handed on under `key`."""

@@ -123,16 +123,14 @@ def open_examples(
     """The examples that `source` names.
 
     Args:
-        source: an .npz, a Parquet file or a folder of them, a folder of images (one sub-folder per
-            class, or flat and unlabelled), or `hf:NAME[:SPLIT]`, a Hugging Face dataset.
+        source: an .npz, Parquet, a folder of images (one per class, or flat), hf:NAME[:SPLIT].
         preprocessing: the graph's; images need it.
         fields: that networks read, as the graph says; `x` is the only one there is.
         skip_broken: leave out images that do not decode, instead of stopping.
         task: what labels are of; those of others than one label lie in an .npz.
 
     Raises:
-        DataError: there is nothing there that can be read.
-        MissingExtra: a Hugging Face dataset without the extra `datasets`.
+        DataError, MissingExtra: nothing can be read; Hugging Face without the extra `datasets`.
     """
     asked = _Asked(tuple(fields), preprocessing, Skipped(skip_broken))
     if str(source).startswith("hf:"):
@@ -314,10 +312,9 @@ def _folder(path: Path, asked: _Asked) -> Encoded:
         for name, (file, label) in zip(names[start:], found.images[start:], strict=True):
             yield name, file, label
 
-    what = f"sha256:{digest}"
     return Encoded(
         examples=len(names),
-        fingerprint=what,
+        fingerprint=f"sha256:{digest}",
         fields=asked.fields,
         read=read,
         preprocessing=preprocessing,
@@ -327,17 +324,44 @@ def _folder(path: Path, asked: _Asked) -> Encoded:
     )
 
 
-def _whole(label: Any, source: str) -> int:
-    return int(whole_labels(np.asarray([label]), source)[0])
-
-
 def _hugging_face(name: str, asked: _Asked) -> Examples:
     """A dataset with a column per field and perhaps `label`: NAME[:SPLIT], or a saved folder."""
+    where, _, split = name.partition(":")
+    found, images = _hugging_face_rows(name, where, split, asked)
+    label = next((name for name in _COLUMNS if name in found.column_names), None)
+    if not images:
+        return _hugging_face_table(where, found, label, asked)
+
+    def read(start: int) -> Iterator[tuple[int, Stored, int | None]]:
+        for row in range(start, len(found)):
+            item = found[row]
+            image = item["image"] or {}
+            file = image.get("path") if image.get("bytes") is None else None
+            source = Path(file) if file else encoded(image, f"row {row} of column `image`")
+            yield (
+                row,
+                source,
+                None if label is None else int(whole_labels(np.asarray([item[label]]), where)[0]),
+            )
+
+    return Encoded(
+        examples=len(found),
+        fingerprint=f"hf:{found._fingerprint}",
+        fields=asked.fields,
+        read=read,
+        preprocessing=asked.needed(where),
+        skipped=asked.skipped,
+        classes=getattr(found.features.get(label), "names", None) or (),
+        notes=unread(found.column_names, ("image", label), where),
+    )
+
+
+def _hugging_face_rows(name: str, where: str, split: str, asked: _Asked) -> tuple[Any, bool]:
+    """The rows of a dataset, images not decoded, and whether images alone are read of it."""
     try:
         import datasets
     except ImportError:
         raise MissingExtra("datasets", "datasets") from None
-    where, _, split = name.partition(":")
     try:
         saved = Path(where).is_dir() and (Path(where) / "dataset_info.json").exists()
         found = (
@@ -353,31 +377,7 @@ def _hugging_face(name: str, asked: _Asked) -> Examples:
             raise KeyError("there is no column image")
     except Exception as problem:  # the library raises many kinds: offline, unknown name, no column
         raise DataError(f"dataset '{name}' cannot be loaded: {problem}.") from None
-    label = next((name for name in _COLUMNS if name in found.column_names), None)
-    if not images:
-        return _hugging_face_table(where, found, label, asked)
-
-    def read(start: int) -> Iterator[tuple[int, Stored, int | None]]:
-        for row in range(start, len(found)):
-            item = found[row]
-            image = item["image"] or {}
-            file = image.get("path") if image.get("bytes") is None else None
-            source = Path(file) if file else encoded(image, f"row {row} of column `image`")
-            yield row, source, None if label is None else _whole(item[label], where)
-
-    classes = getattr(found.features.get(label), "names", None) or ()
-    notes = unread(found.column_names, ("image", label), where)
-    what = f"hf:{found._fingerprint}"
-    return Encoded(
-        examples=len(found),
-        fingerprint=what,
-        fields=asked.fields,
-        read=read,
-        preprocessing=asked.needed(where),
-        skipped=asked.skipped,
-        classes=classes,
-        notes=notes,
-    )
+    return found, images
 
 
 def _hugging_face_table(where: str, found: Any, label: str | None, asked: _Asked) -> Table:

@@ -11,13 +11,14 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import NetworkError
 from offramp.core.task import SINGLE, Task
 from offramp.core.tasks import Kind
 from offramp.networks import weights
+from offramp.networks.nodes import class_labels, class_numbers, class_values, maker_of
 from offramp.networks.trial import ROWS, trial
 
 KnownSizes = tuple[int | None, ...]  # None: any size
@@ -158,7 +159,7 @@ class _Network:
         """Every output that is a tensor, or a ZipMap of one."""
         found = []
         for value in self.model.graph.output:
-            node = _maker(self.model.graph.node, value.name)
+            node = maker_of(self.model.graph.node, value.name)
             if value.type.HasField("tensor_type"):
                 kind = value.type.tensor_type
                 shape = _declared(kind) if kind.HasField("shape") else None
@@ -212,8 +213,8 @@ class _Network:
             candidate=chosen,
             first=self.model.graph.output[0].name == chosen.output,
             shape=chosen.shape,
-            names=next(filter(None, map(_labels, self.model.graph.node)), ()),
-            numbers=next(filter(None, map(_label_numbers, self.model.graph.node)), ()),
+            names=next(filter(None, map(class_labels, self.model.graph.node)), ()),
+            numbers=next(filter(None, map(class_numbers, self.model.graph.node)), ()),
             notes=tuple(self._choice(chosen)),
         )
         if chosen.shape is not None and None not in chosen.shape[1:]:
@@ -351,7 +352,7 @@ class _Network:
         """What made a tensor, past what only changes its form."""
         nodes: Iterable[onnx.NodeProto] = self.model.graph.node
         inner = {(f.domain, f.name): f for f in self.model.functions}
-        node = _maker(nodes, tensor)
+        node = maker_of(nodes, tensor)
         while node is not None:
             if function := inner.get((node.domain, node.op_type)):
                 position = list(node.output).index(tensor)
@@ -360,7 +361,7 @@ class _Network:
                 tensor = node.input[0]
             else:
                 return str(node.op_type)
-            node = _maker(nodes, tensor)
+            node = maker_of(nodes, tensor)
         return ""
 
 
@@ -379,34 +380,8 @@ def kind_of_rows(ending: Ending) -> Kind | None:
     return "probabilities" if np.allclose(rows.sum(axis=1), 1, atol=0.01) else "sigmoid"
 
 
-def _maker(nodes: Iterable[onnx.NodeProto], tensor: str) -> onnx.NodeProto | None:
-    return next((node for node in nodes if tensor in node.output), None)
-
-
-def _attribute(node: onnx.NodeProto, prefix: str) -> list[object]:
-    """The classes that an operator of ai.onnx.ml names: strings or whole numbers."""
-    for attribute in node.attribute:
-        if attribute.name.startswith(prefix) and (
-            values := list(helper.get_attribute_value(attribute))
-        ):
-            return values
-    return []
-
-
-def _labels(node: onnx.NodeProto) -> tuple[str, ...]:
-    """The names of its classes; none where they are numbers."""
-    labels = _attribute(node, "classlabels_strings")
-    return tuple(label.decode() for label in labels if isinstance(label, bytes))
-
-
-def _label_numbers(node: onnx.NodeProto) -> tuple[int, ...]:
-    """The numbers of its classes; none where they have names."""
-    numbers = (label for label in _attribute(node, "classlabels_") if isinstance(label, int))
-    return tuple(numbers)
-
-
 def _width(node: onnx.NodeProto) -> int | None:
-    return len(_attribute(node, "classlabels_")) or None
+    return len(class_values(node, "classlabels_")) or None
 
 
 def _declared(kind: onnx.TypeProto.Tensor) -> KnownSizes:

@@ -134,22 +134,18 @@ def bring(
         reference: the network whose classes all score.
         asked: what the user says of outputs.
         known: names of classes that are known already, by network.
-        task: what outputs mean; columns of others than one label stay as they are.
+        task: what outputs mean; of others than one label they stay as they are.
 
     Raises:
-        NetworkError: no output can be scores.
-        GraphError: networks that score other classes, and nobody says which.
+        NetworkError, GraphError: no output can be scores; other classes, and nobody says which.
     """
     endings = {each.part: _ending(each, files[each.part], asked, task) for each in speaking}
     if task != SINGLE:
         return _columns(files, speaking, reference, endings, asked, task)
     names = {e.network: _names(e.network, endings[e.part], asked, known) for e in speaking}
     counts = {each.network: endings[each.part].classes for each in speaking}
-    orders = _orders(names, reference, asked)
-    for each in speaking:
-        by_number = _by_number(endings[each.part], counts[reference])
-        if each.network not in orders and by_number is not None:
-            orders[each.network] = by_number
+    numbered = _numbered(speaking, endings, counts[reference])
+    orders = numbered | _orders(names, reference, asked)
     _check_counts(counts, orders, reference)
     found = _Found(dict(files))
     for each in speaking:
@@ -157,12 +153,16 @@ def bring(
         alike = order is None and bool(names[each.network]) != bool(names[reference])
         ending = _with_notes(endings[each.part], reference, alike, bool(names[each.network]))
         found.add(each, ending, order, reference)
-    return Brought(
-        files=found.files,
-        outputs=found.outputs,
-        names=names[reference],
-        scratch=found.scratch,
-    )
+    chosen = names[reference]
+    return Brought(files=found.files, outputs=found.outputs, names=chosen, scratch=found.scratch)
+
+
+def _numbered(
+    speaking: list[Speaking], endings: Mapping[str, Ending], count: int | None
+) -> dict[str, ClassOrder]:
+    """The order of the classes of networks that number those they have met."""
+    found = {each.network: _by_number(endings[each.part], count) for each in speaking}
+    return {network: order for network, order in found.items() if order is not None}
 
 
 def _columns(

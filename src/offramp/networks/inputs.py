@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -202,3 +202,13 @@ class Watches:
         for name, watch in self.fields.items():
             if isinstance(values := fields.get(name), np.ndarray):
                 watch(values)
+
+
+def fields_to_json(fields: Sequence[str]) -> dict[str, list[str]]:
+    """An entry of a manifest; none where there is only `x`."""
+    return {} if tuple(fields) == (X,) else {"fields": list(fields)}
+
+
+def read_fields(value: Mapping[str, Any]) -> tuple[str, ...]:
+    """The inverse of `fields_to_json`."""
+    return tuple(value.get("fields", (X,)))

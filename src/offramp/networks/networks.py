@@ -31,6 +31,8 @@ from offramp.networks.forms import (
     bring,
     scoring_parts,
 )
+from offramp.networks.inputs import fields_to_json as fields_to_json
+from offramp.networks.inputs import read_fields as read_fields
 from offramp.networks.preprocessing import (
     AnyPreprocessing,
     PerNetwork,
@@ -181,8 +183,7 @@ def combine(
         given: for each name an ONNX file, or a folder with the graph of a network with exits.
         edges: "a>b,a>c" between stages; None: see above.
         reference: None takes the last.
-        preprocessing: of all networks, or by network; None takes that of the folders, which may
-            differ.
+        preprocessing: of all networks, or by network; None takes that of the folders.
         outputs: which outputs are scores, of what kind, and of which classes.
         task: what outputs mean, or its name; None: it is not said, and they are scores of classes.
 
@@ -359,16 +360,6 @@ def recorded_networks(info: Mapping[str, Any]) -> Networks | None:
 def read_preprocessing(value: Mapping[str, Any]) -> AnyPreprocessing | None:
     found = value.get("preprocessing")
     return None if found is None else preprocessing_from_json(found)
-
-
-def fields_to_json(fields: Sequence[str]) -> dict[str, list[str]]:
-    """An entry of a manifest; none where there is only `x`."""
-    return {} if tuple(fields) == (X,) else {"fields": list(fields)}
-
-
-def read_fields(value: Mapping[str, Any]) -> tuple[str, ...]:
-    """The inverse of `fields_to_json`."""
-    return tuple(value.get("fields", (X,)))
 
 
 def copy_networks(files: Mapping[str, Path], folder: Path) -> dict[str, str]:

@@ -114,18 +114,16 @@ def recorded_costs(
     threads: int,
     progress: Progress | None = None,
 ) -> Costs:
-    """Costs at the largest of several batch sizes, with those at the others in `at`.
-
-    Heads that a decision follows include what it takes; networks that run alone do not.
+    """Costs at the largest of several batch sizes, decisions among heads; the others in `at`.
 
     Args:
         runtime: runs the stages.
         graph: the stages.
         x: examples (n, ...), at least one; they are repeated where a batch needs more.
-        classes: of the scores, which decisions look at.
+        classes: of the scores.
         sizes: rows per call.
         threads: of the runtime.
-        progress: called with what is measured, and which of how many times.
+        progress: called with what is measured, and which of how many.
     """
     tell, times = progress or silent, sorted(set(sizes))
     tell("measuring decisions", 0, len(times) + 1)
@@ -134,7 +132,6 @@ def recorded_costs(
     deciding = any(graph.successors.values())
     # of files alone: modules and other things are connected as files are
     engine = runtime.engine if runtime.engine.files else engine_named("onnxruntime")
-    # decisions look at no inputs: zeros stand for rows that are no numbers
     asked = {
         n: v if v.dtype.kind in "fiub" else np.zeros((len(v), 1), np.float32)
         for n, v in request.items()
@@ -258,8 +255,7 @@ def latency(
         engine: that opens ONNX files, or its name.
         limit_s: about how long to measure.
 
-    Raises:
-        PlanError, NetworkError: as `export.one_file`.
+    Raises PlanError and NetworkError as `export.one_file`.
     """
     engine, x = engine_named(engine), fields_of(x)
     most = count(x)

@@ -84,22 +84,14 @@ def record(
         out: folder of the trace; an interrupted recording of the same that it holds is continued.
         options: batch size, threads and so on.
         costs: what every stage costs, in any unit; None: they are measured.
-        force: start again where `out` holds another recording.
+        force: start again.
         progress: called with what is done, how much of it, and how much there is.
 
     Raises:
-        InputError: `out` is taken, or holds an interrupted recording of something else; the graph
-            was made for another task.
-        ScoresError, DataError, NetworkError: a stage or the examples cannot be used; or rows of a
-            stage depend on each other.
+        InputError: `out` is taken, or holds another recording; the graph is for another task.
+        ScoresError, DataError, NetworkError: a stage or the examples cannot be used.
         StorageError: it cannot be written; what was recorded before is kept.
-
-    Warns:
-        RowsDepend, DoubtfulLabels: rows depend a little on others; labels mean something else.
     """
-    if not examples.examples:
-        raise TraceError("there are no examples to record; give at least a few hundred.")
-    given = None if costs is None else networks.graph.check_costs(costs)
     recording = _Recording(
         networks=networks,
         runtime=runtime,
@@ -107,7 +99,7 @@ def record(
         options=options,
         tell=progress or silent,
     )
-    trace = recording.run(out, given, force)
+    trace = recording.run(out, costs, force)
     for sentence in label_doubts(runtime, trace, examples) if trace.task == SINGLE else ():
         warnings.warn(sentence, DoubtfulLabels, stacklevel=2)
     return trace
@@ -128,6 +120,9 @@ class _Recording:
         return self.networks.task_for(self.options.task)
 
     def run(self, out: Path, costs: Costs | None, force: bool) -> Trace:
+        if not self.examples.examples:
+            raise TraceError("there are no examples to record; give at least a few hundred.")
+        costs = costs and self.networks.graph.check_costs(costs)
         check_order(self.examples.classes, self.networks.class_names)
         self.tell("comparing rows together and alone", 0, 1)
         judge = Judge.of(self.networks)
