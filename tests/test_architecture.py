@@ -30,7 +30,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("learn", "teach pool latency"),
     ("plan", "asked plan notes job fit needs evaluate"),
     # what runs parts of a plan
-    ("runtime", "format engine rows session onnxruntime stages driver"),
+    ("runtime", "format engine rows session onnxruntime stages together driver"),
     ("export", "scope itinerary deciding stages photographs seal single folder"),
     ("", "export"),
     ("runtime", "waiting calls"),  # functions as stages
@@ -46,6 +46,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
+    ("serving", "queueing room brownout service"),
+    ("", "serving"),
     ("testing", "closeness policies tasks engines"),
     ("", "testing sklearn torch"),
     ("command", "completing parsing photographs answers sheets tables options terminal"),

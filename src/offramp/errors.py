@@ -13,9 +13,11 @@ from offramp.base.errors import (
     NetworkError,
     OfframpError,
     OfframpWarning,
+    Overloaded,
     PlanError,
     ScoresError,
     StorageError,
+    TooLate,
     TraceError,
 )
 
@@ -32,8 +34,10 @@ __all__ = [
     "NetworkError",
     "OfframpError",
     "OfframpWarning",
+    "Overloaded",
     "PlanError",
     "ScoresError",
     "StorageError",
+    "TooLate",
     "TraceError",
 ]

@@ -14,7 +14,9 @@
     │   └── NetworkError        an ONNX file: does not load, or fails on these rows
     └── MachineError            the machine must change first
         ├── MissingExtra        an optional dependency; the message names the install line
-        └── StorageError        a full disk, a folder that cannot be written
+        ├── StorageError        a full disk, a folder that cannot be written
+        ├── Overloaded          a server without room; `retry_after_s` says when to come again
+        └── TooLate             a server that could not answer before the deadline
 
     OfframpWarning              what its user should know, though it goes on; shown once
 
@@ -94,6 +96,18 @@ class MissingExtra(MachineError):  # noqa: N818 - reads as the situation, not as
 
 class StorageError(MachineError):
     """The disk is full, or a folder cannot be written."""
+
+
+class Overloaded(MachineError):  # noqa: N818 - reads as the situation
+    """A server has no room for a request now."""
+
+    def __init__(self, sentence: str, retry_after_s: float) -> None:
+        super().__init__(sentence)
+        self.retry_after_s: float = retry_after_s
+
+
+class TooLate(MachineError):  # noqa: N818 - reads as the situation
+    """A request was not answered before its deadline."""
 
 
 @contextmanager

@@ -347,6 +347,12 @@ class Plan:
 PLANS = kind_of_folder("plans")
 
 
+class PlansManifest(Manifest):
+    """What plans.json holds."""
+
+    plans: list[str]  # folders beside it, by budget
+
+
 def write_plans(plans: Sequence[Plan], path: Path, *, force: bool = False) -> None:
     """Writes one plan as a folder, or several as folders in it, called by their budgets.
 
@@ -362,3 +368,16 @@ def write_plans(plans: Sequence[Plan], path: Path, *, force: bool = False) -> No
         for name, plan in zip(names, plans, strict=True):
             plan.write(folder / name)
         write_manifest(folder, "plans", {"version": VERSION, "plans": names})
+
+
+def read_plans(path: str | Path) -> list[Plan]:
+    """The plan in a folder, or all plans of one that `fit` wrote for several budgets.
+
+    Raises:
+        PlanError: as `Plan.read`.
+    """
+    path = Path(path)
+    if not (path / "plans.json").exists():
+        return [Plan.read(path)]
+    held = read_manifest(path, "plans", VERSION, PlansManifest, PlanError)
+    return [Plan.read(path / name) for name in held["plans"]]

@@ -19,6 +19,7 @@ from offramp.plan.plan import Plan
 from offramp.runtime.driver import infer
 from offramp.runtime.engine import AnyRows, Engine, Fields, Program, Value, fields_of
 from offramp.runtime.format import Answers
+from offramp.runtime.rows import join
 from offramp.runtime.stages import Batch, Stages
 from offramp.runtime.waiting import Unanswered, Waiting, is_async
 
@@ -168,6 +169,13 @@ class Rowful:
         if len(self) == 1:
             return f"row {named}"
         return f"rows {named}" + (f", ... ({len(self)} in all)" if len(self) > _NAMED else "")
+
+
+@join.register(Rowful)
+def _join(value: Rowful, *more: Rowful, axis: int) -> Rowful:
+    every = (value, *more)
+    fields = {n: np.concatenate([rows.fields[n] for rows in every]) for n in value.fields}
+    return Rowful(fields, np.concatenate([rows.numbers for rows in every]))
 
 
 def _bare(fields: Mapping[str, Any]) -> Any:

@@ -9,13 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from offramp.answering.committees import Speaker
-from offramp.base.arrays import AnyArray, FloatArray
+from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.base.errors import NetworkError
-from offramp.core.walk import Outcome, Work, drive, walk
+from offramp.core.walk import Outcome, Work, walk
 from offramp.plan.plan import Plan
 from offramp.runtime.engine import AnyRows, Fields, fields_of
 from offramp.runtime.format import Answers
-from offramp.runtime.stages import Batch, Stages
+from offramp.runtime.stages import Stages
 
 
 class Driver(Protocol):
@@ -63,45 +63,75 @@ def infer(plan: Plan, runtime: Stages, x: AnyRows) -> Answers:
     Warns:
         UnlikeInputs: they are of another type or range than those recorded; once for a plan.
     """
-    fields = fields_of(x)
-    count = _count(fields)
-    plan.watch(fields)
-    policy = plan.running
-    walking = walk(policy, plan.setting, plan.costs, plan.answered, count, plan.task)
-    scores = np.empty((0, plan.classes), dtype=np.float32)
-
-    if len(policy.graph.order) == 1:  # no routing: the network as it is, uncut
-        alone = policy.graph.root
-        scores = plan.own(alone, runtime.run(alone, fields)) if count else scores
-        return _answers(plan, scores, drive(walking, lambda _: scores))
-    walked = _Walked(plan, runtime.begin(fields), scores, count, _no_numbers(fields))
-    outcome = drive(walking, walked)  # which makes the scores
-    return _answers(plan, walked.scores, outcome)
+    walked = Walked(plan, runtime, x)
+    while (work := walked.work) is not None:
+        rows = walked.rows
+        if walked.alone:
+            walked.hear(runtime.run(work.stage, walked.fields))
+            continue
+        walked.batch.advance(work.stage, rows)
+        walked.hear(walked.batch.answer(work.stage, rows))
+    return walked.answers()
 
 
-class _Walked:
-    """Runs what a walk asks for, and keeps the scores that each row answers with."""
+class Walked:
+    """A batch on its way through a plan: what it asks to be run next, and what it answers.
 
-    def __init__(
-        self, plan: Plan, batch: Batch, scores: FloatArray, count: int, broken: AnyArray | None
-    ) -> None:
-        self.plan, self.batch, self.scores = plan, batch, scores
-        self.count, self.broken = count, broken
-        self.speaker = Speaker(plan.speaking, plan.refitted)
+    Args:
+        plan: what decides.
+        runtime: the stages that `work` is for.
+        x: as `infer`, which runs all of a batch at once; a server runs many of them by turns.
 
-    def __call__(self, work: Work) -> FloatArray:
-        rows = None if len(work.rows) == self.count else work.rows
-        self.batch.advance(work.stage, rows)
-        by_itself = self.plan.own(work.stage, self.batch.answer(work.stage, rows))
-        answered = self.speaker(work.stage, work.rows, by_itself)
+    Raises:
+        As `infer`.
+    """
+
+    def __init__(self, plan: Plan, runtime: Stages, x: AnyRows) -> None:
+        fields = fields_of(x)
+        self.plan, self.fields, self.count = plan, fields, _count(fields)
+        plan.watch(fields)
+        policy = plan.running
+        walking = walk(policy, plan.setting, plan.costs, plan.answered, self.count, plan.task)
+        self.alone: bool = len(policy.graph.order) == 1  # no routing: the network as it is, uncut
+        self.batch = runtime.begin(fields)
+        self.scores: FloatArray = np.empty((0, plan.classes), dtype=np.float32)
+        self.outcome: Outcome | None = None
+        self.work: Work | None = None  # what must run next; None: it has arrived
+        self._walking, self._broken = walking, None if self.alone else _no_numbers(fields)
+        self._speaker = Speaker(plan.speaking, plan.refitted)
+        self._go_on(None)
+
+    @property
+    def rows(self) -> IntArray | None:
+        """Those that must run next; None: all."""
+        assert self.work is not None
+        return None if len(self.work.rows) == self.count else self.work.rows
+
+    def hear(self, scores: FloatArray) -> None:
+        """Goes on with what the stage of `work` itself said of its rows, (rows, classes)."""
+        assert self.work is not None
+        work, rows = self.work, self.rows
+        by_itself = self.plan.own(work.stage, scores)
+        answered = self._speaker(work.stage, work.rows, by_itself)
         if rows is None:
             self.scores = answered
         else:
             self.scores = self.scores.copy()  # the earlier ones belong to the walk, and the batch
             self.scores[rows] = answered
-        if self.broken is None:
-            return answered
-        return np.where(self.broken[work.rows, None], np.nan, answered)
+        if self._broken is not None:
+            answered = np.where(self._broken[work.rows, None], np.nan, answered)
+        self._go_on(answered)
+
+    def _go_on(self, heard: FloatArray | None) -> None:
+        try:
+            self.work = next(self._walking) if heard is None else self._walking.send(heard)
+        except StopIteration as stop:
+            self.work, self.outcome = None, stop.value
+
+    def answers(self) -> Answers:
+        """What it answers, once it has arrived."""
+        assert self.outcome is not None
+        return _answers(self.plan, self.scores, self.outcome)
 
 
 def _count(fields: Fields) -> int:

@@ -31,7 +31,8 @@ class Made:
         value, axis = self.values[name], self.axes[name]
         if rows is None or axis is None or (self.rows is not None and len(rows) == len(self.rows)):
             return value
-        return _take(value, rows if self.rows is None else np.searchsorted(self.rows, rows), axis)
+        places = rows if self.rows is None else np.searchsorted(self.rows, rows)
+        return take_along(value, places, axis)
 
     def joined(self, other: Made) -> Made:
         """These rows and the others, ascending."""
@@ -43,15 +44,18 @@ class Made:
         for name, value in self.values.items():
             axis = self.axes[name]
             more = other.values[name]
-            both[name] = value if axis is None else _take(join(value, more, axis), order, axis)
+            both[name] = (
+                value if axis is None else take_along(join(value, more, axis=axis), order, axis)
+            )
         return Made(rows[order], both, self.axes)
 
 
 @singledispatch
-def join(value: Any, more: Any, axis: int) -> Any:
-    """Two values along an axis; engines that compute in other arrays register theirs."""
-    return np.concatenate([value, more], axis)
+def join(value: Any, *more: Any, axis: int) -> Any:
+    """Values along an axis; engines that compute in other arrays register theirs."""
+    return np.concatenate([value, *more], axis)
 
 
-def _take(value: Any, rows: IntArray, axis: int) -> Any:
+def take_along(value: Any, rows: IntArray | slice, axis: int) -> Any:
+    """Some rows of a value, which lie along an axis."""
     return value[rows] if axis == 0 else value[(slice(None),) * axis + (rows,)]

@@ -159,17 +159,21 @@ class Batch:
         for name, source in stages.source[part].items():
             if source is None:
                 # what is made as it is read, is made for these rows alone
-                given[name] = self._field(part, name)[slice(None) if rows is None else rows]
+                given[name] = self.field(part, name)[slice(None) if rows is None else rows]
             else:
                 given[name] = self._need(source, rows).of(name, rows)
         wanted = stages.wanted[part]
         values = stages.parts[part](given, wanted)
         if part in stages.speaking:
-            values = _with_scores(part, values, wanted[0])
+            values = with_scores(part, values, wanted[0])
         return Made(rows, values, stages.axes[part])
 
-    def _field(self, part: str, name: str) -> AnyArray:
-        """The field that an input reads: the one of its name; the only one of the only input."""
+    def field(self, part: str, name: str) -> AnyArray:
+        """The field that an input reads: the one of its name; the only one of the only input.
+
+        Raises:
+            NetworkError: there is none.
+        """
         if name in self.fields:
             return self.fields[name]
         reads = [n for n, source in self.stages.source[part].items() if source is None]
@@ -187,7 +191,7 @@ class Batch:
         return next(iter(self.fields.values()))
 
 
-def _with_scores(part: str, values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def with_scores(part: str, values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """What a part made, its scores as all that follows takes them: float32, (n, classes)."""
     scores = values[name]
     if scores.ndim != 2:

@@ -122,5 +122,5 @@ def _tensor(x: Any, device: torch.device) -> Tensor:
 
 
 @join.register(Tensor)
-def _join(value: Tensor, more: Tensor, axis: int) -> Tensor:
-    return torch.cat([value, more], axis)
+def _join(value: Tensor, *more: Tensor, axis: int) -> Tensor:
+    return torch.cat([value, *more], axis)
