@@ -46,12 +46,13 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
-    ("serving", "queueing room brownout service"),
+    ("serving", "queueing room brownout service address protocol models shelf tracing"),
+    ("serving", "telemetry app messages rpc listening opening server"),
     ("", "serving"),
     ("testing", "closeness policies tasks engines"),
     ("", "testing sklearn torch"),
     ("command", "completing parsing photographs answers sheets tables options terminal"),
-    ("command", "demo graphs traces plans running"),
+    ("command", "demo graphs traces plans running serving"),
     ("", "cli"),
     ("", "errors data preprocessing trace tasks"),  # addresses for users; nothing here imports them
 ]

@@ -23,6 +23,7 @@ OPTIONS = (
             "graphs.siblings",
             "traces.record",
             "traces.import_",
+            "serving.serve",
         )
     }
     | {"command.running.run"}

@@ -16,7 +16,7 @@ import typer
 
 from offramp._version import __version__
 from offramp.base.errors import OfframpError, reason
-from offramp.command import graphs, plans, running, traces
+from offramp.command import graphs, plans, running, serving, traces
 from offramp.command.terminal import say, spoken_warnings
 
 app = typer.Typer(
@@ -65,6 +65,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (plans.compare, "compare trace --test other-trace"),
     (running.run, "run plan --data photos/ --out answers.parquet"),
     (running.bench, "bench plan --data test.npz --batch 1,64"),
+    (serving.serve, "serve plan --port 8000"),
     (running.export, "export plan --out model.onnx"),
     (running.report, "report trace plan --out report.html"),
     (running.card, "card plan --out card.md"),

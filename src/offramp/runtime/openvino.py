@@ -6,6 +6,7 @@ Needs the extra `openvino`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def _opened(file: Path, threads: int) -> Program:
                 "--engine onnxruntime runs it"
             ) from None
         raise
-    request = model.create_infer_request()
+    request, one_at_a_time = model.create_infer_request(), threading.Lock()
     read, made = ends(file)
     # OpenVINO also calls an input as what is computed from it without change
     inputs = {name: port for port in model.inputs for name in port.names & read.keys()}
@@ -54,8 +55,9 @@ def _opened(file: Path, threads: int) -> Program:
 
     def run(fields: Fields, wanted: Sequence[str]) -> dict[str, AnyArray]:
         feeds = {port: np.asarray(fields[name], order="C") for name, port in inputs.items()}
-        request.infer(feeds, share_inputs=True)
-        # a copy: the next call writes to the same memory
-        return {name: request.get_tensor(outputs[name]).data.copy() for name in wanted}
+        with one_at_a_time:
+            request.infer(feeds, share_inputs=True)
+            # a copy: the next call writes to the same memory
+            return {name: request.get_tensor(outputs[name]).data.copy() for name in wanted}
 
     return Program({name: read[name] for name in inputs}, made, run)

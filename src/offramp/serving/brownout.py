@@ -100,7 +100,7 @@ def check_together(one: Plan, other: Plan) -> None:
 
 
 class BrownOut:
-    """A dial that turns to cheaper levels as room runs out, and back one by one once there is room again."""
+    """A dial that turns to cheaper levels as room runs out, and back one by one after that."""
 
     def __init__(self, levels: Sequence[Rung]) -> None:
         self.levels: Sequence[Rung] = levels

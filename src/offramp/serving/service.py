@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import InputError, NetworkError, OfframpError, Overloaded, TooLate
@@ -23,7 +23,7 @@ from offramp.runtime.format import Answers
 from offramp.runtime.stages import Stages
 from offramp.runtime.together import Passing, scores_together
 from offramp.serving.brownout import BrownOut, Rung, ladder
-from offramp.serving.queueing import Journey, EveryStage, StageQueue
+from offramp.serving.queueing import EveryStage, Journey, StageQueue
 from offramp.serving.room import Room
 
 _AUDITS = 64  # requests in the background, at most
@@ -37,10 +37,12 @@ class Limits:
         InputError: a number below 1.
     """
 
-    rows: int = 1024  # waiting or running, of all requests together
-    request_rows: int = 256  # of one request
-    batch: int = 64  # rows that a stage runs together
-    deadline_s: float | None = None  # of requests that bring none; None: they wait
+    rows: Annotated[int, "Rows inside, waiting or running, at most."] = 1024
+    request_rows: Annotated[int, "Rows of one request, at most."] = 256
+    batch: Annotated[int, "Rows that a stage runs together, at most."] = 64
+    deadline_s: Annotated[
+        float | None, "Seconds that a request waits which says nothing itself. Default: any number."
+    ] = None
     workers: Mapping[str, int] = field(default_factory=dict)  # threads of a stage; 1 unless named
 
     def __post_init__(self) -> None:
