@@ -24,7 +24,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("networks", "preprocessing resizing inputs weights classes trial nodes endings copies forms"),
     ("networks", "networks reading batches npz images folders columns data"),
     ("policies", "statistics logistic operators families baselines"),
-    ("policies", "regression features observed learned rules thresholds alike gates"),
+    ("policies", "regression features observed learned rules thresholds tuners alike gates"),
     ("policies", "cascade_routing"),
     ("", "policies"),
     ("learn", "teach pool latency"),

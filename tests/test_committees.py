@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +20,21 @@ from offramp.answering.committees import (
     with_committees,
 )
 from offramp.base.arrays import FloatArray
+from offramp.base.errors import PlanError
 from offramp.command import tables
 from offramp.core.frontier import replay, static_points
+from offramp.core.trace import Trace
+from offramp.export import write_file
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.job import _static
 from offramp.plan.plan import Plan
 from offramp.policies import Static
 from offramp.report.page import ReportInput, write_report
-from offramp.runtime import infer
+from offramp.runtime import SingleFile, infer
 from offramp.testing import MemoryRuntime, RuntimeLaws, synthetic
-from tests.made import different
+from tests.made import different, rehashed
+from tests.test_export import check, remembering
 
 
 def test_stages_that_err_apart_answer_together() -> None:
@@ -171,4 +177,51 @@ def test_a_network_alone_is_certified_by_its_own_loss() -> None:
 
 def test_where_nothing_is_known_a_stage_answers_alone() -> None:
     labels = np.arange(30) % 3
-    assert pool_weights(np.zeros((2, 30, 3)), labels, 0) == (0.0, 1.0)
+    assert pool_weights(np.zeros((2, 30, 3)), labels) == (0.0, 1.0)
+
+
+def partial_to_a_class() -> tuple[Trace, Trace]:
+    """Networks that err apart, and say the first class too often: to learn from, and others."""
+    trace = different(2400)
+    shift = np.array([2.0, *[0.0] * (trace.classes - 1)], dtype=np.float32)
+    partial = replace(trace, scores={s: scores + shift for s, scores in trace.scores.items()})
+    return partial.take(np.arange(1200)), partial.take(np.arange(1200, 2400))
+
+
+def test_biases_of_classes_are_kept_where_they_pay_held_out() -> None:
+    trace, fresh = partial_to_a_class()
+    plain, _ = learn_committees(trace)
+    biased, crossed = learn_committees(trace, biases=True)
+    assert not any(committee.biases for committee in plain.values())
+    assert all(biased[stage].biases for stage in trace.graph.order)  # the first one alone, too
+    assert "a bias of each class" in str(biased["c"])
+    before, after = (with_committees(fresh, found).losses().values for found in (plain, biased))
+    assert all(after[stage].mean() < before[stage].mean() - 0.02 for stage in trace.graph.order)
+    assert crossed.losses().values["a"].mean() < trace.losses().values["a"].mean() - 0.02
+    assert not any(c.biases for c in learn_committees(different(), biases=True)[0].values())
+
+
+def test_biases_are_written_read_and_exported(tmp_path: Path) -> None:
+    trace, _ = partial_to_a_class()
+    plan = fit(trace, 0.0, policy="margin")
+    biased, _ = learn_committees(trace, biases=True)
+    middle = float(plan.policy.settings[len(plan.policy.settings) // 2])
+    networks = remembering(trace, tmp_path / "parts")
+    plan = replace(plan, committees=biased, tradeoff=middle, networks=networks)
+    plan.write(tmp_path / "plan")
+    again = Plan.read(tmp_path / "plan")
+    assert again.committees == biased
+    write_file(again, tmp_path / "plan.onnx")
+    check(again, trace, SingleFile(tmp_path / "plan.onnx"))
+
+
+@pytest.mark.parametrize("damage", [{"nobody": [0.0] * 5}, {"c": [0.0]}, {"c": ["x"] * 5}])
+def test_biases_that_fit_no_committee_are_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
+    trace, _ = partial_to_a_class()
+    plan = fit(trace, 0.0, policy="margin")
+    assert plan.committees
+    plan.write(tmp_path / "plan")
+    manifest = tmp_path / "plan" / "plan.json"
+    rehashed(manifest, {**json.loads(manifest.read_text()), "biases": damage})
+    with pytest.raises(PlanError):
+        Plan.read(tmp_path / "plan")

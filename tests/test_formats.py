@@ -48,6 +48,7 @@ NAMED = {
     **dict.fromkeys(("networks", "recorded_networks", "outputs"), ("<part>",)),
     **dict.fromkeys(("reads", "makes"), ("<tensor>",)),
     "committees": ("<stage>", "<stage>"),
+    "biases": ("<stage>",),
     "policies_tried": ("<policy>",),
     "versions": ("<package>",),
     "part_ms": ("<part>", "<rows>"),
@@ -153,7 +154,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_plans(fit_each(priced, Asked.of(0.01, 0.02, policy="margin")), made / "several")
     plan = fit(priced, 0.01, networks=networks, policy="learned", confidence=0.8)
     assert plan.routes
-    together = {"big": Committee(("small", "big"), (0.5, 1.0))}
+    together = {"big": Committee(("small", "big"), (0.5, 1.0), (0.0,) * 4)}
     mended = {"small": Refit(np.ones(()), np.zeros(4))}
     noted = {**plan.info, "notes": ["rows hardly depend on each other"]}
     replace(plan, committees=together, refits=mended, info=noted).write(made / "plan")

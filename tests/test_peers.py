@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from scipy.optimize import minimize
 
 from offramp import cli
+from offramp.answering.committees import with_committees
 from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
 from offramp.core.frontier import area, excess_of, frontier, replay, static_points
@@ -174,6 +176,84 @@ def test_a_greedy_cut_is_the_lowest_within_the_tolerance(trace: Trace) -> None:
             allowed = max(accuracy.values()) - (1 - setting) - 1e-9
             lowest = min(cut for cut, right in accuracy.items() if right >= allowed)
             assert policy.cuts[stage][at, 0] == pytest.approx(lowest, abs=1e-9)
+
+
+@pytest.mark.parametrize("trace", [CHAIN, TIED], ids=["distinct", "tied"])
+def test_earlyon_lowers_one_cut_after_the_other_as_far_as_accuracy_lets_it(trace: Trace) -> None:
+    losses, policy = trace.losses(), fitted("earlyon", trace)
+    assert isinstance(policy, Thresholds)
+    grid = (0.99, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
+    for at in range(0, len(policy.settings), 7):
+        cuts = {"a": np.inf, "b": np.inf}
+        for stage in "ab":
+            kept = [
+                cut
+                for cut in grid
+                if totals(trace, losses, tuple(({**cuts, stage: cut}).values()))[0]  # type: ignore[arg-type]
+                <= 1 - policy.settings[at] + 1e-9
+            ]
+            cuts[stage] = min(kept, default=np.inf)
+        assert {stage: policy.cuts[stage][at, 0] for stage in "ab"} == cuts
+
+
+def test_apparate_climbs_as_far_as_agreement_lets_it_and_gets_cheaper() -> None:
+    trace = synthetic(600, "abcd", seed=5)
+    policy, answers = fitted("apparate", trace), {s: trace.scores[s].argmax(axis=1) for s in "abcd"}
+    costs = []
+    for setting in map(float, policy.settings):
+        outcome = replay(trace, policy, setting)
+        said = np.choose(outcome.stage, [answers[s] for s in "abcd"])
+        assert (said != answers["d"]).mean() <= 1 - setting + 1e-9
+        costs.append(float(outcome.cost.mean()))
+    assert (np.diff(costs) < 1e-9).mean() > 0.9  # it may climb into another corner
+    assert costs[-1] < 0.7 * costs[0]
+
+
+def test_zero_time_waste_answers_with_ensembles_and_repairs_classes() -> None:
+    """A network that is partial to a class is right again, and errors of two average out."""
+    learning, fresh = partial_to_a_class(0), partial_to_a_class(1)
+    policy, together = FAMILIES["zero-time-waste"].answering(learning, "top1")
+    assert all(together[stage].biases for stage in "ab")
+    assert together["b"].stages == ("a", "b")
+    spoken = with_committees(fresh, together)
+    before, after = fresh.losses(), spoken.losses()
+    for stage in "ab":
+        assert after.values[stage].mean() < before.values[stage].mean() - 0.03
+    least = {
+        "alone": frontier(fresh, before, fitted("zero-time-waste", learning)),
+        "together": frontier(spoken, after, policy),
+    }
+    found = {how: min(point.excess_loss for point in points) for how, points in least.items()}
+    assert found["together"] < found["alone"] - 0.1
+
+
+def partial_to_a_class(seed: int) -> Trace:
+    """Two networks that err apart, each of which says the first class too often."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, 2000)
+    scores = {}
+    for name in "ab":
+        scores[name] = random.normal(size=(2000, 3)) * 1.5 + 2.0 * (labels[:, None] == np.arange(3))
+        scores[name][:, 0] += 1.5
+    costs = Costs({"a": 1.0, "b": 4.0}, {"a": 0.0, "b": 0.0})
+    return assemble(Graph.chain("ab"), costs, scores, labels=labels, kind="logits")
+
+
+@pytest.mark.parametrize("kind", ["window", "window-pair"])
+def test_windows_answer_with_all_that_has_run_where_that_loses_no_more(kind: str) -> None:
+    trace = partial_to_a_class(2)
+    chain = replace(
+        trace,
+        graph=Graph.chain("abc"),
+        costs=Costs({"a": 1.0, "b": 4.0, "c": 9.0}, dict.fromkeys("abc", 0.0)),
+        scores={**trace.scores, "c": trace.scores["b"]},
+        kinds={**trace.kinds, "c": trace.kinds["b"]},
+    )
+    policy, together = FAMILIES[kind].answering(chain, "top1")
+    assert together["c"].stages == (("a", "b", "c") if kind == "window" else ("a", "c"))
+    assert policy.graph.order == together["c"].stages
+    hopeless_ = replace(chain, scores={**chain.scores, "a": -chain.scores["a"]})
+    assert FAMILIES[kind].answering(hopeless_, "top1")[1].get("b") is None
 
 
 # ------------------------------------------------------------------------------------- rules

@@ -1,13 +1,15 @@
 """Committees: a stage that answers with all the scores that its walk has already paid for.
 
-The combination is log-linear, one weight for each stage that every walk to it has run. It costs
-nothing at run time, and stands in for the stage's own answer only where that loses less on examples
-that its weights were not learned from. The reference alone is never a committee.
+The combination is log-linear, one weight for each stage that every walk to it has run, and one bias
+for each class where that is asked for. It costs nothing at run time, and stands in for the stage's
+own answer only where that loses less on examples that it was not learned from. The reference alone
+is never a committee; a bias repairs a network that favours some classes, so that what it saves is
+shown beside a reference that was repaired as well (`offramp.answering.refit`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,7 @@ from offramp.core.trace import Trace
 
 ANSWER_FOLDS = 5
 ANSWER_SAMPLE = 50_000  # examples that weights are learned from, at most
+_NUMBERS = 20_000_000  # log-probabilities, likewise: a few weights need no more
 _SURE = 1.0  # standard errors that a committee must be better by
 SMALLEST = -12.0  # log-probabilities below say the same: one stage must not veto alone
 _MANY_NUMBERS = 2_000_000  # from which on threads share the work
@@ -36,45 +39,69 @@ class Committee:
 
     stages: tuple[str, ...]  # all of them on every path to the stage, itself the last
     weights: tuple[float, ...]
+    biases: tuple[float, ...] = ()  # of the classes, (classes,), added to the sum; none at all
 
     def __call__(self, log_probabilities: Sequence[FloatArray]) -> FloatArray:
         """Scores, logits, (n, classes), from those of `stages` in their order."""
-        total = sum(
-            weight * np.maximum(logs, SMALLEST)
-            for weight, logs in zip(self.weights, log_probabilities, strict=True)
-        )
-        return np.asarray(total, dtype=np.float32)
+        total = np.zeros_like(log_probabilities[0], dtype=np.float32)
+        for weight, logs in zip(self.weights, log_probabilities, strict=True):
+            if weight:
+                total += np.float32(weight) * np.maximum(logs, SMALLEST)
+        return total + np.asarray(self.biases, dtype=np.float32) if self.biases else total
 
     def __str__(self) -> str:
         shares = zip(self.stages, self.weights, strict=True)
-        return " + ".join(f"{weight:.2f} {stage}" for stage, weight in shares if weight > 0)
+        words = [f"{weight:.2f} {stage}" for stage, weight in shares if weight > 0]
+        return " + ".join([*words, *(["a bias of each class"] if self.biases else [])])
 
     def to_json(self) -> dict[str, float]:
         return dict(zip(self.stages, self.weights, strict=True))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Committee:
-        """The inverse of `to_json`. Raises ValueError where a weight is no number."""
-        if not fits(Mapping[str, float], value):
-            raise ValueError(f"a committee is {value!r}")
-        return cls(tuple(value), tuple(float(weight) for weight in value.values()))
+    def from_json(cls, value: Mapping[str, Any], biases: Sequence[float] = ()) -> Committee:
+        """The inverse of `to_json`. Raises ValueError where a weight or bias is no number."""
+        numbers = fits(Mapping[str, float], value) and all(fits(float, bias) for bias in biases)
+        if not numbers:
+            raise ValueError(f"a committee is {value!r}, with biases {biases!r}")
+        weights = tuple(float(weight) for weight in value.values())
+        return cls(tuple(value), weights, tuple(float(bias) for bias in biases))
 
 
 Committees = Mapping[str, Committee]
 
 
-def committees_from_json(value: Mapping[str, Any], graph: Graph, walked: Graph) -> Committees:
+def biases_to_json(committees: Committees) -> dict[str, list[float]]:
+    """Biases of classes by stage, of the committees that have some."""
+    return {stage: list(found.biases) for stage, found in committees.items() if found.biases}
+
+
+def committees_from_json(
+    value: Mapping[str, Any],
+    graph: Graph,
+    walked: Graph,
+    biases: Mapping[str, Sequence[float]],
+    classes: int,
+) -> Committees:
     """Committees by stage from JSON.
 
     Args:
         value: what `to_json` gave, by stage.
         graph: all stages.
         walked: the part of it that a policy walks, where a stage may pass more others.
+        biases: what `biases_to_json` gave.
+        classes: how many each of them must be.
 
     Raises:
-        ValueError: a stage is unknown, or a member has not run where the committee answers.
+        ValueError: a stage is unknown, a member has not run where the committee answers, or biases
+            fit no committee.
     """
-    found = {stage: Committee.from_json(weights) for stage, weights in value.items()}
+    for stage, each in biases.items():
+        if stage not in value or len(each) != classes:
+            raise ValueError(f"{len(each)} biases of classes of the stage {stage!r}")
+    found = {
+        stage: Committee.from_json(weights, biases.get(stage, ()))
+        for stage, weights in value.items()
+    }
     for stage, committee in found.items():
         known = walked.observed.get(stage, graph.order)
         if committee.stages[-1:] != (stage,) or not set(committee.stages) <= set(known):
@@ -84,7 +111,12 @@ def committees_from_json(value: Mapping[str, Any], graph: Graph, walked: Graph) 
 
 
 def learn_committees(
-    trace: Trace, loss: str | None = None, *, unlabelled: bool = False, seed: int = 0
+    trace: Trace,
+    loss: str | None = None,
+    *,
+    unlabelled: bool = False,
+    seed: int = 0,
+    biases: bool = False,
 ) -> tuple[Committees, Trace]:
     """The committees that lose less than their stages alone, and the trace to go on learning with.
 
@@ -93,35 +125,67 @@ def learn_committees(
         loss: what must become less; see `Trace.losses`.
         unlabelled: learn the reference's answers, where there are no labels.
         seed: of the folds.
+        biases: also try a bias of each class, kept where the loss is then less again. It repairs
+            networks that favour some classes: compare with a reference that was refitted too.
 
     Returns:
         Committees by stage, with weights from all examples, and `trace` as they answer it, each
         example's scores with weights from other examples.
 
     Source: the weights maximise the likelihood, a logarithmic opinion pool (Heskes 1998); that
-        ensembles of what a cascade has run pay: Wang et al. 2022.
+        ensembles of what a cascade has run pay: Wang et al. 2022; biases: Wolczyk et al. 2021.
     """
     labels = labels_of(trace, unlabelled)
     plain = trace.losses(loss)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
     folds = np.random.default_rng(seed).permutation(trace.examples) % ANSWER_FOLDS
-    found: dict[str, Committee] = {}
-    crossed: dict[str, FloatArray] = {}
-    for stage in trace.graph.order:
-        members = trace.graph.observed[stage]
-        if len(members) < 2:
-            continue
-        logs = np.stack([np.maximum(trace.log_probabilities(s), SMALLEST) for s in members])
-        scores = np.empty(logs.shape[1:], dtype=np.float32)
-        for fold in range(ANSWER_FOLDS):
-            held = folds == fold
-            weights = pool_weights(logs[:, ~held], labels[~held], seed)
-            scores[held] = Committee(members, weights)(list(logs[:, held]))
-        if better(trace, stage, scores, plain):
-            found[stage] = Committee(members, pool_weights(logs, labels, seed))
-            crossed[stage] = scores
+    found, crossed = dict[str, Committee](), dict[str, FloatArray]()
+    for pooler in _poolers(trace, trace.graph, labels, seed):
+        stage, forms = pooler.members[-1], (False, True) if biases else (False,)
+        for biased in forms if len(pooler.members) > 1 else forms[1:]:
+            scores = pooler.crossed(folds, biased)
+            before = trace.speaking({s: crossed[s] for s in (stage,) if s in crossed})
+            if better(trace, stage, scores, before.losses(loss)):
+                found[stage], crossed[stage] = pooler.learned(biased), scores
     return found, trace.speaking(crossed)
+
+
+def ensembles(trace: Trace, graph: Graph, *, unlabelled: bool = False, seed: int = 0) -> Committees:
+    """A committee of every stage with all before it, with weights and biases, whether it pays.
+
+    Args:
+        trace: as for `learn_committees`.
+        graph: that is walked.
+        unlabelled: learn the reference's answers, where there are no labels.
+        seed: of samples.
+
+    Source: Wolczyk et al. 2021, Zero time waste, section 3.2 (geometric ensembles).
+    """
+    labels = labels_of(trace, unlabelled)
+    if labels is None:
+        return {}
+    poolers = _poolers(trace, graph, labels, seed)
+    return {pooler.members[-1]: pooler.learned(True) for pooler in poolers}
+
+
+def means(trace: Trace, graph: Graph, loss: str | None) -> Committees:
+    """A committee of every stage with all before it, all alike, where it loses no more than alone.
+
+    Source: as Xia and Bouganis 2023 answer at the second stage; they take the mean of
+        probabilities, and here it is that of their logarithms.
+    """
+    plain, found = trace.losses(loss), dict[str, Committee]()
+    if not trace.task.combines or plain.name == tasks.RECORDED:
+        return found
+    for stage in graph.order[1:]:
+        members = graph.observed[stage]
+        each = Committee(members, (1.0 / len(members),) * len(members))
+        scores = each([trace.log_probabilities(member) for member in members])
+        together = trace.speaking({stage: scores}).losses(plain.name).values[stage]
+        if together.mean() <= plain.values[stage].mean():
+            found[stage] = each
+    return found
 
 
 def labels_of(trace: Trace, unlabelled: bool) -> IntArray | None:
@@ -136,31 +200,91 @@ def labels_of(trace: Trace, unlabelled: bool) -> IntArray | None:
     return trace.labels
 
 
-def pool_weights(logs: FloatArray, labels: IntArray, seed: int) -> tuple[float, ...]:
-    """The weights, at least 0, with the highest likelihood; logs: (stages, n, classes)."""
-    if len(labels) > ANSWER_SAMPLE:
-        rows = np.random.default_rng(seed).choice(len(labels), ANSWER_SAMPLE, replace=False)
-        logs, labels = logs[:, rows], labels[rows]
-    logs = logs.astype(np.float64)
-    own = logs[:, np.arange(len(labels)), labels]
-    start = np.zeros(len(logs))
-    start[-1] = 1.0
+@dataclass(frozen=True, kw_only=True)
+class _Pooler:
+    """Learns how some stages answer together."""
 
-    def objective(weights: FloatArray) -> tuple[float, FloatArray]:
-        total = np.tensordot(weights, logs, 1)
+    members: tuple[str, ...]  # all before the stage that answers, which is the last
+    logs: Sequence[FloatArray]  # of each member (examples, classes), none below SMALLEST
+    labels: IntArray
+    seed: int
+
+    def learned(self, biased: bool, rows: IntArray | None = None) -> Committee:
+        """The committee from some rows, or from all of them."""
+        rows = sampled(len(self.labels) if rows is None else rows, self.logs, self.seed)
+        logs = np.stack([each[rows] for each in self.logs])
+        return Committee(self.members, *pool(logs, self.labels[rows], biased))
+
+    def crossed(self, folds: IntArray, biased: bool) -> FloatArray:
+        """Scores (examples, classes), each row's by weights learned from other folds."""
+        scores = np.empty(self.logs[0].shape, dtype=np.float32)
+        for fold in range(ANSWER_FOLDS):
+            held = folds == fold
+            committee = self.learned(biased, np.flatnonzero(~held))
+            scores[held] = committee([each[held] for each in self.logs])
+        return scores
+
+
+def _poolers(trace: Trace, graph: Graph, labels: IntArray, seed: int) -> Iterator[_Pooler]:
+    """One for each stage of a graph."""
+    logs: dict[str, FloatArray] = {}
+    for stage in graph.order:
+        logs[stage] = np.maximum(trace.log_probabilities(stage), SMALLEST)
+        members = graph.observed[stage]
+        said = [logs[member] for member in members]
+        yield _Pooler(members=members, logs=said, labels=labels, seed=seed)
+
+
+def sampled(rows: IntArray | int, logs: Sequence[FloatArray], seed: int) -> IntArray:
+    """As many of some rows, or of so many, as weights of such members are learned from."""
+    known = np.arange(rows) if isinstance(rows, int) else rows
+    most = min(ANSWER_SAMPLE, max(1000, _NUMBERS // (len(logs) * logs[0].shape[1])))
+    if len(known) <= most:
+        return known
+    return np.sort(np.random.default_rng(seed).choice(known, most, replace=False))
+
+
+def pool_weights(logs: FloatArray, labels: IntArray) -> tuple[float, ...]:
+    """The weights, at least 0, with the highest likelihood; logs: (stages, n, classes)."""
+    return pool(logs, labels, False)[0]
+
+
+def pool(
+    logs: FloatArray, labels: IntArray, biased: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The weights, at least 0, and biases of classes, or none, with the highest likelihood.
+
+    Args:
+        logs: log-probabilities, (stages, n, classes).
+        labels: (n,).
+        biased: whether classes have biases.
+    """
+    logs = logs.astype(np.float64)
+    many, rows = len(logs), np.arange(len(labels))
+    own = logs[:, rows, labels]
+    start = np.zeros(many + (logs.shape[2] if biased else 0))
+    start[many - 1] = 1.0
+    shares = np.bincount(labels, minlength=logs.shape[2]) / len(labels)
+
+    def objective(values: FloatArray) -> tuple[float, FloatArray]:
+        total = np.tensordot(values[:many], logs, 1)
+        total += values[many:] if biased else 0.0
         total -= total.max(axis=1, keepdims=True)
-        share = np.exp(total)
+        at = total[rows, labels]
+        share = np.exp(total, out=total)
         sums = share.sum(axis=1, keepdims=True)
         share /= sums
-        at = total[np.arange(len(labels)), labels] - np.log(sums[:, 0])
-        slope = (logs * share).sum(axis=2).mean(axis=1) - own.mean(axis=1)
-        away = weights - start
-        return float(-at.mean() + _PENALTY * away @ away), slope + 2 * _PENALTY * away
+        at = at - np.log(sums[:, 0])
+        slope = np.einsum("snc,nc->s", logs, share) / len(rows) - own.mean(axis=1)
+        slopes = np.concatenate([slope, share.mean(axis=0) - shares] if biased else [slope])
+        away = values - start
+        return float(-at.mean() + _PENALTY * away @ away), slopes + 2 * _PENALTY * away
 
-    bounds = [(0.0, None)] * len(logs)
+    bounds = [(0.0, None)] * many + [(None, None)] * (len(start) - many)
     with few_threads(logs.size):
         result = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B")
-    return tuple(float(weight) for weight in result.x)
+    values = tuple(float(value) for value in result.x)
+    return values[:many], values[many:]
 
 
 def few_threads(numbers: int) -> threadpool_limits:

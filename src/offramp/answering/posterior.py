@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from offramp.answering.committees import SMALLEST, pool_weights
+from offramp.answering.committees import SMALLEST, pool_weights, sampled
 from offramp.base.arrays import AnyArray, FloatArray, IntArray
 from offramp.core import tasks
 from offramp.core.tasks import Losses, answers
@@ -99,7 +99,8 @@ def _posterior(trace: Trace, labels: IntArray, folds: IntArray) -> FloatArray:
     pooled, beside = (np.zeros((trace.examples, trace.classes)) for _ in range(2))
     for fold in np.unique(folds):
         held = folds == fold
-        total = np.tensordot(pool_weights(logs[:, ~held], labels[~held], int(fold)), logs, 1)
+        rows = sampled(np.flatnonzero(~held), list(logs), int(fold))
+        total = np.tensordot(pool_weights(logs[:, rows], labels[rows]), logs, 1)
         pool = tasks.log_probabilities(total, "logits")
         pooled[held] = np.exp(pool[held])
         if said is not None:

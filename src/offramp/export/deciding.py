@@ -207,7 +207,10 @@ class Decider:
         weights = scope.constant([[of.get(member, 0.0)] for member in before[stage]])
         logs = self._logs(stage, key, scope, get)
         weighted = scope.add("Mul", logs, weights)
-        return scope.add("ReduceSum", weighted, scope.integers(1), keepdims=0), recorded
+        total = scope.add("ReduceSum", weighted, scope.integers(1), keepdims=0)
+        if committee.biases:
+            total = scope.add("Add", total, scope.constant([committee.biases]))
+        return total, recorded
 
     def _logs(self, stage: str, key: str, scope: Scope, get: Get) -> str:
         """Log-probabilities of a stage and those before it, (n, stages, classes)."""

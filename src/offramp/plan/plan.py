@@ -11,7 +11,12 @@ from typing import Any, NotRequired
 
 import numpy as np
 
-from offramp.answering.committees import Committees, committees_from_json, with_committees
+from offramp.answering.committees import (
+    Committees,
+    biases_to_json,
+    committees_from_json,
+    with_committees,
+)
 from offramp.answering.refit import Refits, Repair, refits_from_json, with_refits
 from offramp.base.arrays import FloatArray
 from offramp.base.checked import checked
@@ -54,7 +59,7 @@ _KEYS = frozenset(
     (
         *("version", "graph", *COST_KEYS, "scores", "classes", "task", "policy"),
         *("tradeoff", "path", "certificate", "profile", "networks", "preprocessing"),
-        *("fields", "committees", "refits", "repair", PRINTS, HASH),
+        *("fields", "committees", "biases", "refits", "repair", PRINTS, HASH),
     )
 )
 
@@ -72,6 +77,7 @@ class PlanManifest(Manifest, CostsJson):
     certificate: dict[str, Any]
     profile: dict[str, Any]
     committees: NotRequired[dict[str, dict[str, float]]]
+    biases: NotRequired[dict[str, list[float]]]
     refits: NotRequired[dict[str, dict[str, Any]]]
     repair: NotRequired[dict[str, Any] | None]
     networks: dict[str, str]  # part -> fingerprint
@@ -265,6 +271,7 @@ class Plan:
             "certificate": self.certificate.to_json(),
             "profile": self.profile.to_json(),
             "committees": {s: found.to_json() for s, found in self.committees.items()},
+            "biases": biases_to_json(self.committees),
             "refits": {s: found.to_json() for s, found in self.refits.items()},
             "repair": self.repair and self.repair.to_json(),
             "networks": dict(prints),
@@ -309,7 +316,13 @@ class Plan:
             tradeoff=value["tradeoff"],
             certificate=Certificate.from_json(value["certificate"]),
             profile=Profile.from_json(value["profile"]),
-            committees=committees_from_json(value.get("committees", {}), graph, policy.graph),
+            committees=committees_from_json(
+                value.get("committees", {}),
+                graph,
+                policy.graph,
+                value.get("biases", {}),
+                value["classes"],
+            ),
             networks=find_networks(path, graph, value, PlanError),
             preprocessing=read_preprocessing(value),
             fields=read_fields(value),

@@ -19,6 +19,7 @@ from offramp.policies.learned import LEARNED, Learned
 from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
 from offramp.policies.rules import RULES
 from offramp.policies.thresholds import THRESHOLDS
+from offramp.policies.tuners import TUNERS
 
 __all__ = [
     "FAMILIES",
@@ -43,4 +44,4 @@ __all__ = [
 ]
 
 # in the order in which tables name them
-register(*LEARNED, *RULES, *THRESHOLDS, *VOTES, *GATES, *ROUTING)
+register(*LEARNED, *RULES, *THRESHOLDS, *TUNERS, *VOTES, *GATES, *ROUTING)

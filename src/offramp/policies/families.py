@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from offramp.answering.committees import Committees, with_committees
 from offramp.base.arrays import AnyArray, FloatArray
 from offramp.base.errors import InputError, PlanError
 from offramp.core.graph import Graph
@@ -95,6 +96,8 @@ class Family:
     most: int | None = None  # examples that are learned from; of more, a sample is
     _: KW_ONLY
     any_task: bool = False  # whether it looks at nothing that only scores of classes have
+    # how stages answer where the policy decides, if its source says so; None: it does not
+    answers: Callable[[Trace, Losses], Committees] | None = None
 
     def __call__(self, trace: Trace, losses: Losses) -> Deployable:
         """The policy learned, or tuned, on a trace and its losses.
@@ -115,6 +118,18 @@ class Family:
                 "same name."
             )
         return policy
+
+    def answering(self, trace: Trace, loss: str | None) -> tuple[Deployable, Committees]:
+        """The policy as its source has it: learned on stages that answer as it says there.
+
+        Args:
+            trace: to learn from.
+            loss: see `Trace.losses`.
+        """
+        losses = trace.losses(loss)
+        together = self.answers(trace, losses) if self.answers and self.fits(trace.task) else {}
+        spoken = with_committees(trace, together) if together else trace
+        return self(spoken, spoken.losses(loss)), together
 
     def fits(self, task: Task) -> bool:
         """Whether the policy can decide for a task."""

@@ -5,6 +5,7 @@
 | myopic | the task's sureness, the highest probability, is at least the threshold | threshold |
 | margin | the two highest probabilities differ by at least the threshold | threshold |
 | entropy | the entropy of the probabilities is at most the threshold | minus the threshold |
+| zero-time-waste | as myopic, of answers that are ensembles (Wolczyk et al. 2021) | threshold |
 
 One threshold for all stages whose risk is then controlled (`certify`) is Fast yet Safe (Jazbec et
 al. 2024).
@@ -19,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from offramp.answering.committees import Committees, ensembles
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
 from offramp.core.policy import STOP, Seen, backbone, seen_by_all
-from offramp.core.tasks import Losses
+from offramp.core.tasks import DISAGREEMENT, Losses
 from offramp.core.trace import Trace
 from offramp.policies.families import ALWAYS, Family, Saved
 from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
@@ -36,6 +38,7 @@ SURENESS: Mapping[str, Callable[[Seen], FloatArray]] = {
     "myopic": Seen.sure,
     "margin": lambda seen: margin(seen.log_probabilities()),
     "entropy": lambda seen: negative_entropy(seen.log_probabilities()),
+    "zero-time-waste": Seen.sure,
 }
 
 
@@ -45,7 +48,7 @@ class Threshold:
 
     graph: Graph
     settings: FloatArray
-    kind: str  # myopic, margin or entropy
+    kind: str  # one of SURENESS
 
     @classmethod
     def fit(cls, kind: str, trace: Trace) -> Threshold:
@@ -81,7 +84,7 @@ class Threshold:
             value = seen.entropy
             limit = dial.setting(scope, lambda t: -t, lambda t: scope.add("Neg", t))
         else:
-            value = seen.unsure if self.kind == "myopic" else seen.close
+            value = seen.close if self.kind == "margin" else seen.unsure
             limit = dial.setting(
                 scope, lambda t: 1.0 - t, lambda t: scope.add("Sub", scope.constant(1.0), t)
             )
@@ -95,9 +98,22 @@ def _fit(trace: Trace, losses: Losses, *, kind: str) -> Threshold:
     return Threshold.fit(kind, trace)
 
 
+def _ensembles(trace: Trace, losses: Losses) -> Committees:
+    """Of every stage with all before it, as Wolczyk et al. 2021 answer.
+
+    Their heads also read the scores of the head before, which is training; here heads are as they
+    were recorded.
+    """
+    return ensembles(trace, backbone(trace.graph), unlabelled=losses.name == DISAGREEMENT)
+
+
 RULES = tuple(
     Family(
-        name=kind, fit=partial(_fit, kind=kind), read=Threshold.from_json, any_task=kind == "myopic"
+        name=kind,
+        fit=partial(_fit, kind=kind),
+        read=Threshold.from_json,
+        any_task=kind == "myopic",
+        answers=_ensembles if kind == "zero-time-waste" else None,
     )
     for kind in SURENESS
 )

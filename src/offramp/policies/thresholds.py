@@ -6,7 +6,8 @@
 | window | likewise, and the least sure stop as well (Xia and Bouganis 2023) | tradeoff |
 | exhaustive | the best of all combinations of quantiles | rank on the hull |
 | msdnet | the surest share leaves; shares fall geometrically (Huang et al. 2018) | ratio |
-| greedy | each stage by itself (Berestizshevsky and Even 2019) | 1 - tolerance |
+
+Those whose cuts are found for one loss of accuracy at a time are in `offramp.policies.tuners`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from offramp.answering.committees import Committees, means
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.graph import Graph
 from offramp.core.hulls import corners
-from offramp.core.policy import TRADEOFFS, Seen, backbone, seen_by_all
+from offramp.core.policy import TRADEOFFS, Seen, backbone, path, seen_by_all
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.policies.families import Family, Saved, cuts_to_json
@@ -30,9 +33,7 @@ from offramp.policies.operators import INT64, Decision, Dial, Memory, SeenTensor
 _COMBINATIONS = 4096  # of cuts that the exhaustive search tries, at most
 _FINEST = 60  # quantiles of one stage, at most
 _RATIOS = np.geomspace(100.0, 0.01, 60)  # of the share of one exit to that of the one before
-_TOLERANCES = np.linspace(0.0, 0.3, 60)  # accuracy that an exit may lose to its best
 _ROUNDED = 2.0**-54  # 1 minus less than this is 1 in numpy
-_FEWEST = 50  # an accuracy counts where at least one in so many examples is above the cut
 
 
 @dataclass(frozen=True)
@@ -51,25 +52,27 @@ class Thresholds:
     @classmethod
     def fit(cls, trace: Trace, losses: Losses) -> Thresholds:
         """One set of cuts for each tradeoff, on the whole graph."""
-        return cls(trace.graph, TRADEOFFS, tuned(trace, losses, trace.graph, _confidences(trace)))
+        return cls(trace.graph, TRADEOFFS, tuned(trace, losses, trace.graph, confidences(trace)))
 
     @classmethod
-    def window(cls, trace: Trace, losses: Losses) -> Thresholds:
-        """Stops the hopeless as well as the sure, along the chain, where that pays held out.
+    def window(cls, trace: Trace, losses: Losses, kind: str = "window") -> Thresholds:
+        """Stops the hopeless as well as the sure, where that pays held out.
 
         Source: Xia and Bouganis 2023, Window-based early-exit cascades: only what lies in a window
         of sureness goes on. There the window lies around one decision; here both its ends are tuned
         for the loss that counts, and at tradeoffs where the lower end lost more than it saved on
-        halves that did not tune it, there is none.
+        halves that did not tune it, there is none. Theirs are pairs of networks; here the chain is
+        walked as well.
         """
-        graph = backbone(trace.graph)
-        plain = tuned(trace, losses, graph, _confidences(trace))
-        cuts = tuned(trace, losses, graph, _confidences(trace), window=True)
+        graph = _windowed(trace.graph, kind)
+        sure = {v: seen_by_all(trace, v).sure() for v in graph.order}
+        plain = tuned(trace, losses, graph, sure)
+        cuts = tuned(trace, losses, graph, sure, window=True)
         pays = _held_out(trace, losses, graph, True) < _held_out(trace, losses, graph, False)
         for stage in graph.order[:-1]:
             alone = np.column_stack([plain[stage], np.zeros(len(TRADEOFFS))])
             cuts[stage] = np.where(pays[:, None], cuts[stage], alone)
-        return cls(graph, TRADEOFFS, cuts, "window")
+        return cls(graph, TRADEOFFS, cuts, kind)
 
     @classmethod
     def exhaustive(cls, trace: Trace, losses: Losses) -> Thresholds:
@@ -92,7 +95,7 @@ class Thresholds:
         proportional to powers of one ratio, which is the dial; above 1 most reach the last.
         """
         graph = backbone(trace.graph)
-        sure = _confidences(trace)
+        sure = confidences(trace)
         cuts = {stage: np.full((len(_RATIOS), 1), np.inf) for stage in graph.order[:-1]}
         for i, ratio in enumerate(_RATIOS):
             shares = ratio ** np.arange(len(graph.order))
@@ -102,21 +105,6 @@ class Thresholds:
                 cuts[stage][i] = _inner(sure[stage][left], 1 - leaving)
                 left &= sure[stage] < cuts[stage][i]
         return cls(graph, _RATIOS, cuts, "msdnet")
-
-    @classmethod
-    def greedy(cls, trace: Trace, losses: Losses) -> Thresholds:
-        """Each exit takes what it answers within a tolerance as well as the best it can.
-
-        Source: Berestizshevsky and Even 2019, Dynamically sacrificing accuracy for reduced
-        computation, section 3: an exit's cut is the lowest whose accuracy above it is at least the
-        exit's highest minus the tolerance, over all examples. The dial is 1 minus the tolerance.
-        """
-        graph, sure = backbone(trace.graph), _confidences(trace)
-        cuts = {
-            stage: np.array([[_lowest(sure[stage], losses.values[stage], t)] for t in _TOLERANCES])
-            for stage in graph.order[:-1]
-        }
-        return cls(graph, 1 - _TOLERANCES, cuts, "greedy")
 
     def evidence(self, seen: Seen) -> FloatArray:
         return seen.sure()[:, None]
@@ -167,16 +155,37 @@ class Thresholds:
         return {}
 
 
+WINDOWS = ("window", "window-pair")  # along the chain; from the first stage to the last alone
+
+
+def _windowed(graph: Graph, kind: str) -> Graph:
+    chain = backbone(graph)
+    return chain if kind == WINDOWS[0] else path(graph, [*{chain.order[0]: 0, chain.order[-1]: 0}])
+
+
+def _means(trace: Trace, losses: Losses, *, kind: str) -> Committees:
+    """Later stages answer with all before them, where that loses no more."""
+    return means(trace, _windowed(trace.graph, kind), losses.name)
+
+
 THRESHOLDS = (
     Family(name="thresholds", fit=Thresholds.fit, read=Thresholds.from_json, any_task=True),
-    Family(name="window", fit=Thresholds.window, read=Thresholds.from_json, any_task=True),
+    *(
+        Family(
+            name=kind,
+            fit=partial(Thresholds.window, kind=kind),
+            read=Thresholds.from_json,
+            any_task=True,
+            answers=partial(_means, kind=kind),
+        )
+        for kind in WINDOWS
+    ),
     Family(name="exhaustive", fit=Thresholds.exhaustive, read=Thresholds.from_json, any_task=True),
     Family(name="msdnet", fit=Thresholds.msdnet, read=Thresholds.from_json, any_task=True),
-    Family(name="greedy", fit=Thresholds.greedy, read=Thresholds.from_json, any_task=True),
 )
 
 
-def _confidences(trace: Trace) -> dict[str, FloatArray]:
+def confidences(trace: Trace) -> dict[str, FloatArray]:
     """How sure every stage is of every example, (examples,) each in [0, 1]."""
     return {v: seen_by_all(trace, v).sure() for v in trace.graph.order}
 
@@ -188,17 +197,6 @@ def _inner(sure: FloatArray, share: float) -> float:
     return float(np.quantile(sure, share)) if share > 0 else 0.0
 
 
-def _lowest(sure: FloatArray, loss: FloatArray, tolerance: float) -> float:
-    """The lowest cut above which the mean loss is within `tolerance` of its lowest anywhere."""
-    order = np.argsort(-sure)
-    falling = sure[order]
-    # equally sure examples leave together, and the accuracy of a few is luck
-    ends = np.flatnonzero(np.diff(falling, append=-np.inf))
-    ends = ends[ends + 1 >= len(sure) / _FEWEST]
-    mean = np.cumsum(loss[order], dtype=np.float64)[ends] / (ends + 1)
-    return float(falling[ends[mean <= mean.min() + tolerance][-1]])
-
-
 class _Search:
     """All combinations of quantiles along a chain; what later stages do best is a hull of its own.
 
@@ -207,7 +205,7 @@ class _Search:
     """
 
     def __init__(self, trace: Trace, losses: Losses, graph: Graph) -> None:
-        self.graph, self.sure = graph, _confidences(trace)
+        self.graph, self.sure = graph, confidences(trace)
         stages = graph.order
         levels = round(_COMBINATIONS ** (1 / max(1, len(stages) - 1)))
         self.shares = np.linspace(0, 1, max(2, min(levels, _FINEST)))
@@ -267,7 +265,7 @@ def _held_out(trace: Trace, losses: Losses, graph: Graph, window: bool) -> Float
     half = np.random.default_rng(0).permutation(trace.examples) % 2
     total = np.zeros(len(TRADEOFFS))
     parts = [(trace.take(rows), losses.take(rows)) for rows in (half == 0, half == 1)]
-    tuners = [_Tuner(part, its, graph, _confidences(part), window) for part, its in parts]
+    tuners = [_Tuner(part, its, graph, confidences(part), window) for part, its in parts]
     for tuner, other in (tuners, tuners[::-1]):
         total += [other.total(tradeoff, tuner.tune(tradeoff)) for tradeoff in TRADEOFFS]
     return total

@@ -228,7 +228,8 @@ def _fitted(
 ) -> tuple[Committees, Policy]:
     """A policy, and the committees that answer for it; without a learner what `fit` would do."""
     if learner is not None:
-        return {}, learner(trace, trace.losses(loss))
+        policy, together = learner.answering(trace, loss)
+        return together, policy
     taught = teach(trace, Ways(loss=loss, unlabelled=loss == DISAGREEMENT, seed=seed))
     return taught.lesson.committees, taught.policy
 
