@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 
 from offramp.base.arrays import FloatArray, IntArray
 from offramp.core.example_costs import ExampleCosts, steps
 from offramp.core.graph import Costs, Graph
-from offramp.core.policy import STOP, Seen, backbone
+from offramp.core.policy import Seen
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 
+_NEVER = 1e9  # a tradeoff at which nobody stops where the excess is 1
 _TRADEOFFS = np.geomspace(1000.0, 0.001, 61)  # to where even a certain gain is not worth its cost
-
-
-@dataclass(frozen=True)
-class SoftOracle:
-    """Sees the labels; stops at the first stage whose answer is right in it and all later ones.
-
-    It pays for the stages it passes. An answer is right where its loss is 0.
-    """
-
-    graph: Graph
-    settings: FloatArray
-    settled: dict[
-        str, FloatArray
-    ]  # stage -> (examples,) 1 where every answer from here on is right
-
-    @classmethod
-    def fit(cls, trace: Trace, losses: Losses) -> SoftOracle:
-        graph = backbone(trace.graph)
-        settled: dict[str, FloatArray] = {}
-        right = np.ones(trace.examples)
-        for stage in reversed(graph.order):
-            right = right * (losses.values[stage] == 0)
-            settled[stage] = right
-        return cls(graph, np.array([np.nan]), settled)
-
-    def evidence(self, seen: Seen) -> FloatArray:
-        return self.settled[seen.stage][seen.rows][:, None]
-
-    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
-        return np.where(evidence[:, 0] > 0, STOP, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,3 +68,35 @@ class ExactOracle:
             return self.graph.step_cost(self.costs, successor, run)
         own = dict(zip(self.each, evidence.T[len(self.graph.order) :], strict=True))
         return steps(self.graph, own, successor, run)
+
+
+@dataclass(frozen=True)
+class SoftOracle:
+    """Sees the labels; stops at the first stage whose answer is right in it and all later ones.
+
+    It pays for the stages it passes, and where stages can be skipped it takes the cheapest way to
+    one such stage, or to the end. An answer is right where its loss is 0.
+    """
+
+    graph: Graph
+    settings: FloatArray
+    way: ExactOracle  # the cheapest one, where stopping anywhere else costs more than all stages
+
+    @classmethod
+    def fit(cls, trace: Trace, losses: Losses) -> SoftOracle:
+        graph = trace.graph
+        settled: dict[str, FloatArray] = {}
+        for stage in reversed(graph.order):
+            later = [settled[after] for after in graph.successors[stage]]
+            settled[stage] = np.min([losses.values[stage] == 0, *later], axis=0).astype(float)
+        left = {stage: 1.0 - right for stage, right in settled.items()}
+        ends = {stage: np.zeros(trace.examples) for stage in left if not graph.successors[stage]}
+        exact = ExactOracle.fit(trace, losses)
+        excess = np.stack([{**left, **ends}[stage] for stage in graph.order], axis=1)
+        return cls(graph, np.array([np.nan]), replace(exact, excess=excess))
+
+    def evidence(self, seen: Seen) -> FloatArray:
+        return self.way.evidence(seen)
+
+    def choose(self, stage: str, evidence: FloatArray, setting: float) -> IntArray:
+        return self.way.choose(stage, evidence, _NEVER)
