@@ -21,7 +21,7 @@ from offramp.base.arrays import FloatArray
 from offramp.base.errors import PlanError
 from offramp.core import tasks
 from offramp.core.frontier import replay
-from offramp.core.graph import BATCH, Costs, Graph, head
+from offramp.core.graph import BATCH, Costs, Graph, Stage, head
 from offramp.core.trace import Trace, assemble
 from offramp.export import write_file, write_folder
 from offramp.plan.fit import fit
@@ -33,6 +33,7 @@ from tests.strategies import costs, graphs
 
 Said = Literal["logits", "masked", "probabilities", "sigmoid"]
 SAID: tuple[Said, ...] = get_args(Said)
+LIMITS = ((-100, "low"), (100, "high"))  # of scores that are compared: -inf from itself is NaN
 
 
 def remembering(trace: Trace, folder: Path) -> dict[str, Path]:
@@ -56,17 +57,26 @@ def remembering(trace: Trace, folder: Path) -> dict[str, Path]:
             helper.make_node("Squeeze", ["rows", "one"], ["found"]),
         ]
         heard = [f"{other}_scores" for other in stage.hears]
-        last = "found"
-        for other in heard:  # heard, and made nothing of
-            nodes.append(helper.make_node("Clip", [other, "zero", "zero"], [f"{other}_0"]))
-            nodes.append(helper.make_node("Add", [last, f"{other}_0"], [f"{other}_1"]))
-            last = f"{other}_1"
+        last, tables = "found", []
+        for other in heard:  # nothing is made of it, unless it is another example's
+            name = other.removesuffix("_scores")
+            tables.append(numpy_helper.from_array(trace.scores[name], f"{other}_table"))
+            nodes += [
+                helper.make_node("Gather", [f"{other}_table", "index"], [f"{other}_rows"]),
+                helper.make_node("Squeeze", [f"{other}_rows", "one"], [f"{other}_own"]),
+                helper.make_node("Clip", [other, "low", "high"], [f"{other}_0"]),
+                helper.make_node("Clip", [f"{other}_own", "low", "high"], [f"{other}_1"]),
+                helper.make_node("Sub", [f"{other}_0", f"{other}_1"], [f"{other}_2"]),
+                helper.make_node("Add", [last, f"{other}_2"], [f"{other}_3"]),
+            ]
+            last = f"{other}_3"
         made = f"{stage.name}_scores"
         nodes.append(helper.make_node("Identity", [last], [made]))
         constants = [
             scores,
             numpy_helper.from_array(np.array([1]), "one"),
-            numpy_helper.from_array(np.float32(0), "zero"),
+            *(numpy_helper.from_array(np.float32(end), to) for end, to in LIMITS),
+            *tables,
         ]
         given = {number: 1, **dict.fromkeys(heard, trace.classes)}
         files[head(stage.name)] = _save(
@@ -176,6 +186,24 @@ def test_any_plan_answers_from_files_as_its_replay(
     with accepted("--stages"):
         write_file(plan, folder / "plan.onnx", dial=dial)
     check(plan, trace, SingleFile(folder / "plan.onnx"), other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_that_pass_a_stage_need_not_know_what_its_head_hears(
+    tmp_path: Path, seed: int
+) -> None:
+    """In the file of such a stage, rows that pass and rows that answer meet, or pass alone."""
+    stages = [Stage("a"), Stage("b"), Stage("c", hears=("b",)), Stage("d", after="c")]
+    edges = [("a", "b"), ("a", "c"), ("a", "d")]
+    graph = Graph(tuple(stages), edges=tuple(edges), reference="a")
+    names = dict.fromkeys(graph.order)
+    costs = Costs(body=dict.fromkeys(names, 0.0), head=dict.fromkeys(names, 0.25))
+    trace = recorded(graph, costs, seed=seed)
+    plan = replace(fit(trace, 0.5, policy="network"), networks=remembering(trace, tmp_path / "of"))
+    for number, tradeoff in enumerate(plan.policy.settings[::10]):
+        turned = replace(plan, tradeoff=float(tradeoff))
+        write_folder(turned, tmp_path / f"{number}")
+        check(turned, trace, Routed(tmp_path / f"{number}"))
 
 
 @contextmanager

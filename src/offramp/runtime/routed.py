@@ -12,7 +12,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from offramp.base.arrays import AnyArray
+from offramp.base.arrays import AnyArray, IntArray
 from offramp.base.errors import PlanError, foreign
 from offramp.base.fields import X, count
 from offramp.base.manifests import PRINTS, Manifest, read_manifest
@@ -85,17 +85,20 @@ class Routed:
             said = self.about.get("scores", {})
             self.kinds = [said.get(name, "logits") for name in self.about["stages"]]
             self.task = task_named(self.about.get("task", SINGLE))
+            self.fields = self.about.get("fields", [X])
         self.stages = np.array(self.about["stages"])
         self.stage_of_path = np.array(found["stage_of_path"])
         self.cost_of_path = np.array(found["cost_of_path"])
         self.dial = found["dial"]
         names = [f"{file['stage']}.onnx" for file in self.files]
         paths, stages = range(len(self.stage_of_path)), range(len(self.stages))
+        made = {key for file in self.files for key in file["makes"]}
         if (
             not set(names) <= set(found[PRINTS])
             or len(self.cost_of_path) != len(paths)
             or not set(found["stage_of_path"]) <= set(stages)
             or not {path for file in self.files for path in file["entering"]} <= set(paths)
+            or not {key for file in self.files for key in file["reads"]} <= made | set(self.fields)
         ):
             raise PlanError(f"{folder} is damaged: its routes do not fit; export the plan again.")
         self.engine = engine_named(engine)
@@ -106,7 +109,7 @@ class Routed:
 
     def __call__(self, x: AnyArray | Fields, tradeoff: float | None = None) -> Answers:
         """As `Driver`: inputs (n, ...), or by field where the files read several."""
-        given = inputs_named(self.about.get("fields", [X]), x)
+        given = inputs_named(self.fields, x)
         self.watch(given)
         return self._answers(given, check_tradeoff(tradeoff, self.about, self.dial))
 
@@ -114,12 +117,16 @@ class Routed:
         rows = np.arange(count(fields))
         path = np.zeros(len(rows), dtype=np.int64)
         scores = np.zeros((len(rows), self.about["classes"]), dtype=np.float32)
-        kept = dict.fromkeys(fields, Made(rows, fields, dict.fromkeys(fields, 0)))
+        whole = Made(rows, fields, dict.fromkeys(fields, 0))
+        kept: dict[str, Made] = {}
         for file, part in zip(self.files, self.parts, strict=True):
             rows = np.flatnonzero(np.isin(path, file["entering"]))
             if not rows.size:
                 continue
-            given = {key: kept[key].of(key, rows) for key in file["reads"]}
+            given = {
+                key: whole.of(key, rows) if key in fields else self._read(kept.get(key), key, rows)
+                for key in file["reads"]
+            }
             values = part({**given, PATH: path[rows], **turned}, list(part.outputs))
             scores[rows] = values.get(SCORES, scores[rows])
             path[rows] = values.get("next", path[rows])
@@ -133,3 +140,19 @@ class Routed:
             cost=self.cost_of_path[path],
             scores=scores,
         )
+
+    def _read(self, made: Made | None, key: str, rows: IntArray) -> AnyArray:
+        """What earlier files made of some rows; zeros for those of which they made nothing.
+
+        Rows that only pass a stage need not have run those that its head hears: what it then says
+        of them is asked for by nobody. That is of scores alone, as what is handed on was made.
+        """
+        blank = np.zeros((len(rows), self.about["classes"]), dtype=np.float32)
+        if made is None or made.rows is None:
+            return blank
+        known = made.rows.take(np.searchsorted(made.rows, rows), mode="clip") == rows
+        value: AnyArray = made.of(key, rows[known])
+        if known.all():
+            return value
+        blank[known] = value
+        return blank
