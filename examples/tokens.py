@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from offramp import Evaluation, OnnxRuntime, Trace, evaluate, fit
 from offramp.base.arrays import IntArray
+from offramp.exits.descent import Training
 from offramp.exits.module import WithExits, export, linear_head
-from offramp.exits.training import Training, shuffled, train
+from offramp.exits.training import shuffled, train
 from offramp.networks.data import open_examples
 from offramp.recording.record import RecordOptions, record
 

@@ -40,8 +40,10 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("exits", "work network passes cutting depth stages pooling heads features placement"),
     ("exits", "outputs attach"),
     ("", "exits"),
-    ("exits", "modules module training"),
-    ("siblings", "shrinking quantising examples copies timing choosing making"),
+    ("exits", "modules module descent training"),
+    ("siblings", "shrinking shortening quantising forms examples scoring teaching"),
+    ("siblings", "operators module tuning"),  # with PyTorch
+    ("siblings", "copies timing choosing making"),
     ("", "siblings"),
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),

@@ -23,11 +23,12 @@ from offramp.core.frontier import replay
 from offramp.core.trace import Trace
 from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.exits.cutting import exit_point
+from offramp.exits.descent import Training
 from offramp.exits.module import WithExits, export
 from offramp.exits.modules import exit_scores, scores_name, submodules
 from offramp.exits.network import Network, open_session
 from offramp.exits.outputs import FINAL
-from offramp.exits.training import Training, shuffled, train
+from offramp.exits.training import shuffled, train
 from offramp.networks.data import ExampleBatch
 from offramp.networks.networks import Networks, combine
 from offramp.plan.plan import Plan

@@ -156,7 +156,7 @@ def test_copies_answer_like_their_network_for_less(folder: Path, found: Siblings
     for name, share in changed.items():  # as they said of the examples that chose
         assert abs(share - copies[name].changed) < 0.08, name
     assert copies["int8"].scheme is not None
-    assert copies["12x12-int8"].size == (12, 12)
+    assert copies["12x12-int8"].form.size == (12, 12)
 
 
 def test_each_copy_stays_or_says_why_not(found: Siblings) -> None:

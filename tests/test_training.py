@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from offramp.base.errors import InputError, NetworkError
+from offramp.exits.descent import Training, rate_of
 from offramp.exits.module import WithExits, deep_head, export, linear_head
-from offramp.exits.training import Training, rate_of, shuffled, train, training_loss
+from offramp.exits.training import shuffled, train, training_loss
 from offramp.runtime import OnnxRuntime
 from tests import architectures
 from tests.made import blobs

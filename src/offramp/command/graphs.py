@@ -176,12 +176,21 @@ def exits(
 
 @with_options(options=SiblingOptions)
 def siblings(
-    network: Annotated[Path, typer.Argument(metavar="NETWORK.onnx", help="A trained network.")],
+    networks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NETWORK.onnx", help="A trained network; or several, NAME=FILE, cheapest first."
+        ),
+    ],
     data: Annotated[
         str, typer.Option(help="Examples, some hundreds or more; labels may be there.")
     ],
     out: Out,
     options: Given,
+    train: Annotated[
+        str | None,
+        typer.Option(help="Further examples that copies learn from. Default: those of --data."),
+    ] = None,
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
@@ -190,12 +199,23 @@ def siblings(
     json_: Json = False,
     force: Force = False,
 ) -> None:
-    """Put cheap copies of one network before it: int8, fewer pixels, and which of them pay."""
+    """Put cheap copies of networks before the last: int8, fewer pixels, shorter, trained ones."""
     settings = SiblingOptions(**options)
     pixels = photographs.preprocessing(size, mean, std, layout)
-    check_output(out, force, GRAPH, given(network, data))
+    files = parsing.one_or_more(networks)
+    several = files.values() if isinstance(files, dict) else [files]
+    check_output(out, force, GRAPH, given(*several, data, train))
     examples = examples_of(data, pixels, skip_broken)
+    further = examples_of(train, pixels, skip_broken) if train else None
     with TemporaryDirectory() as folder, progress() as step:
-        found = make(network, examples, settings, Path(folder), step, preprocessing=pixels)
+        found = make(
+            files,
+            examples,
+            settings,
+            Path(folder),
+            step,
+            further=further,
+            preprocessing=pixels,
+        )
         found.networks.write(out, force=force)
     show(json_, found.to_json(), lambda: tables.siblings(found))

@@ -36,6 +36,13 @@ def files(networks: list[str]) -> dict[str, Path]:
     return found
 
 
+def one_or_more(networks: list[str]) -> Path | dict[str, Path]:
+    """ "big.onnx" alone, or several NAME=FILE, the reference last."""
+    if len(networks) == 1 and "=" not in networks[0]:
+        return Path(networks[0])
+    return files(networks)
+
+
 def outputs(output: list[str], kind: list[str], classes: list[str]) -> Outputs:
     """What --output, --kind and --classes say of networks, each NAME=VALUE."""
     kinds = _by_network("kind", "sigmoid", kind)

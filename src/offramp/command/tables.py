@@ -300,12 +300,15 @@ def siblings(found: Siblings) -> Sheet:
 def _sibling(found: Siblings, copy: Copy) -> list[str]:
     name, order = copy.name, found.networks.graph.order
     error = [f"{found.error[name]:.2%}"] if found.error else []
-    if name == found.networks.graph.reference:
+    if copy.file == found.tried[-1].file:
         return ["reference", "the network itself", "1.00", "", *error]
-    pixels = [f"{copy.size[0]} x {copy.size[1]} pixels"] if copy.size else []
+    form = copy.form
+    pixels = [f"{form.size[0]} x {form.size[1]} pixels"] if form.size else []
+    blocks = [f"{form.blocks[0]} of {form.blocks[1]} blocks"] if form.blocks else []
+    taught = ["training"] if form.trained else []
     int8 = [f"int8 ({copy.scheme})"] if copy.scheme else []
     kept = "kept" if name in order else "left out"
-    made = " and ".join([*pixels, *int8])
+    made = " and ".join([*blocks, *pixels, *taught, *int8]) or "a network as it was given"
     return [kept, made, f"{found.speedup(name):.2f}", f"{copy.changed:.2%}", *error]
 
 

@@ -5,20 +5,17 @@ A killed run goes on from its last epoch and ends with the same weights. Needs t
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import InputError, MissingExtra, NetworkError
-from offramp.base.files import replacing, storage
-from offramp.base.progress import Progress, silent
+from offramp.base.progress import Progress
+from offramp.exits.descent import Epoch, Training, descend, precision
 from offramp.exits.module import WithExits
 from offramp.exits.modules import (
     ModuleInputs,
@@ -31,32 +28,11 @@ from offramp.exits.modules import (
 
 try:
     import torch
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
     from torch import Tensor, nn
 except ImportError as problem:
     raise MissingExtra(problem.name or "torch", "torch") from None
 
-Mode = Literal["heads", "joint", "distill"]
-Schedule = Literal["cosine", "linear", "constant"]
-Epoch = Callable[[int], Iterable[tuple[ModuleInputs, Tensor]]]
 ArrayInputs = AnyArray | Sequence[AnyArray] | Mapping[str, AnyArray]
-_WARMUP = 0.05  # of all steps: the learning rate rises from 0
-
-
-@dataclass(frozen=True)
-class Training:
-    """How exits are trained."""
-
-    mode: Mode = "joint"  # heads alone; everything; everything, with the last answer as a teacher
-    _: KW_ONLY
-    epochs: int = 10
-    learning_rate: float = 1e-3  # at its highest
-    schedule: Schedule = "cosine"  # of the learning rate, after a short rise
-    weight_decay: float = 1e-2
-    temperature: float = 2.0  # of the teacher's probabilities
-    seed: int = 0
-    mixed: bool = True  # bfloat16 on an accelerator; a CPU computes in float32
 
 
 def train(
@@ -89,21 +65,14 @@ def train(
     """
     settings = training or Training()
     bare = unwrapped(model.train())
-    optimizer = torch.optim.AdamW(
-        _learned(bare, settings), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    begin = _resume(bare, optimizer, settings, checkpoint)
-    for epoch in range(begin, settings.epochs):
-        loss = _epoch(_Lesson(model, answer, settings), optimizer, batches, epoch)
-        if checkpoint is not None:
-            _save(bare, optimizer, settings, checkpoint, epoch + 1)
-        (progress or silent)(f"training, mean loss {loss:.6g}", epoch + 1, settings.epochs)
+    _prepare(bare, settings)
+    lesson = _Lesson(model, answer, settings)
+    descend(bare, lesson.loss, batches, settings, checkpoint=checkpoint, progress=progress)
     return model.eval()
 
 
-def _learned(model: nn.Module, settings: Training) -> list[nn.Parameter]:
-    """The parameters that are trained, in a module that is made ready for it."""
-    model.train()
+def _prepare(model: nn.Module, settings: Training) -> None:
+    """Lets those parameters ask for gradients that are to be trained."""
     for parameter in model.parameters():
         parameter.requires_grad_(settings.mode != "heads")
     if settings.mode == "heads":
@@ -111,7 +80,6 @@ def _learned(model: nn.Module, settings: Training) -> list[nn.Parameter]:
             raise InputError("heads alone are trained in a WithExits; wrap the module in it.")
         model.module.eval()  # its running statistics stay as they are
         model.heads.requires_grad_(True)
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 @dataclass(frozen=True)
@@ -127,7 +95,7 @@ class _Lesson:
         by_place, by_name = arguments(x)
         given: ModuleInputs = {name: tensor.to(device) for name, tensor in by_name.items()}
         given = given or tuple(tensor.to(device) for tensor in by_place)
-        with _precision(device, self.settings):
+        with precision(device, self.settings):
             scores = self._scores(called(self.model, given))
             return training_loss(scores, labels.to(device), self.settings)
 
@@ -144,38 +112,6 @@ class _Lesson:
             )
         found = answer_tensors(answer)
         return [found[name] for name in sorted(names, key=lambda name: name == self.answer)]
-
-
-def _epoch(lesson: _Lesson, optimizer: torch.optim.Optimizer, batches: Epoch, epoch: int) -> float:
-    settings = lesson.settings
-    torch.manual_seed(settings.seed + epoch)  # of dropout: a resumed epoch is the same epoch
-    steps = list(batches(epoch))
-    total = 0.0
-    for number, (x, labels) in enumerate(steps):
-        share = (epoch + number / len(steps)) / settings.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * rate_of(settings.schedule, share)
-        optimizer.zero_grad(set_to_none=True)
-        loss = lesson.loss(x, labels)
-        loss.backward()
-        optimizer.step()
-        total += float(loss.detach())
-    return total / max(1, len(steps))
-
-
-def _precision(device: torch.device, settings: Training) -> Any:
-    if device.type == "cpu" or not settings.mixed:
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
-
-
-def rate_of(schedule: Schedule, share: float) -> float:
-    """Of the highest learning rate, in [0, 1], after a share of training in [0, 1)."""
-    if share < _WARMUP:
-        return share / _WARMUP
-    left = 1 - (share - _WARMUP) / (1 - _WARMUP)
-    rates = {"cosine": 0.5 * (1 - math.cos(math.pi * left)), "linear": left, "constant": 1.0}
-    return rates[schedule]
 
 
 def training_loss(scores: Iterable[Tensor], labels: Tensor, settings: Training) -> Tensor:
@@ -240,55 +176,3 @@ def _taken(x: ArrayInputs, rows: AnyArray) -> ModuleInputs:
     if isinstance(x, Mapping):
         return {name: torch.from_numpy(values[rows]) for name, values in x.items()}
     return tuple(torch.from_numpy(values[rows]) for values in x)
-
-
-def _save(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    settings: Training,
-    path: Path,
-    epochs: int,
-) -> None:
-    """Weights and the optimizer's state, whole or not at all; nothing that could run code."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-    whole = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    about = {"epochs": str(epochs), "training": json.dumps(vars(settings), sort_keys=True)}
-    with replacing(path) as temporary, storage(path):
-        save_file(whole, str(temporary), about)
-
-
-def _resume(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    settings: Training,
-    path: Path | None,
-) -> int:
-    """Loads a checkpoint, where there is one; returns the epochs that it has seen."""
-    if path is None or not path.exists():
-        return 0
-    try:
-        with safe_open(str(path), "pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as problem:
-        raise InputError(f"{path} cannot be read as a checkpoint: {problem}.") from None
-    if about.get("training") != json.dumps(vars(settings), sort_keys=True):
-        raise InputError(
-            f"{path} is of another training: {about.get('training')}. Choose another checkpoint, "
-            "or remove it to start again."
-        )
-    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as problem:
-        raise InputError(f"{path} is of another model: {str(problem).splitlines()[0]}") from None
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            number, _, key = rest.partition(".")
-            state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(about["epochs"])

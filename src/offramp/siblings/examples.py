@@ -1,4 +1,4 @@
-"""The examples that copies are made and judged with: some calibrate, the others choose."""
+"""The examples that copies are made and judged with: some calibrate or teach, others choose."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from offramp.networks.data import Examples
 
 FEWEST_HELD_OUT, MOST_HELD_OUT = 100, 2000
 _READ = 50_000  # examples that some are drawn from, at most
+_LARGEST = 2**30  # bytes of examples that teach; there are fewer where they are large
 _BATCH = 64
 
 
@@ -24,31 +25,62 @@ class Drawn:
     calibrating: AnyArray  # (c, ...)
     held_out: AnyArray  # (n, ...)
     labels: IntArray | None  # (n,) of those held out
-    hashes: AnyArray  # (c + n,) uint64 of all of them: they certify nothing
+    teaching: AnyArray  # (t, ...): those that calibrate and more; none where nothing is trained
+    hashes: AnyArray  # uint64 of all of them: they certify nothing
 
     @classmethod
-    def of(cls, examples: Examples | None, calibrate: int, seed: int, tell: Progress) -> Drawn:
-        """So many that calibrate, and as many others as there are, 2,000 at most.
+    def of(
+        cls,
+        examples: Examples | None,
+        further: Examples | None,
+        *,
+        calibrate: int,
+        train: bool,
+        seed: int,
+        tell: Progress,
+    ) -> Drawn:
+        """So many that calibrate, others that choose, 2,000 at most, and where asked some to train.
+
+        Args:
+            examples: with or without labels.
+            further: to train on; None takes those of `examples` that do not choose.
+            calibrate: how many calibrate.
+            train: whether copies are trained.
+            seed: of the order in which they are drawn.
+            tell: called with what is read.
 
         Raises:
             DataError: there are too few.
         """
         total = 0 if examples is None else min(examples.examples, _READ)
-        needed = calibrate + FEWEST_HELD_OUT
-        if examples is None or total < needed:
+        if examples is None or total < calibrate + FEWEST_HELD_OUT:
             raise _too_few(total, calibrate)
         random = np.random.default_rng(seed)
-        drawn = random.permutation(total)[: calibrate + MOST_HELD_OUT]
+        own = train and further is None
+        drawn = random.permutation(total)[: None if own else calibrate + MOST_HELD_OUT]
         x, labels = _read(examples, np.sort(drawn), tell)
-        if len(x) < needed:
-            raise _too_few(len(x), calibrate)
-        order = random.permutation(len(x))
+        apart, chosen = _apart(len(x), calibrate, own, random)
+        others = [] if further is None or not train else [_teaching(further, random, tell)]
         return cls(
-            calibrating=x[order[:calibrate]],
-            held_out=x[order[calibrate:]],
-            labels=None if labels is None else labels[order[calibrate:]],
-            hashes=np.unique(hash_rows(x)),
+            calibrating=x[apart[:calibrate]],
+            held_out=x[chosen],
+            labels=None if labels is None else labels[chosen],
+            teaching=np.concatenate([x[apart], *others]) if train else x[:0],
+            hashes=np.unique(np.concatenate([hash_rows(x), *map(hash_rows, others)])),
         )
+
+
+def _apart(
+    there: int, calibrate: int, teach: bool, random: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """Which of so many calibrate, or teach as well, and which choose: half of them at most."""
+    if there < calibrate + FEWEST_HELD_OUT:
+        raise _too_few(there, calibrate)
+    held = there - calibrate
+    if teach:
+        held = min(MOST_HELD_OUT, held, max(FEWEST_HELD_OUT, there // 2))
+    order = random.permutation(there)
+    return order[:-held], np.sort(order[-held:])
 
 
 def _too_few(there: int, calibrate: int) -> DataError:
@@ -57,6 +89,16 @@ def _too_few(there: int, calibrate: int) -> DataError:
         f"{FEWEST_HELD_OUT} others choose among the copies. Give {calibrate + FEWEST_HELD_OUT} or "
         "more; labels are not needed."
     )
+
+
+def _teaching(examples: Examples, random: np.random.Generator, tell: Progress) -> AnyArray:
+    """As many at random as fit."""
+    first = next((batch.x for batch in examples.batches(1) if len(batch.x)), None)
+    if first is None:
+        raise DataError("none of the examples to train copies on can be read.")
+    most = min(examples.examples, _READ, max(1, _LARGEST // max(1, first[0].nbytes)))
+    wanted = np.sort(random.permutation(examples.examples)[:most])
+    return _read(examples, wanted, tell)[0]
 
 
 def _read(examples: Examples, wanted: AnyArray, tell: Progress) -> tuple[AnyArray, IntArray | None]:

@@ -1,8 +1,10 @@
-"""Cheap copies of a network, from its file and some examples, to a graph of stages."""
+"""Cheap copies of networks, from their files and some examples, to a graph of stages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +22,15 @@ from offramp.networks.preprocessing import Preprocessing
 from offramp.plan.asked import AtLeast
 from offramp.runtime import Stages
 from offramp.siblings.choosing import Choice, choose
-from offramp.siblings.copies import FULL, Copy, Maker, shared_answer
+from offramp.siblings.copies import FULL, Copy, Maker
 from offramp.siblings.examples import Drawn
+from offramp.siblings.forms import WHOLE
+from offramp.siblings.scoring import shared_answer
+from offramp.siblings.teaching import Lessons
 from offramp.siblings.timing import quiet_costs
 
 CALIBRATING = (50, 500)  # examples, from and to
+_ALIKE = 0.02  # of the answers: what a copy may change that is asked in place of the reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,10 @@ class SiblingOptions:
     threads: Annotated[int, "Threads of each network.", AtLeast(1)] = 1
     most: Annotated[int, "Copies to keep, at most.", AtLeast(1)] = 4
     calibrate: Annotated[int, "Examples that int8 takes its ranges from: 50 to 500."] = 100
+    epochs: Annotated[
+        int, "Times that copies learn from every example; 0: no training.", AtLeast(0)
+    ] = 0
+    minutes: Annotated[float | None, "From when on no further copy is begun."] = None
     seed: Annotated[int, "Of the examples that are drawn.", AtLeast(0)] = 0
 
     def __post_init__(self) -> None:
@@ -47,16 +57,18 @@ class SiblingOptions:
             raise InputError(
                 f"{self.calibrate} examples shall calibrate int8; give {low} to {high}."
             )
-        if min(self.batch, self.threads, self.most) < 1:
+        if min(self.batch, self.threads, self.most) < 1 or self.epochs < 0:
             raise InputError("the batch, the threads and the most copies are at least 1 each.")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InputError(f"{self.minutes} minutes are none; give more than 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Siblings:
-    """A network with cheap copies of itself before it."""
+    """Networks with cheap copies of themselves before the last of them, the reference."""
 
-    networks: Networks  # the chain, cheapest first; the network itself is the reference
-    tried: Sequence[Copy]  # every copy that could be made, and the network
+    networks: Networks  # the chain, cheapest first, the reference last
+    tried: Sequence[Copy]  # every copy that could be made, and the networks; the reference last
     costs: Costs  # of each of them
     dropped: Mapping[str, str]  # what did not stay or could not be made -> why
     cost: float  # of walks by one threshold on held-out examples, over the network's
@@ -79,13 +91,15 @@ class Siblings:
         }
 
     def speedup(self, name: str) -> float:
-        """How many times as fast as the network a copy is."""
-        return self.costs.body[FULL] / self.costs.body[name]
+        """How many times as fast as the reference a copy is."""
+        return self.costs.body[self.networks.graph.reference] / self.costs.body[name]
 
     def _copy(self, copy: Copy) -> dict[str, Any]:
         scheme = copy.scheme
         return {
-            "size": copy.size and list(copy.size),
+            "size": copy.form.size and list(copy.form.size),
+            "blocks": copy.form.blocks and list(copy.form.blocks),
+            "trained": copy.form.trained,
             "int8": scheme and {"method": scheme.method, "fp32": list(scheme.kept)},
             "cost": self.costs.body[copy.name],
             "speedup": self.speedup(copy.name),
@@ -96,58 +110,126 @@ class Siblings:
 
 @checked
 def make(
-    path: Path,
+    networks: Path | Mapping[str, Path],
     examples: Examples | None,
     options: SiblingOptions,
     folder: Path,
     progress: Progress | None = None,
     *,
+    further: Examples | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Siblings:
-    """Makes copies of a network that cost less, and keeps those that could pay before it.
+    """Makes copies of networks that cost less, and keeps those that could pay before the last.
 
-    Copies are static int8 networks, the same weights on fewer pixels, and both. All read what the
-    network reads. No training takes place.
+    Copies are static int8 networks, the same weights on fewer pixels, fewer residual blocks, and
+    int8 of these. With epochs, some learn what the last network answers; this needs the extra
+    `torch`. All read what the networks read.
 
     Args:
-        path: an ONNX file with one input (batch, ...) and scores (batch, classes).
-        examples: with or without labels; 2,000 and those that calibrate are drawn from them. The
-            graph remembers these, and they certify nothing.
-        options: how copies are made and judged.
+        networks: an ONNX file with one input (batch, ...) and scores (batch, classes), or several
+            by name, the reference last.
+        examples: with or without labels; 2,000 that choose and those that calibrate are drawn from
+            them. The graph remembers these, and they certify nothing.
+        options: how many, of which kinds.
         folder: where they are written.
         progress: called with what is done, how much of it, and how much there is.
+        further: examples that copies learn from, without labels; None: those of `examples` that do
+            not choose.
         preprocessing: what the graph says of how examples are read.
 
-    Returns:
-        A chain of the copies that stay and the network, which is alone where there is none.
-
     Raises:
-        DataError: too few examples, or such as the network does not read.
-        NetworkError: the network does not run on them, or its rows depend on each other.
+        DataError: too few examples, or such as the networks do not read.
+        NetworkError: a network does not run on them, or its rows depend on each other.
+        MissingExtra: copies are to be trained, and PyTorch is not there.
     """
     tell = progress or silent
-    drawn = Drawn.of(examples, options.calibrate, options.seed, tell)
-    layout = None if preprocessing is None else preprocessing.layout
-    maker = Maker(path, folder, drawn, layout, tell)
-    return _chosen(maker, options, preprocessing)
+    files = {FULL: networks} if isinstance(networks, Path) else dict(networks)
+    calibrate, train, seed = options.calibrate, _trains(options), options.seed
+    drawn = Drawn.of(examples, further, calibrate=calibrate, train=train, seed=seed, tell=tell)
+    makers = _makers(files, drawn, options, folder, preprocessing, tell)
+    return _chosen(makers, options, preprocessing)
 
 
-def _chosen(maker: Maker, options: SiblingOptions, preprocessing: Preprocessing | None) -> Siblings:
-    """The copies that can be made, judged on the held-out examples."""
-    drawn, full = maker.drawn, maker.full()
-    _check_answers(full, drawn)
-    tried = [*_like(maker, full), full]
-    trace, costs = _judged(tried, drawn, options, maker.tell)
-    choice = choose(trace, {copy.name: copy.changed for copy in tried}, options.most, maker.tell)
+def _trains(options: SiblingOptions) -> bool:
+    """Whether copies learn. Raises MissingExtra before anything is made where they cannot."""
+    if options.epochs:
+        import offramp.siblings.tuning  # noqa: F401
+    return options.epochs > 0
+
+
+def _makers(
+    files: Mapping[str, Path],
+    drawn: Drawn,
+    options: SiblingOptions,
+    folder: Path,
+    preprocessing: Preprocessing | None,
+    tell: Progress,
+) -> list[Maker]:
+    """One for each network, all with the same time."""
+    until = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
+    return [
+        Maker(
+            name=name,
+            prefix="" if len(files) == 1 else f"{name}-",
+            file=file,
+            folder=folder,
+            drawn=drawn,
+            layout=None if preprocessing is None else preprocessing.layout,
+            until=until,
+            tell=tell,
+        )
+        for name, file in files.items()
+    ]
+
+
+def _chosen(
+    makers: Sequence[Maker], options: SiblingOptions, preprocessing: Preprocessing | None
+) -> Siblings:
+    """The networks and copies that can be made, judged on the held-out examples."""
+    drawn, tell = makers[-1].drawn, makers[-1].tell
+    reference = makers[-1].original()
+    _check_answers(reference, drawn)
+    own = [*(maker.original(reference) for maker in makers[:-1]), reference]
+    copies = [c for m, o in zip(makers, own, strict=True) for c in m.copies(o, reference)]
+    if options.epochs:
+        copies += _trained(makers, own, copies, options)
+    failed = {name: why for maker in makers for name, why in maker.failed.items()}
+    unlike = _unlike(copies, reference)
+    tried = [*(copy for copy in copies if copy.name not in unlike), *own]
+    trace, costs = _judged(tried, drawn, options, tell)
+    choice = choose(trace, {copy.name: copy.changed for copy in tried}, options.most, tell)
     return Siblings(
         networks=_networks(choice, tried, preprocessing, drawn),
         tried=tried,
         costs=costs,
-        dropped={**maker.failed, **choice.dropped},
+        dropped={**failed, **unlike, **choice.dropped},
         cost=choice.cost,
         calibrated=len(drawn.calibrating),
         error=_errors(tried, drawn),
     )
+
+
+def _trained(
+    makers: Sequence[Maker], own: Sequence[Copy], copies: Sequence[Copy], options: SiblingOptions
+) -> list[Copy]:
+    """Copies that learn what the reference answers, or what a copy of it does in its place."""
+    reference, last = own[-1], makers[-1]
+    alike = [c for c in copies if c.form == WHOLE and c.changed <= _ALIKE and c.scheme]
+    asked = min((c for c in alike if c.name.startswith(last.prefix)), key=_changed, default=None)
+    lessons = Lessons.of(
+        (asked or reference).file, last.drawn.teaching, last.width, options.epochs, last.tell
+    )
+    alone = len(makers) == 1
+    pairs = list(zip(makers, own, strict=True))
+    return [
+        copy
+        for maker, network in (pairs if alone else pairs[:-1])
+        for copy in maker.trained(network, reference, lessons, alone)
+    ]
+
+
+def _changed(copy: Copy) -> float:
+    return copy.changed
 
 
 def _check_answers(full: Copy, drawn: Drawn) -> None:
@@ -164,17 +246,15 @@ def _check_answers(full: Copy, drawn: Drawn) -> None:
         )
 
 
-def _like(maker: Maker, full: Copy) -> Iterator[Copy]:
-    """The copies that know anything of what the network answers."""
-    chance = 1 - shared_answer(full.scores)
-    for copy in maker.copies(full):
-        if copy.changed < chance:
-            yield copy
-        else:
-            maker.failed[copy.name] = (
-                f"changes {copy.changed:.1%} of the answers; always answering the same changes "
-                f"{chance:.1%}"
-            )
+def _unlike(copies: Sequence[Copy], reference: Copy) -> dict[str, str]:
+    """The copies that know nothing of what the reference answers -> why they went."""
+    chance = 1 - shared_answer(reference.scores)
+    return {
+        copy.name: f"changes {copy.changed:.1%} of the answers; always answering the same changes "
+        f"{chance:.1%}"
+        for copy in copies
+        if copy.changed >= chance
+    }
 
 
 def _judged(
