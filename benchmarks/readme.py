@@ -21,7 +21,12 @@ from offramp.study.contestants import ONE_FILE
 from tools.house import holdings
 
 DOCS = ROOT.parent / "docs"
-PAGES = (*sorted((DOCS / "results").glob("*.md")), DOCS / "house.md", ROOT.parent / "README.md")
+PAGES = (
+    *sorted((DOCS / "results").glob("*.md")),
+    DOCS / "house.md",
+    DOCS / "paper.md",
+    ROOT.parent / "README.md",
+)
 SHOWN = "ResNet-20, 32, 56 with skips"  # in the figure
 SHORT = {  # in the figure of the clock
     "ResNet-20 > ResNet-56": "two networks",
@@ -40,7 +45,7 @@ def main() -> None:
         sys.exit(any(filled(text) != text for text in map(_read, PAGES)))
     for page in PAGES:
         page.write_text(filled(_read(page)), encoding="utf-8")
-    for name, draw in {"frontier": figure, "clock": clock_figure}.items():
+    for name, draw in FIGURES.items():
         drawn = '<?xml version="1.0" encoding="utf-8"?>\n' + draw()
         (DOCS / f"{name}.svg").write_text(drawn, encoding="utf-8")
 
@@ -528,6 +533,85 @@ def _rows_of_clock() -> list[dict[str, Any]]:
     return [row for row in rows if row["threads"] == row["batch"] == 1]
 
 
+SHARES = {  # of images, as the paper's figure counts them
+    "right by all": "right by all three",
+    "wrong by all": "wrong by all three",
+    "right by another than the first": "wrong by AlexNet, right by another",
+    "error of alexnet": "error of AlexNet",
+    "error of googlenet": "error of GoogLeNet",
+    "error of resnet50": "error of ResNet-50",
+}
+SELECTION = {  # what is shown of network selection, by what it sees
+    "exact oracle": "exact oracle",
+    DEFAULT: "offramp, classes alone",
+    "agreement": "agreement",
+    "thresholds": "thresholds on class-wise reliability",
+    "myopic": "one such threshold",
+    "uniform": "blind mix of networks",
+}
+
+
+def paper_shares() -> str:
+    found = load("imagenet")["shares"]
+    rows = [
+        [told, *(f"{found[loss][share]:.1%}" for loss in found)] for share, told in SHARES.items()
+    ]
+    return table(["images", *("top-1", "top-5")], rows)
+
+
+def paper_selection(loss: str, unit: str) -> str:
+    """Speed-ups at equal net excess loss of every topology, by what decides."""
+    found = load("imagenet")
+    head = ["topology", "decides", *(f"{level * 100:g} points" for level in found["levels"])]
+    rows = []
+    for topology, each in found["found"][loss][unit].items():
+        speedups = {DEFAULT if n == "auto" else n: row for n, row in each["speedups"].items()}
+        lost, cost = each["soft oracle"]
+        soft = [f"{1 / cost:.2f}" if lost <= level else "" for level in found["levels"]]
+        rows.append([topology, "soft oracle", *soft])
+        rows += [
+            ["", told, *(f"{speedup:.2f}" for speedup in speedups[name])]
+            for name, told in SELECTION.items()
+        ]
+    return table(head, rows)
+
+
+def paper_stops() -> str:
+    """Where images stop, of top-5 in the paper's times."""
+    rows = []
+    for topology, each in load("imagenet")["found"]["top5"]["ms"].items():
+        for level, shares in each["stops_at"].items():
+            told = [topology if level == next(iter(each["stops_at"])) else ""]
+            told.append(f"{float(level) * 100:g} points")
+            rows.append([*told, *(f"{shares[n]:.1%}" if n in shares else "" for n in IMAGENET)])
+    return table(["topology", "excess loss", *IMAGENET.values()], rows)
+
+
+IMAGENET = {"alexnet": "AlexNet", "googlenet": "GoogLeNet", "resnet50": "ResNet-50"}
+
+
+def paper_figure() -> str:
+    """Top-5 excess loss against time: the three topologies, single networks, mixes, the oracle."""
+    found = load("imagenet")["found"]["top5"]["ms"]
+    tree = list(found)[2]
+    series = [
+        _series(f"offramp, {name}", "learned" if name == tree else "policy", _over(curve), 1.0)
+        for name, curve in ((name, found[name]["curves"]["auto"]) for name in list(found)[:3])
+    ]
+    shown = found[tree]
+    for name in ("uniform", "exact oracle"):
+        series.append(_series(name, _role(name), _over(shown["curves"][name]), 1.0))
+    lost, cost = shown["soft oracle"]
+    series.append(_series("soft oracle", "oracle", [[lost, cost]], 1.0))
+    series += [_series(IMAGENET[n], "static", [p], 1.0) for n, p in shown["static"].items()]
+    return draw_frontier(FrontierFigure(series=tuple(series), highest=6.0))
+
+
+def _over(points: list[list[float]]) -> list[list[float]]:
+    """A curve, up to what is shown."""
+    return [[lost, cost] for lost, cost in points if lost <= 0.06]
+
+
 def folders() -> str:
     """What each folder of the source holds, in its own words."""
     lines = ["| folder | what it holds |", "|---|---|"]
@@ -603,6 +687,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "instead": instead,
     "routing": routing,
     "scale": scale,
+    "paper_shares": paper_shares,
+    "paper_top5": partial(paper_selection, "top5", "ms"),
+    "paper_top1": partial(paper_selection, "top1", "ms"),
+    "paper_adds": partial(paper_selection, "top5", "multiply-adds"),
+    "paper_stops": paper_stops,
     "machine": machine,
     "house": house,
     "folders": folders,
@@ -651,6 +740,13 @@ def _role(name: str) -> Role:
 def _series(name: str, role: Role, points: list[list[float]], unit: float) -> Series:
     costs, losses = [p[1] / unit for p in points], [p[0] * 100 for p in points]
     return Series(name, role, tuple(costs), tuple(losses))
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "frontier": figure,
+    "clock": clock_figure,
+    "paper": paper_figure,
+}
 
 
 if __name__ == "__main__":

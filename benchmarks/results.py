@@ -27,6 +27,8 @@ MADE = (
     "README.md",
     "docs/results",
     "docs/house.md",
+    "docs/paper.md",
+    "docs/paper.svg",
     "docs/frontier.svg",
     "docs/clock.svg",
 )  # what benchmarks write

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cifar, draws
-from benchmarks.readme import DOCS, JOURNEYS, PAGES, TABLES, filled
+from benchmarks.readme import DOCS, FIGURES, JOURNEYS, PAGES, TABLES, filled
 from benchmarks.results import RESULTS, load
 from offramp.plan.asked import Asked
 
@@ -21,6 +21,7 @@ def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
     older = {"real_networks", "promise", "clock", "scale", "exits", "structure"}
     newer = {"peers", "pool", "refit", "few", "draws", "house", "lite", "text", "siblings"}
+    newer |= {"imagenet"}
     assert names == older | newer
 
 
@@ -53,7 +54,7 @@ def test_every_table_is_shown_once() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     shown = [name for name in re.findall(r"<!-- (\w+) -->\n", text) if name != "end"]
     assert sorted(shown) == sorted(TABLES)
-    for figure in ("frontier", "clock"):
+    for figure in FIGURES:
         assert (DOCS / f"{figure}.svg").exists()
 
 
