@@ -28,7 +28,7 @@ def blob_plans(folder: Path, *budgets: float, examples: int = 4000) -> list[Plan
     stages = Stages(files)
     scores = {name: stages.run(name, x) for name in files}
     trace = Trace.of(scores, y, costs={"small": 1.0, "big": 9.0})
-    return fit_each(trace, Asked.of(*budgets), Networks(trace.graph, files))
+    return fit_each(trace, Asked.of(*budgets, policy="margin"), Networks(trace.graph, files))
 
 
 def image_plan(folder: Path) -> Plan:
@@ -46,7 +46,7 @@ def image_plan(folder: Path) -> Plan:
     stages = Stages(files)
     trace = Trace.of({n: stages.run(n, x) for n in files}, y, costs={"small": 1.0, "big": 9.0})
     pixels = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3)
-    plans = fit_each(trace, Asked.of(0.2), Networks(trace.graph, files))
+    plans = fit_each(trace, Asked.of(0.2, policy="margin"), Networks(trace.graph, files))
     return replace(plans[0], preprocessing=pixels)
 
 
@@ -83,7 +83,8 @@ def serving(
     """A server of one plan, called `blobs`, with all that is counted."""
     shelf = Shelf("blobs")
     telemetry = Telemetry(shelf)
-    service = Service(plans, limits=limits, observer=telemetry.observer())
-    shelf.put(ServedPlan("blobs", "1", service))
+    model = ServedPlan("blobs", "1", Service(plans, limits=limits))
+    model.service.observer = telemetry.observer(model)
+    shelf.put(model)
     with listening(shelf, address=address, door=door, telemetry=telemetry) as listener:
         yield listener

@@ -19,7 +19,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("core.task", "task single labels regression sequences recorded"),
     ("core", "task hulls ledger meaning rows parts tables frames scored trace imports"),
     ("core", "policy walk frontier"),
-    ("promise", "pvalues order certify split"),
+    ("promise", "pvalues order certify split guard"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing resizing inputs weights classes trial nodes endings copies forms"),
     ("networks", "networks reading batches npz images folders columns data"),
@@ -28,7 +28,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("policies", "cascade_routing"),
     ("", "policies"),
     ("learn", "teach pool latency"),
-    ("plan", "asked plan notes job fit needs evaluate"),
+    ("plan", "asked profile plan notes job fit needs evaluate watch"),
     # what runs parts of a plan
     ("runtime", "format engine rows session onnxruntime stages together driver"),
     ("export", "scope itinerary deciding stages photographs seal single folder"),
@@ -36,7 +36,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("runtime", "waiting calls"),  # functions as stages
     ("runtime", "ends routed openvino torch single"),  # what runs exported files
     ("", "runtime"),
-    ("recording", "independence measure labels resume running record reprice"),
+    ("recording", "independence measure labels resume running record reprice audits"),
     ("exits", "work network passes cutting depth stages pooling heads features placement"),
     ("exits", "outputs attach"),
     ("", "exits"),
@@ -48,8 +48,8 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("study", "bands compare memory contestants bench"),
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
-    ("serving", "queueing room brownout service address protocol models shelf tracing"),
-    ("serving", "telemetry app messages rpc listening opening server"),
+    ("serving", "queueing room brownout service address tracing auditing protocol models shelf"),
+    ("serving", "telemetry app messages rpc listening opening versions server"),
     ("", "serving"),
     ("testing", "closeness policies tasks engines"),
     ("", "testing sklearn torch"),

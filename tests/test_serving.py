@@ -22,7 +22,7 @@ from offramp.plan.plan import Plan
 from offramp.runtime import Calls, infer
 from offramp.runtime.format import Answers
 from offramp.serving import Limits, Service
-from offramp.serving.brownout import HOLD_S, BrownOut, ladder
+from offramp.serving.brownout import HOLD_S, BrownOut, ladder, safer
 from offramp.testing import MemoryRuntime, synthetic
 
 TRACE = synthetic(3000, edges="small>medium>large,small>large", seed=3)
@@ -245,8 +245,22 @@ def test_the_dial_turns_with_load_and_back_without() -> None:
     seen = [dial.turn(0.0, 1.0 + HOLD_S * (i + 1)) for i in range(len(levels) + 2)]
     assert seen[-1] is levels[0]
     assert all(b.cost >= a.cost for a, b in pairwise(seen))
-    dial.safest = True
+    dial.most = 1
+    assert dial.turn(1.0, 98.0) is levels[1]
+    dial.held = levels[0]
     assert dial.turn(1.0, 99.0) is levels[0]
+
+
+def test_what_is_safer_ends_at_the_reference() -> None:
+    found = [ladder(TOGETHER, None)[0]]
+    while (safe := safer(found[-1])) is not None:
+        found.append(safe)
+    assert [rung.plan.routes for rung in found] == [True, True, False]
+    assert found[1].plan.tradeoff == TOGETHER[0].certificate.points[0].tradeoff
+    last = found[-1]
+    alone = infer(last.plan, MemoryRuntime.of(TRACE), NUMBERS)
+    assert (alone.stage == "large").all()
+    assert (last.budget, last.cost) == (0.0, TOGETHER[0].certificate.reference_cost)
 
 
 def test_under_load_answers_are_cheaper_and_say_so() -> None:

@@ -66,6 +66,8 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (running.run, "run plan --data photos/ --out answers.parquet"),
     (running.bench, "bench plan --data test.npz --batch 1,64"),
     (serving.serve, "serve plan --port 8000"),
+    (serving.label, "label audits labels.csv --out labelled"),
+    (serving.watch, "watch plan audits"),
     (running.export, "export plan --out model.onnx"),
     (running.report, "report trace plan --out report.html"),
     (running.card, "card plan --out card.md"),
@@ -89,8 +91,9 @@ def _stop(signal_: int, _: FrameType | None) -> None:
 def main() -> None:
     """Runs the command line.
 
-    Exit codes: 0 done, 1 `fit` says keep the reference, 2 bad input, 3 an error of offramp's own;
-    as shells count them, 130 interrupted, 143 asked to end, 141 nobody reads the output any more.
+    Exit codes: 0 done, 1 `fit` says keep the reference or `watch` raises an alarm, 2 bad input, 3
+    an error of offramp's own; as shells count them, 130 interrupted, 143 asked to end, 141 nobody
+    reads the output any more.
     """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

@@ -9,22 +9,35 @@ from typing import Annotated, Literal
 
 import typer
 
-from offramp.base.errors import InputError, MissingExtra
+from offramp.base.errors import DataError, InputError, MissingExtra
 from offramp.base.files import read_bytes
-from offramp.command import parsing
-from offramp.command.options import EngineOption, Given, Threads, with_options
-from offramp.command.terminal import remark
+from offramp.base.outputs import check_output
+from offramp.command import parsing, tables
+from offramp.command.options import EngineOption, Force, Given, Json, Threads, with_options
+from offramp.command.terminal import messages, remark, show
+from offramp.core.parts import TRACE
+from offramp.core.trace import Trace
+from offramp.plan.plan import Plan
+from offramp.plan.watch import Watching
+from offramp.recording.audits import add_labels, labelled, read_labels
 from offramp.serving.address import Address, Door
+from offramp.serving.auditing import Auditing, OnAlarm
 from offramp.serving.opening import Opening, model_name
 from offramp.serving.service import Limits
 from offramp.serving.tracing import log_to
+from offramp.serving.versions import Canary
 
+ErrorOption = Annotated[
+    float, typer.Option(help="Chance of a false alarm ever, of all guards together.")
+]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @with_options(address=Address, limits=Limits, door=Door)
 def serve(
-    plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
+    plan: Annotated[
+        Path, typer.Argument(help="Folder made by `fit`, or one of versions: plans by number.")
+    ],
     address: Given,
     limits: Given,
     door: Given,
@@ -35,6 +48,23 @@ def serve(
         float | None,
         typer.Option(help="Under load answer within this budget, certified in PLAN as well."),
     ] = None,
+    audit: Annotated[
+        float | None,
+        typer.Option(help="Share of rows that every stage scores afterwards, to be watched."),
+    ] = None,
+    audits: Annotated[
+        Path | None, typer.Option(help="Folder where audits are kept, as a trace.")
+    ] = None,
+    on_alarm: Annotated[
+        OnAlarm, typer.Option(help="Turn to the safe side, run the reference alone, or say so.")
+    ] = "safer",
+    error: ErrorOption = 0.05,
+    canary: Annotated[
+        float, typer.Option(help="Share of requests that a new version meets first.")
+    ] = 0.0,
+    canary_requests: Annotated[
+        int, typer.Option(help="Requests that it must answer well before it meets all.")
+    ] = 1000,
     api_key: Annotated[
         Path | None, typer.Option(help="File that holds the key which clients must send.")
     ] = None,
@@ -56,11 +86,68 @@ def serve(
         engine=engine,
         threads=threads,
         limits=Limits(**limits, workers=_workers(workers)),
+        auditing=_auditing(audit, audits, on_alarm, error),
     )
     entrance = Door(**door, api_key=_key(api_key))
     log_to(sys.stderr, log)
-    server = Server(plan, opening, address=Address(**address), door=entrance)
+    server = Server(
+        plan,
+        opening,
+        address=Address(**address),
+        door=entrance,
+        canary=Canary(share=canary, requests=canary_requests),
+    )
     server.run(lambda: remark(server.lines()))
+
+
+def _auditing(
+    share: float | None, folder: Path | None, on_alarm: OnAlarm, error: float
+) -> Auditing | None:
+    if share is None:
+        if folder is not None:
+            raise InputError("--audits is where audits are kept; say how many: --audit 0.01.")
+        return None
+    return Auditing(share=share, folder=folder, on_alarm=on_alarm, error=error)
+
+
+def label(
+    audits: Annotated[Path, typer.Argument(help="Folder of `serve --audits`.")],
+    labels: Annotated[Path, typer.Argument(help="Parquet or CSV: columns id and label.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the labelled audits as a trace, for `fit`.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Say what audited examples are; `watch`, `fit` and a server that runs take it into account."""
+    if out:
+        check_output(out, force, TRACE, [audits, labels])
+    trace = Trace.read(audits)
+    known, others = add_labels(audits, labels, trace)
+    said = f"; {others} of {labels} are of no audited example" if others else ""
+    messages.print(f"{known} of {trace.examples} audited examples have labels{said}")
+    if out:
+        found = labelled(trace, read_labels(audits))
+        if found is None:
+            raise DataError(f"no audited example has a label; {out} would be empty.")
+        found.write(out, force=force)
+
+
+def watch(
+    plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
+    audits: Annotated[Path, typer.Argument(help="Folder of `serve --audits`, or any trace.")],
+    error: ErrorOption = 0.05,
+    json_: Json = False,
+) -> None:
+    """Whether audited examples, in their order, keep what the plan promises. Exit code 1: alarm."""
+    read, trace = Plan.read(plan), Trace.read(audits)
+    watching = Watching(read, error=error)
+    watching.see(trace)
+    known = trace if trace.labels is not None else labelled(trace, read_labels(audits))
+    if known is not None:
+        watching.see_labels(known)
+    show(json_, watching.to_json(), lambda: tables.watched(watching.to_json()))
+    if watching.alarms:
+        raise typer.Exit(1)
 
 
 def _key(file: Path | None) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Group
 from rich.text import Text
@@ -186,6 +187,27 @@ def _measures(found: Comparison) -> str:
         f"{LEVELS[0] * 100:g} to {LEVELS[-1] * 100:g} points, as a share of the reference's. Gap "
         f"closed: from single networks to the exact oracle, in cost at these points and in loss at "
         f"equal cost.{ends}"
+    )
+
+
+def watched(guards: Sequence[Mapping[str, Any]]) -> Sheet:
+    """What guards have seen, a row for each."""
+    return Sheet(
+        title="the promise on live examples",
+        columns=("", "examples", "mean", "surely between", "promised", "wealth", "alarm"),
+        rows=[
+            [
+                one["guard"],
+                str(one["examples"]),
+                f"{one['mean']:.2%}",
+                f"{one['interval'][0]:.2%} and {one['interval'][1]:.2%}",
+                f"{one['promised']:.2%}",
+                f"{one['wealth']:.3g}",
+                f"after {one['alarm_id']}, since {one['since_id']}" if one["alarm"] else "no",
+            ]
+            for one in guards
+        ],
+        caption=f"Alarm where the wealth reaches {guards[0]['needed']:.3g}.",
     )
 
 

@@ -22,7 +22,8 @@ from offramp.core.policy import seen_by_all
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
-from offramp.plan.plan import Plan, Profile
+from offramp.plan.plan import Plan
+from offramp.plan.profile import Profile
 from offramp.policies import policy_to_json
 from offramp.promise import split
 from offramp.promise.pvalues import Method, interval, method_for
@@ -109,7 +110,7 @@ def evaluate(
         StorageError: the trace's ledger cannot be written.
     """
     tell = progress or silent
-    _check_alike(plan, trace)
+    check_system(plan, trace)
     recorded = priced(plan, split.distinct(trace, repeats))
     tell("answering as the plan does", 1, 3)
     answered = plan.answering(recorded)
@@ -210,7 +211,7 @@ def _method(plan: Plan, loss: str) -> Method:
     return promise.method if loss == promise.loss else method_for(promise.excess, binary)
 
 
-def _check_alike(plan: Plan, trace: Trace) -> None:
+def check_system(plan: Plan, trace: Trace) -> None:
     """Raises TraceError where the trace is of another system, or of examples that taught it."""
     what = "this trace"
     if trace.task != plan.task:

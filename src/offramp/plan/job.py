@@ -17,7 +17,7 @@ from offramp.base.hashing import hash_rows
 from offramp.base.progress import Progress, silent
 from offramp.core import tasks
 from offramp.core.example_costs import mean_interval, ratio_interval
-from offramp.core.frontier import TracePolicy, excess_of, replay
+from offramp.core.frontier import TracePolicy, excess_of, loss_of, replay
 from offramp.core.meaning import chance_loss, doubts
 from offramp.core.parts import versions
 from offramp.core.policy import seen_by_all
@@ -30,7 +30,8 @@ from offramp.learn.pool import edges_of, search
 from offramp.learn.teach import AUTO, QUICK, Taught, Ways, teach
 from offramp.networks.networks import Networks
 from offramp.plan.asked import Asked
-from offramp.plan.plan import Plan, Profile
+from offramp.plan.plan import Plan
+from offramp.plan.profile import Profile
 from offramp.policies import Deployable, Policy, Static, family, policy_to_json
 from offramp.promise.certify import Certificate, Saving, Trial, certify
 from offramp.promise.order import Candidate, Order, safest_first
@@ -330,5 +331,15 @@ def _with_intervals(certificate: Certificate, trace: Trace, policy: Policy) -> C
 
 def profile(trace: Trace, policy: Deployable, certificate: Certificate) -> Profile:
     """What these examples look like to the plan."""
-    exits = _walked(trace, policy, certificate).exits()
-    return Profile.of(seen_by_all(trace, trace.graph.root).sure(), exits)
+    outcome = _walked(trace, policy, certificate)
+    sure = seen_by_all(trace, trace.graph.root).sure()
+    return Profile.of(sure, outcome.exits(), _changed(trace, outcome, certificate))
+
+
+def _changed(trace: Trace, outcome: Outcome, certificate: Certificate) -> float | None:
+    """The share of answers that are not the reference's; None: the trace holds no answers."""
+    if isinstance(trace.task, RecordedAnswers) and not trace.answers:
+        return None
+    losses = trace.losses(tasks.DISAGREEMENT, "induced")
+    losses = losses.single() if certificate.tradeoff is None else losses
+    return float((loss_of(outcome, losses) > 0).mean())

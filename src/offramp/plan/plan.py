@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired
 
-import numpy as np
-
 from offramp.answering.committees import (
     Committees,
     biases_to_json,
@@ -32,7 +30,7 @@ from offramp.base.manifests import (
 )
 from offramp.base.notebook import table_html
 from offramp.base.outputs import new_folder
-from offramp.base.schema import fits, record_of
+from offramp.base.schema import fits
 from offramp.core import tasks
 from offramp.core.costs import COST_KEYS, CostsJson
 from offramp.core.graph import Costs, Graph, GraphJson
@@ -50,6 +48,7 @@ from offramp.networks.networks import (
     read_preprocessing,
 )
 from offramp.networks.preprocessing import AnyPreprocessing
+from offramp.plan.profile import Profile
 from offramp.policies import Deployable, policy_from_json, policy_to_json
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 
@@ -89,43 +88,6 @@ class PlanManifest(Manifest, CostsJson):
     learning_sampled_from: NotRequired[int | None]
     pool: NotRequired[str | None]
     dropped: NotRequired[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What the certification examples looked like, to compare others with."""
-
-    examples: int
-    exits: Mapping[str, float]  # share that stops at each stage
-    edges: tuple[float, ...]  # of bins of the root's sureness, rising
-    shares: tuple[float, ...]  # of examples in each bin, one more than edges
-
-    @classmethod
-    def of(cls, sure: FloatArray, exits: Mapping[str, float]) -> Profile:
-        """The profile of examples of which the root is so sure, (n,)."""
-        edges = np.unique(np.quantile(sure, np.linspace(0, 1, 11)[1:-1]))
-        return cls(len(sure), dict(exits), tuple(edges.tolist()), _shares(sure, edges))
-
-    def like(self, sure: FloatArray, exits: Mapping[str, float]) -> Profile:
-        """The profile of other examples, in the same bins."""
-        return Profile(len(sure), dict(exits), self.edges, _shares(sure, np.array(self.edges)))
-
-    def to_json(self) -> dict[str, Any]:
-        lists = {"edges": list(self.edges), "shares": list(self.shares)}
-        return {"examples": self.examples, "exits": dict(self.exits), **lists}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Profile:
-        """The inverse of `to_json`. Raises ValueError where a value is missing or none of it."""
-        found = record_of(cls, value)
-        if not found.edges or len(found.shares) != len(found.edges) + 1:
-            raise ValueError(f"{len(found.shares)} shares between {len(found.edges)} edges")
-        return found
-
-
-def _shares(values: FloatArray, edges: FloatArray) -> tuple[float, ...]:
-    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-    return tuple((counts / max(1, len(values))).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)

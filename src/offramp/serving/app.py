@@ -28,7 +28,7 @@ from offramp.serving.protocol import Query, read_query, write_reply
 from offramp.serving.service import Served
 from offramp.serving.shelf import NoSuchModel, Shelf
 from offramp.serving.telemetry import Telemetry, live_page
-from offramp.serving.tracing import TraceContext, tell
+from offramp.serving.tracing import Caller, TraceContext, tell
 
 _JSON_LENGTH = "inference-header-content-length"
 _OPEN = ("/v2/health/",)  # paths that need no key: whoever restarts a server has none
@@ -156,7 +156,8 @@ class _Infer:
         self, model: ServedPlan, query: Query, fields: Any, scope: Scope, receive: Receive
     ) -> Served | None:
         """The answers; None: the client has gone, and nothing is computed for it any more."""
-        answer = model.submit(query, fields, None, scope.get("offramp.trace"))
+        trace = scope.get("offramp.trace") or TraceContext.of(None)  # mounted without the entrance
+        answer = model.submit(query, fields, None, Caller(query.id or trace.trace, trace))
         waiting = asyncio.wrap_future(answer)
         leaving = asyncio.ensure_future(_gone(receive))
         try:

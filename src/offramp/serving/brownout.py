@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from offramp.base.errors import PlanError
 from offramp.base.files import fingerprint
 from offramp.plan.plan import Plan
+from offramp.promise.certify import KEEP
 
 LOW, HIGH = 0.25, 0.75  # shares of the room in use between which the dial turns
 HOLD_S = 0.5  # before it turns back by one
@@ -99,13 +100,36 @@ def check_together(one: Plan, other: Plan) -> None:
         raise PlanError("these plans run other networks; serve those of one `fit` together.")
 
 
+def safer(rung: Rung) -> Rung | None:
+    """What is safer than a setting: the safest of its path that passed, then the reference alone.
+
+    Returns:
+        None: it is the reference already.
+    """
+    plan, own = rung.plan, rung.plan.certificate
+    passed = [p for p in own.points if p.p_value <= own.level and p.tradeoff is not None]
+    if plan.routes and passed and passed[0].tradeoff != plan.tradeoff:
+        return Rung(plan.turned(passed[0].tradeoff), rung.budget, passed[0].cost)
+    return reference_alone(rung)
+
+
+def reference_alone(rung: Rung) -> Rung | None:
+    """The reference of a plan, which loses nothing; None: it runs already."""
+    plan, reference = rung.plan, rung.plan.graph.reference
+    if not plan.routes and plan.certificate.static_choice == reference:
+        return None
+    kept = replace(plan.certificate, tradeoff=None, static_choice=reference, verdict=KEEP)
+    return Rung(replace(plan, tradeoff=None, certificate=kept), 0.0, kept.reference_cost)
+
+
 class BrownOut:
     """A dial that turns to cheaper levels as room runs out, and back one by one after that."""
 
     def __init__(self, levels: Sequence[Rung]) -> None:
         self.levels: Sequence[Rung] = levels
         self.position: int = 0
-        self.safest: bool = False  # an alarm holds it at the first level
+        self.held: Rung | None = None  # what an alarm holds it at, whatever the load
+        self.most: int = len(levels) - 1  # the last level that load may use
         self._turned_s: float = -math.inf
 
     def turn(self, load: float, now_s: float) -> Rung:
@@ -115,9 +139,9 @@ class BrownOut:
             load: share of the room that is in use, in [0, 1].
             now_s: of any steady clock.
         """
-        if self.safest:
-            return self.levels[0]
-        last = len(self.levels) - 1
+        if self.held is not None:
+            return self.held
+        last = self.most
         wanted = min(last, max(0, math.ceil((load - LOW) / (HIGH - LOW) * last)))
         if wanted > self.position:
             self.position, self._turned_s = wanted, now_s

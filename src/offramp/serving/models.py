@@ -16,6 +16,7 @@ from offramp.networks.images import decode
 from offramp.networks.preprocessing import Source, sources_of
 from offramp.runtime.engine import Value
 from offramp.runtime.stages import Stages
+from offramp.serving.auditing import Auditor
 from offramp.serving.protocol import BYTES, NAMES, NamedTensor, Query, Reply, of_base64
 from offramp.serving.service import Served, Service
 
@@ -46,6 +47,8 @@ class ServedPlan:
 
     def __init__(self, name: str, version: str, service: Service) -> None:
         self.name, self.version, self.service = name, version, service
+        self.auditor: Auditor | None = None
+        self.answered, self.failed = 0, 0  # requests, so far
         plan = service.plan
         self.reads: Mapping[str, Value] = _reads(service.runtime)
         self.sources: Mapping[str, Source] = sources_of(plan.fields, plan.preprocessing)
@@ -59,6 +62,17 @@ class ServedPlan:
             Spec("cost", "FP64", (-1,)),
             Spec("scores", "FP32", (-1, plan.classes)),
         )
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether a guard raised the alarm."""
+        return self.auditor is not None and self.auditor.alarmed
+
+    def close(self, wait_s: float | None = None) -> None:
+        """As `Service.close`; what was audited by then is looked at."""
+        self.service.close(wait_s)
+        if self.auditor is not None:
+            self.auditor.close()
 
     def metadata(self) -> dict[str, Any]:
         """As the protocol says it."""

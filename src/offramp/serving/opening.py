@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from offramp.base.arrays import AnyArray
 from offramp.plan.plan import read_plans
 from offramp.runtime.engine import Engine
+from offramp.serving.auditing import Auditing, Auditor
 from offramp.serving.models import ServedPlan
-from offramp.serving.service import Limits, Observer, Service
+from offramp.serving.service import Limits, Service
+
+if TYPE_CHECKING:
+    from offramp.serving.telemetry import Telemetry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +28,20 @@ class Opening:
     engine: Engine | str = "onnxruntime"
     threads: int = 1  # of each network
     limits: Limits = field(default_factory=Limits)
+    auditing: Auditing | None = None  # None: nothing is audited
 
-    def open(self, folder: Path, version: str, observer: Observer | None = None) -> ServedPlan:
+    def open(self, folder: Path, version: str, telemetry: Telemetry | None = None) -> ServedPlan:
         """A model from a folder that `offramp fit` wrote, once it has answered a blank row.
+
+        Args:
+            folder: of a plan, or of the plans of several budgets.
+            version: that clients may ask for.
+            telemetry: told what happens.
 
         Raises:
             PlanError: no plan, a damaged one, or plans that do not belong together.
             NetworkError: a network that does not load, or fails.
+            InputError: audits cannot be kept where they should be.
         """
         service = Service(
             read_plans(folder),
@@ -41,10 +53,14 @@ class Opening:
         try:
             model = ServedPlan(self.name, version, service)
             _try(model)
+            if self.auditing is not None:
+                count = telemetry.audits.inc if telemetry else lambda rows: None
+                model.auditor = Auditor(service, self.auditing, count)
         except BaseException:
             service.close(0.0)
             raise
-        service.observer = observer or service.observer
+        if telemetry is not None:
+            service.observer = telemetry.observer(model)
         return model
 
 

@@ -18,7 +18,7 @@ from offramp.serving.messages import METHODS, PACKAGE, SERVICE, message
 from offramp.serving.models import server_metadata
 from offramp.serving.protocol import BYTES, TYPES, NamedTensor, Query, Reply, of_bytes, to_bytes
 from offramp.serving.shelf import Shelf
-from offramp.serving.tracing import TraceContext
+from offramp.serving.tracing import Caller, TraceContext
 
 _CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",
@@ -120,7 +120,8 @@ class _Answers:
                 fields = await asyncio.to_thread(model.fields, query)
             else:
                 fields = model.fields(query)
-            answer = model.submit(query, fields, context.time_remaining(), trace)
+            caller = Caller(query.id or trace.trace, trace)
+            answer = model.submit(query, fields, context.time_remaining(), caller)
             try:
                 served = await asyncio.wrap_future(answer)
             finally:  # the caller may have gone

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from offramp.serving.address import Address, Door
 from offramp.serving.brownout import Rung
 from offramp.serving.listening import Listener
+from offramp.serving.models import ServedPlan
 from offramp.serving.opening import Opening
 from offramp.serving.shelf import Shelf
 from offramp.serving.telemetry import Telemetry
+from offramp.serving.versions import Canary, Versions, is_plan
+
+_EVERY_S = 2.0  # between looks at a folder of versions
 
 
 class Server:
-    """A plan behind an address.
+    """A plan behind an address, and newer versions of it as they come.
 
     Args:
-        folder: of a plan, or of the plans of several budgets.
-        opening: how it is opened.
+        folder: of a plan, of the plans of several budgets, or of versions of either.
+        opening: how they are opened.
         address: where it listens.
         door: what may come in.
+        canary: how a new version is tried.
 
     Raises:
         PlanError: no plan, or a damaged one.
@@ -28,12 +34,26 @@ class Server:
     """
 
     def __init__(
-        self, folder: Path, opening: Opening, *, address: Address, door: Door | None = None
+        self,
+        folder: Path,
+        opening: Opening,
+        *,
+        address: Address,
+        door: Door | None = None,
+        canary: Canary | None = None,
     ) -> None:
+        self.opening, self.single = opening, is_plan(folder)
         self.shelf = Shelf(opening.name)
         self.telemetry = Telemetry(self.shelf)
-        self.shelf.put(opening.open(folder, "1", self.telemetry.observer()))
+        self.versions = Versions(folder, self.shelf, self._open, canary)
         self.listener = Listener(self.shelf, address, door, self.telemetry)
+
+    def _open(self, folder: Path, version: str) -> ServedPlan:
+        opening, auditing = self.opening, self.opening.auditing
+        if auditing is not None and auditing.folder is not None and not self.single:
+            own = replace(auditing, folder=auditing.folder / version)  # each may be another system
+            opening = replace(opening, auditing=own)
+        return opening.open(folder, version, self.telemetry)
 
     def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Serves until it is asked to end, and answers what is inside.
@@ -44,7 +64,11 @@ class Server:
         Raises:
             StorageError: a port that cannot be had.
         """
-        self.listener.run(started)
+        self.versions.follow(_EVERY_S)
+        try:
+            self.listener.run(started)
+        finally:
+            self.versions.close()
 
     def lines(self) -> list[str]:
         """Where it listens and with what, once it does."""

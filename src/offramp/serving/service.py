@@ -7,6 +7,7 @@ leave at once.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -60,7 +61,7 @@ class Served:
     answers: Answers
     tradeoff: float | None  # None: one network ran alone
     budget: float  # excess loss that is promised of answers at this tradeoff
-    level: int  # of the ladder; 0 without load
+    level: int  # of the ladder; 0 without load; -1: what an alarm holds it at
     waited_s: float
     computed_s: float  # of the runs that it took part in
 
@@ -127,7 +128,7 @@ class Service:
         for name, queue in self.queues.items():
             queue.start(self.limits.workers.get(name, 1))
         self._room = Room(self.limits.rows)
-        self._audits = 0
+        self._places = threading.Semaphore(_AUDITS)  # of audits
         self._stages = self.plan.graph.names
 
     def __enter__(self) -> Service:
@@ -135,6 +136,14 @@ class Service:
 
     def __exit__(self, *problem: object) -> None:
         self.close()
+
+    @property
+    def watched(self) -> dict[str, Rung]:
+        """What promises are to be watched, by what to add to their names."""
+        found = {"": self.levels[0]}
+        for level in self.levels[1:]:  # the cheapest of each budget is the last
+            found[f" within {level.budget:g}"] = level
+        return found
 
     @property
     def load(self) -> float:
@@ -145,6 +154,15 @@ class Service:
     def rows(self) -> int:
         """Rows that wait or run."""
         return self._room.used
+
+    @property
+    def rung(self) -> Rung:
+        """The level that the dial is at."""
+        return self.dial.held or self.levels[self.dial.position]
+
+    def position_of(self, level: Rung) -> int:
+        """Of a level of the ladder; -1: an alarm holds the dial at another setting."""
+        return self.levels.index(level) if level in self.levels else -1
 
     def threads(self) -> str:
         """A sentence on all threads that compute."""
@@ -205,16 +223,11 @@ class Service:
 
     def record(self, x: AnyRows) -> Future[Mapping[str, FloatArray]] | None:
         """What every stage says of some inputs, computed when nothing else waits; None: no room."""
-        if self._audits >= _AUDITS or self._room.closed:
+        if self._room.closed or not self._places.acquire(blocking=False):
             return None
-        self._audits += 1
         recorded = EveryStage(self.plan.graph.order, self.runtime, x)
         future: Future[Mapping[str, FloatArray]] = Future()
-
-        def left(_: object) -> None:
-            self._audits -= 1
-
-        future.add_done_callback(left)
+        future.add_done_callback(lambda _: self._places.release())
         self._send(
             Journey(
                 recorded,
@@ -318,7 +331,7 @@ class _Request:
             answers=self.walked.answers(),
             tradeoff=plan.tradeoff,
             budget=self.level.budget,
-            level=service.levels.index(self.level),
+            level=service.position_of(self.level),
             waited_s=self.way.waited_s,
             computed_s=self.way.computed_s,
         )

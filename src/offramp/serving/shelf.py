@@ -114,7 +114,7 @@ class Shelf:
         with self._changed:
             self._changed.wait_for(lambda: not self._lent[model], wait_s)
             self._lent.pop(model, None)
-        model.service.close(wait_s)
+        model.close(wait_s)
 
     def put(self, model: ServedPlan, trial: OnTrial | None = None) -> ServedPlan | None:
         """Serves a version from now on, or tries it; what it replaces is given back, to be closed.
@@ -144,4 +144,4 @@ class Shelf:
         """Takes no more requests, and ends once all are answered."""
         self.draining = True
         for model in self.models:
-            model.service.close(wait_s)
+            model.close(wait_s)

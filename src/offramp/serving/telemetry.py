@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from offramp.base.fields import Fields
+from offramp.serving.models import ServedPlan
 from offramp.serving.queueing import Journey
 from offramp.serving.service import Observer, Served
 from offramp.serving.shelf import Shelf
@@ -23,8 +24,14 @@ from offramp.serving.shelf import Shelf
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RECENT = 5000  # requests that quantiles are of
+_GUARD = {
+    "wealth": "Of the test; 1 / error raises the alarm.",
+    "alarm": "1 after it was raised.",
+    "mean": "Loss of the audited rows.",
+    "bound": "Upper end of the confidence sequence of that mean.",
+    "promised": "What that mean may be.",
+}
 _MINUTE_S = 60.0  # that "now" is on the page
-States = Callable[[], Sequence[dict[str, Any]]]
 
 
 class Telemetry:
@@ -32,14 +39,12 @@ class Telemetry:
 
     Args:
         shelf: the versions that are served.
-        guards: what guards say of themselves, as JSON values with a name, the wealth of their test,
-            and the bound of the live loss.
     """
 
     kind: str = CONTENT_TYPE_PLAIN_0_0_4
 
-    def __init__(self, shelf: Shelf, guards: States = lambda: ()) -> None:
-        self.shelf, self.guards = shelf, guards
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
         self.registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self.registry, "namespace": "offramp"}
         self.requests = Counter("requests", "Requests by how they ended.", ["outcome"], **own)
@@ -59,9 +64,9 @@ class Telemetry:
         self._recent: deque[tuple[float, float, tuple[str, ...]]] = deque(maxlen=_RECENT)
         self._stops: Tally[str] = Tally()
 
-    def observer(self, audit: Callable[[Served, Fields, Any], None] | None = None) -> Observer:
-        """What tells this of a service; `audit` is called with every answer as well."""
-        return _Teller(self, audit)
+    def observer(self, model: ServedPlan) -> Observer:
+        """What tells this, and a model and its auditor, of what its service does."""
+        return _Teller(self, model)
 
     def collect(self) -> Iterable[Metric]:
         """What is read when somebody asks: depths of queues, the dial, and the guards."""
@@ -73,15 +78,23 @@ class Telemetry:
             service = current.service
             for stage, queue in service.queues.items():
                 depth.add_metric([stage], queue.depth)
-            level.add_metric([], service.dial.position)
-            turned = service.levels[service.dial.position].plan.tradeoff
+            level.add_metric([], service.position_of(service.rung))
+            turned = service.rung.plan.tradeoff
             tradeoff.add_metric([], float("nan") if turned is None else turned)
         yield from (depth, level, tradeoff)
-        for key, said in (("wealth", "Of the test."), ("alarm", "1 after it."), ("bound", "Upper")):
-            gauge = GaugeMetricFamily(f"offramp_guard_{key}", said, labels=["guard"])
-            for guard in self.guards():
-                gauge.add_metric([guard["guard"]], float(guard[key]))
+        found = list(self.guards())
+        for key, said in _GUARD.items():
+            gauge = GaugeMetricFamily(f"offramp_guard_{key}", said, labels=["guard", "version"])
+            for guard in found:
+                value = guard["interval"][1] if key == "bound" else guard[key]
+                gauge.add_metric([guard["guard"], guard["version"]], float(value))
             yield gauge
+
+    def guards(self) -> Iterator[dict[str, Any]]:
+        """What the guards of every version say, as JSON values."""
+        for model in self.shelf.models:
+            for state in model.auditor.states() if model.auditor else ():
+                yield {**state, "version": model.version}
 
     def text(self) -> bytes:
         """As Prometheus reads it."""
@@ -110,9 +123,9 @@ class Telemetry:
             "p99_ms": float(np.quantile(spent, 0.99)) if len(spent) else None,
             "waiting": {s: q.depth for s, q in service.queues.items()} if service else {},
             "rows_inside": service.rows if service else 0,
-            "level": service.dial.position if service else 0,
+            "level": service.position_of(service.rung) if service else 0,
             "levels": len(service.levels) if service else 0,
-            "budget": service.levels[service.dial.position].budget if service else None,
+            "budget": service.rung.budget if service else None,
             "guards": list(self.guards()),
         }
 
@@ -134,12 +147,10 @@ class Telemetry:
 
 
 class _Teller(Observer):
-    """Tells the telemetry, and who audits."""
+    """Tells the telemetry, the model, and who audits."""
 
-    def __init__(
-        self, seen: Telemetry, audit: Callable[[Served, Fields, Any], None] | None
-    ) -> None:
-        self.seen, self.audit = seen, audit
+    def __init__(self, seen: Telemetry, model: ServedPlan) -> None:
+        self.seen, self.model = seen, model
 
     def ran(self, stage: str, journeys: Sequence[Journey], rows: int, seconds: float) -> None:
         seen = self.seen
@@ -150,11 +161,13 @@ class _Teller(Observer):
 
     def answered(self, served: Served, fields: Fields, hold: Any) -> None:
         self.seen.answered(served)
-        if self.audit is not None:
-            self.audit(served, fields, hold)
+        self.model.answered += 1
+        if self.model.auditor is not None:
+            self.model.auditor.observe(served, fields, hold)
 
     def refused(self, why: str) -> None:
         self.seen.requests.labels(why).inc()
+        self.model.failed += why == "failed"
 
 
 def live_page() -> str:

@@ -41,6 +41,14 @@ class TraceContext:
         return f"00-{self.trace}-{self.span}-{self.flags}"
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Whose request it is."""
+
+    id: str  # as the client calls it, or its trace where it says nothing
+    trace: TraceContext
+
+
 class JsonLines(logging.Formatter):
     """A log record as one JSON object: time, level, event, and what came with it."""
 
