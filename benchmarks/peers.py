@@ -1,10 +1,13 @@
 """Every policy on every trace, at three numbers of examples to learn from.
 
-Usage: python -m benchmarks.peers DATA [--cache DIR] [--splits 20] [--jobs 2] [--only NAME]
+Usage: python -m benchmarks.peers DATA [--others DIR] [--cache DIR] [--splits 20] [--jobs 2]
 
 For each trace, number and split: speed-ups at equal quality on the hull of each policy's frontier
 and the reference, the shares of both gaps closed between the single networks and the exact oracle,
-and the time that learning took. Policies learn on examples that they are not measured on.
+and the time that learning took. Policies learn on examples that they are not measured on. Every
+policy is measured twice: `alone`, where stages answer by themselves, or as the policy's source has
+it, and `together`, where all policies have the committees that `fit` would give them. DIR holds
+`language`, with scores that others recorded: their traces are compared as well.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,10 +24,10 @@ import numpy as np
 import typer
 from joblib import Parallel, delayed
 
-from benchmarks import cifar, exits
+from benchmarks import cifar, exits, recorded
 from benchmarks.known import WORLDS, World
 from benchmarks.results import CACHE, Data, command, standard_error
-from offramp.answering.committees import with_committees
+from offramp.answering.committees import Committees, learn_committees, with_committees
 from offramp.command.demo import STAGES, digits
 from offramp.core.frontier import (
     LEVELS,
@@ -39,7 +43,7 @@ from offramp.core.frontier import (
 from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble
 from offramp.learn.teach import Ways, teach
-from offramp.policies import FAMILIES, Policy
+from offramp.policies import FAMILIES, Family, Policy
 from offramp.policies.features import BLOCKS
 from offramp.policies.learned import Learned
 from offramp.runtime import OnnxRuntime
@@ -48,18 +52,21 @@ from offramp.study.compare import oracles
 SIZES = (500, 2000, 5000)
 FIRST = 100  # seed of the first split: what was chosen by hand was chosen on others
 TESTED = 20_000  # made-up examples
-DEFAULT = "offramp"  # what fit does by default; its linear policy without committees is "learned"
+DEFAULT = "offramp"  # what fit does by default
+FORMS = ("alone", "together")  # how stages answer: by themselves, or as committees
 LEFT_OUT = 2000  # examples to learn from where blocks of features are left out
 EXITS = {
     "ResNet-56, 5 frozen exits": "ResNet-56, 5 frozen exits",
     "ResNet-56 tuned, 2 exits trained jointly": "ResNet-56 tuned, 2 exits trained jointly",
     "ResNet-20 tuned > ResNet-56 tuned, 5 frozen exits": "networks and exits in one graph",
 }
+LANGUAGE = ("MMLU, two", "MMLU, three", "arXiv", "BoolQ")
 DIGITS_COSTS = {"small": 14.0, "medium": 14.0, "large": 940.0}  # microseconds, one at a time
 DIGITS = "digits, three networks with skips"
 Pair = tuple[Trace, Trace]  # to learn from, to measure on
 Draw = Callable[[int, int], Pair | None]  # a size and a seed; None: there are too few examples
-Split = Mapping[str, Mapping[str, Any]]  # what every policy reached on one split
+Lesson = Callable[[Family], tuple[Policy, Committees]]  # what a family learns on one split
+Split = Mapping[str, Mapping[str, Any]]  # what every policy reached on one split, in one form
 
 
 def measured(
@@ -67,12 +74,15 @@ def measured(
     cache: Path = CACHE,
     splits: int = 20,
     jobs: int = 2,
+    others: Annotated[
+        Path | None, typer.Option(help="Folder with `language`, scores recorded by others.")
+    ] = None,
     only: Annotated[
         str | None, typer.Option(help="The trace of this name; nothing is saved.")
     ] = None,
 ) -> dict[str, Any] | None:
     start = time.perf_counter()
-    draws = everything(data, cache)
+    draws = everything(data, cache) | ({} if others is None else language(others))
     names = [name for name in draws if only in (None, name)]
     rows: dict[str, dict[str, Any]] = {}
     worth: dict[str, Any] = {}
@@ -81,15 +91,26 @@ def measured(
         for n in SIZES:
             found = run(delayed(one)(draws[name], n, seed) for seed in seeds)
             if kept := [split for split in found if split is not None]:
-                rows.setdefault(name, {})[str(n)] = total = summary(kept)
-                told = {who: round(total[who]["gap_cost"], 3) for who in (DEFAULT, best(total))}
-                print(f"{time.perf_counter() - start:.0f} s: {name}, {n}: {told}", flush=True)
+                forms = {form: summary([split[form] for split in kept]) for form in FORMS}
+                rows.setdefault(name, {})[str(n)] = forms
+                print(
+                    f"{time.perf_counter() - start:.0f} s: {name}, {n}: {told(forms)}", flush=True
+                )
         less = run(delayed(without)(draws[name], seed) for seed in seeds[::2])
         if kept := [split for split in less if split is not None]:
             worth[name] = leads(kept, "all blocks")
     if only is not None:
         return None
     return {"levels": LEVELS, "splits": splits, "traces": rows, "blocks": worth}
+
+
+def told(forms: Mapping[str, Mapping[str, Any]]) -> str:
+    """The gap in cost that offramp closes, and the best other policy, in each form."""
+    found = []
+    for form, each in forms.items():
+        shares = [f"{who} {each[who]['gap_cost']:.3f}" for who in (DEFAULT, best(each))]
+        found.append(f"{form} {', '.join(shares)}")
+    return "; ".join(found)
 
 
 def everything(data: Path, cache: Path) -> dict[str, Draw]:
@@ -102,6 +123,12 @@ def everything(data: Path, cache: Path) -> dict[str, Draw]:
     real[DIGITS] = handwritten()
     draws: dict[str, Draw] = {name: Halving(trace) for name, trace in real.items()}
     return draws | {f"made up: {name}": Drawn(world) for name, world in WORLDS.items()}
+
+
+def language(folder: Path) -> dict[str, Draw]:
+    """Language models, whose scores others recorded; chains alone, as the graph is one."""
+    found = recorded.traces(folder)
+    return {name: Halving(found[name]) for name in LANGUAGE}
 
 
 def handwritten() -> Trace:
@@ -153,6 +180,22 @@ class Measured:
         """What a policy reaches where every stage answers by itself."""
         return self.numbers(frontier(self.test, self.losses, policy))
 
+    def learned(self, learn: Callable[[], tuple[Any, ...]]) -> dict[str, Any]:
+        """What a policy reaches with its committees, and how long both take to learn."""
+        start = time.perf_counter()
+        policy, committees, *name = learn()
+        seconds = time.perf_counter() - start
+        test = with_committees(self.test, committees) if committees else self.test
+        points = frontier(test, test.losses("top1"), policy)
+        return {**self.numbers(points), "seconds": seconds, **({"policy": name[0]} if name else {})}
+
+    def yardsticks(self, draw: Draw) -> dict[str, dict[str, Any]]:
+        """Blind mixes of networks, and what no policy can see."""
+        found = {"uniform": self.numbers(uniform_points(self.statics.values()))}
+        if isinstance(draw, Drawn):
+            found["optimum"] = self.of(draw.world.best(self.test))
+        return {**found, "exact oracle": self.numbers(self.oracle)}
+
     def numbers(self, points: list[Point]) -> dict[str, Any]:
         unit, name = self.reference.cost, self.test.graph.reference
         reached = [*points, self.reference]
@@ -165,30 +208,32 @@ class Measured:
         }
 
 
-def one(draw: Draw, size: int, seed: int) -> Split | None:
-    """What every policy reaches on one split, and how long it took to learn."""
+def one(draw: Draw, size: int, seed: int) -> dict[str, Split] | None:
+    """What every policy reaches on one split in each form, and how long it took to learn."""
     pair = draw(size, seed)
     if pair is None:
         return None
     learning, test = pair
-    losses, measured = learning.losses("top1"), Measured(test)
-    found: dict[str, dict[str, Any]] = {}
-    start = time.perf_counter()
-    taught = teach(learning, Ways(loss="top1"))
-    seconds = time.perf_counter() - start
-    together = with_committees(test, taught.lesson.committees)
-    points = frontier(together, together.losses("top1"), taught.policy)
-    found[DEFAULT] = measured.numbers(points) | {"seconds": seconds, "policy": taught.name}
-    for name, learn in FAMILIES.items():
-        start = time.perf_counter()
-        policy: Policy = learn(learning, losses)
-        seconds = time.perf_counter() - start
-        found[name] = measured.of(policy) | {"seconds": seconds}
-    found["uniform"] = measured.numbers(uniform_points(measured.statics.values()))
-    if isinstance(draw, Drawn):
-        found["optimum"] = measured.of(draw.world.best(test))
-    found["exact oracle"] = measured.numbers(measured.oracle)
+    measured = Measured(test)
+    committees, crossed = learn_committees(learning, "top1")
+    lessons: Mapping[str, Lesson] = {
+        "alone": lambda family: family.answering(learning, "top1"),
+        "together": lambda family: (family(crossed, crossed.losses("top1")), committees),
+    }
+    found: dict[str, Split] = {}
+    for form, lesson in lessons.items():
+        own = partial(_own, learning, form == "together")
+        learned = {DEFAULT: measured.learned(own)}
+        for name, family in FAMILIES.items():
+            learned[name] = measured.learned(partial(lesson, family))
+        found[form] = learned | measured.yardsticks(draw)
     return found
+
+
+def _own(learning: Trace, committees: bool) -> tuple[Policy, Committees, str]:
+    """What `fit` learns by default, or without committees, and what decides there."""
+    taught = teach(learning, Ways(loss="top1", committees=committees))
+    return taught.policy, taught.lesson.committees, taught.name
 
 
 def without(draw: Draw, seed: int) -> Split | None:
