@@ -612,6 +612,55 @@ def _over(points: list[list[float]]) -> list[list[float]]:
     return [[lost, cost] for lost, cost in points if lost <= 0.06]
 
 
+RECORDED = {  # policies shown of what others recorded, and what they are called
+    "auto": DEFAULT,
+    "learned": "learned",
+    "cascade-routing": "cascade-routing",
+    "jei-dnn": "jei-dnn",
+    "eenet": "eenet",
+    "zero-time-waste": "zero-time-waste",
+    "margin": "margin",
+    "myopic": "myopic",
+    "thresholds": "thresholds",
+    "agreement": "agreement",
+    "uniform": "uniform",
+}
+
+
+def recorded() -> str:
+    """Speed-ups at equal quality of each policy on what others recorded, and the oracle's."""
+    found = load("recorded")
+    head = ["trace", "policy", *(f"{level * 100:g} points" for level in found["levels"])]
+    rows = []
+    for name, trace in found["traces"].items():
+        policies, first = trace["summaries"]["policies"], True
+        for policy, told in RECORDED.items():
+            if policy in policies:
+                rows.append([name if first else "", told, *_speedups(policies[policy])])
+                first = False
+        rows.append(["", "exact oracle", *_speedups(trace["summaries"]["oracle"]["exact"])])
+    return table(head, rows)
+
+
+def _speedups(summary: Mapping[str, Any]) -> list[str]:
+    return [f"{level['value']:.2f}" for level in summary["speedups"]]
+
+
+def recorded_promise() -> str:
+    """Plans fitted on one half of what others recorded, measured on the other."""
+    found = load("recorded")
+    head = ["trace", "examples", "splits", "over the budget", "by more than two standard errors"]
+    head += ["that error, points", "excess loss, points", "speed-up", "routed"]
+    rows = []
+    for name, trace in found["traces"].items():
+        kept = trace["promise"]
+        cells = [f"{trace['examples']:,}", f"{kept['splits']}", f"{kept['over']:.1%}"]
+        cells += [f"{kept['over_by_two_errors']:.1%}", f"{kept['error'] * 100:.2f}"]
+        cells += [f"{kept['excess_loss'] * 100:.2f}", f"{kept['speedup']:.2f}"]
+        rows.append([name, *cells, f"{kept['routed']:.0%}"])
+    return table(head, rows)
+
+
 def folders() -> str:
     """What each folder of the source holds, in its own words."""
     lines = ["| folder | what it holds |", "|---|---|"]
@@ -692,6 +741,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper_top1": partial(paper_selection, "top1", "ms"),
     "paper_adds": partial(paper_selection, "top5", "multiply-adds"),
     "paper_stops": paper_stops,
+    "recorded": recorded,
+    "recorded_promise": recorded_promise,
     "machine": machine,
     "house": house,
     "folders": folders,
