@@ -49,7 +49,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("report", "figures sentences charts drawing dial page inputs card"),
     ("", "report"),
     ("serving", "queueing room brownout service address tracing auditing protocol models shelf"),
-    ("serving", "telemetry app messages rpc listening opening versions server"),
+    ("serving", "telemetry app messages rpc listening opening versions server sizing"),
     ("", "serving"),
     ("testing", "closeness policies tasks engines"),
     ("", "testing sklearn torch"),

@@ -571,7 +571,7 @@ def test_broken_images_are_left_out_only_if_asked(offramp: Offramp, tmp_path: Pa
     [
         *("demo", "graph", "record", "import", "fit", "evaluate", "compare", "run", "bench"),
         *("export", "report", "card", "needs", "reprice"),
-        *("serve", "label", "watch"),
+        *("serve", "label", "watch", "size"),
     ],
 )
 def test_every_help_ends_with_an_example(offramp: Offramp, command: str) -> None:

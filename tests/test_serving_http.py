@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import re
 import signal
 import socket
 import ssl
@@ -29,7 +32,7 @@ from offramp.plan.plan import Plan
 from offramp.runtime import Stages, infer
 from offramp.serving import Address, Door, Limits, Listener
 from offramp.serving.protocol import NAMES, NamedTensor, of_bytes, read_query, to_bytes
-from offramp.serving.tracing import TraceContext
+from offramp.serving.tracing import LOG, TraceContext, log_to
 from tests.made import blobs, picture
 from tests.served import blob_plans, image_plan, serving
 
@@ -383,6 +386,41 @@ def test_it_is_seen_from_outside(plan: Plan) -> None:
     assert sum(live["stops"].values()) == 6
     assert live["certified_stops"] == dict(plan.profile.exits)
     assert "live.json" in page
+
+
+def test_the_dashboard_asks_for_what_is_measured(plan: Plan) -> None:
+    with serving(plan) as server:
+        posted(server, query())
+        board = json.loads(posted(server, b"", "/grafana.json")[2])
+        text = posted(server, b"", "/metrics")[2].decode()
+    asked_for = {
+        name
+        for panel in board["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"offramp_\w+", target["expr"])
+    }
+    there = set(re.findall(r"^# TYPE (offramp_\w+)", text, re.MULTILINE))
+    ends = r"_(bucket|sum|count)$"
+    assert {re.sub(ends, "", name) for name in asked_for} == {
+        name for name in there if not name.endswith("_created")
+    }
+
+
+def test_logs_are_lines_of_json(plan: Plan) -> None:
+    stream = io.StringIO()
+    log_to(stream, "debug")
+    try:
+        with serving(plan) as server:
+            posted(server, query(), traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+            posted(server, b"{")
+    finally:
+        logging.captureWarnings(False)
+        LOG.setLevel("WARNING")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [(line["status"], line["path"]) for line in requests] == [(200, INFER), (400, INFER)]
+    assert (requests[0]["trace_id"], requests[0]["parent_id"]) == ("a" * 32, "b" * 16)
+    assert all({"time", "level", "event"} <= line.keys() for line in lines)
 
 
 def test_it_is_ready_until_it_is_to_end(plan: Plan) -> None:

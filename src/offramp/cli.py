@@ -68,6 +68,7 @@ COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (serving.serve, "serve plan --port 8000"),
     (serving.label, "label audits labels.csv --out labelled"),
     (serving.watch, "watch plan audits"),
+    (serving.size, "size plan --data test.npz --rate 2000 --p99 50ms"),
     (running.export, "export plan --out model.onnx"),
     (running.report, "report trace plan --out report.html"),
     (running.card, "card plan --out card.md"),

@@ -256,3 +256,19 @@ def loss(name: str | None, unlabelled: bool) -> str | None:
     if name and unlabelled:
         raise LossError("--unlabelled measures disagreement with the reference; leave out --loss.")
     return tasks.DISAGREEMENT if unlabelled else name
+
+
+def seconds(text: str, option: str) -> float:
+    """ "50ms" or "0.5s" as seconds.
+
+    Raises:
+        InputError: it is of another form.
+    """
+    number, unit = (text[:-2], 1e-3) if text.endswith("ms") else (text.removesuffix("s"), 1.0)
+    try:
+        found = number_of(number) * unit
+    except ValueError:
+        found = 0.0
+    if not (found > 0 and math.isfinite(found) and text.endswith("s")):
+        raise InputError(f"{option} is '{text}'; it is a time such as 50ms or 0.5s.")
+    return found

@@ -5,31 +5,37 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from offramp.base.errors import DataError, InputError, MissingExtra
+from offramp.base.fields import arrays
 from offramp.base.files import read_bytes
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
-from offramp.command.options import EngineOption, Force, Given, Json, Threads, with_options
-from offramp.command.terminal import messages, remark, show
+from offramp.command.options import Data, EngineOption, Force, Given, Json, Threads, with_options
+from offramp.command.terminal import examples_of, messages, remark, show
 from offramp.core.parts import TRACE
 from offramp.core.trace import Trace
+from offramp.networks.data import NOTHING
 from offramp.plan.plan import Plan
 from offramp.plan.watch import Watching
 from offramp.recording.audits import add_labels, labelled, read_labels
 from offramp.serving.address import Address, Door
 from offramp.serving.auditing import Auditing, OnAlarm
+from offramp.serving.models import ServedPlan
 from offramp.serving.opening import Opening, model_name
-from offramp.serving.service import Limits
+from offramp.serving.service import Limits, Service
+from offramp.serving.sizing import measure_stages
+from offramp.serving.sizing import size as sized
 from offramp.serving.tracing import log_to
 from offramp.serving.versions import Canary
 
 ErrorOption = Annotated[
     float, typer.Option(help="Chance of a false alarm ever, of all guards together.")
 ]
+SIZED = 512  # examples whose walks are looked at
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -76,10 +82,7 @@ def serve(
     log: Annotated[LogLevel, typer.Option(help="What is logged, as JSON lines.")] = "info",
 ) -> None:
     """Answer over HTTP and gRPC, by the Open Inference Protocol: /v2, /metrics, a live page."""
-    try:
-        from offramp.serving.server import Server
-    except ImportError as problem:
-        raise MissingExtra(problem.name or "starlette", "serve") from None
+    own = _server()
     opening = Opening(
         name=name or model_name(plan),
         brown_out=brown_out,
@@ -90,7 +93,7 @@ def serve(
     )
     entrance = Door(**door, api_key=_key(api_key))
     log_to(sys.stderr, log)
-    server = Server(
+    server = own.Server(
         plan,
         opening,
         address=Address(**address),
@@ -148,6 +151,39 @@ def watch(
     show(json_, watching.to_json(), lambda: tables.watched(watching.to_json()))
     if watching.alarms:
         raise typer.Exit(1)
+
+
+def size(
+    plan: Annotated[Path, typer.Argument(help="Folder made by `fit`.")],
+    data: Data,
+    rate: Annotated[float, typer.Option(help="Requests a second.")],
+    p99: Annotated[str, typer.Option(help="That 99 % of them must be answered within: 50ms.")],
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each request.")] = 1,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Rows that a stage runs together, at most.")
+    ] = 64,
+    engine: EngineOption = "onnxruntime",
+    json_: Json = False,
+) -> None:
+    """How many cores a rate takes: queues simulated with stage times measured here."""
+    door_seconds = _server().door_seconds
+    seconds, read = parsing.seconds(p99, "--p99"), Plan.read(plan)
+    examples = examples_of(data, read.preprocessing, task=read.task, fields=read.fields)
+    x = arrays(next(examples.batches(SIZED), NOTHING).fields)
+    with Service(read, engine=engine) as service:
+        door_s = door_seconds(ServedPlan(model_name(plan), "1", service), x)
+        measured = measure_stages(read, service.runtime, x, batch=batch, door_s=door_s)
+    found = sized(measured, rate, seconds, rows=rows, batch=batch)
+    show(json_, found.to_json(), lambda: tables.size(found, measured))
+
+
+def _server() -> Any:
+    """The module that needs the extra `serve`."""
+    try:
+        from offramp.serving import server
+    except ImportError as problem:
+        raise MissingExtra(problem.name or "starlette", "serve") from None
+    return server
 
 
 def _key(file: Path | None) -> str | None:

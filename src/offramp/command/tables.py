@@ -18,6 +18,7 @@ from offramp.plan.notes import repairs
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP, ROUTE, Certificate
 from offramp.report.sentences import advice, spread
+from offramp.serving.sizing import Simulated, StageTimes
 from offramp.siblings import Copy, Siblings
 from offramp.study.bands import CONFIDENCE, Band
 from offramp.study.bench import Bench, Timing
@@ -208,6 +209,27 @@ def watched(guards: Sequence[Mapping[str, Any]]) -> Sheet:
             for one in guards
         ],
         caption=f"Alarm where the wealth reaches {guards[0]['needed']:.3g}.",
+    )
+
+
+def size(found: Simulated, measured: StageTimes) -> Facts:
+    """What a rate of requests takes, line by line."""
+    stages = list(measured.stages)
+    many = f"{found.servers} servers of {found.cores} cores each, behind a balancer"
+    return Facts(
+        "size",
+        [
+            ("cores", many if found.servers > 1 else str(found.cores)),
+            ("workers", painted(", ".join(f"{s} {n}" for s, n in found.workers.items()), stages)),
+            ("p50", f"{found.p50_ms:.3g} ms"),
+            ("p99", f"{found.p99_ms:.3g} ms"),
+            ("busy", painted(", ".join(f"{s} {b:.0%}" for s, b in found.busy.items()), stages)),
+            (
+                "rows in a run",
+                painted(", ".join(f"{s} {r:.1f}" for s, r in found.rows.items()), stages),
+            ),
+            ("a request besides its stages", f"{measured.door_s * 1e3:.3g} ms"),
+        ],
     )
 
 

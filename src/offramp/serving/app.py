@@ -27,9 +27,10 @@ from offramp.serving.models import ServedPlan, server_metadata
 from offramp.serving.protocol import Query, read_query, write_reply
 from offramp.serving.service import Served
 from offramp.serving.shelf import NoSuchModel, Shelf
-from offramp.serving.telemetry import Telemetry, live_page
+from offramp.serving.telemetry import Telemetry, shipped
 from offramp.serving.tracing import Caller, TraceContext, tell
 
+_JSON = "application/json"
 _JSON_LENGTH = "inference-header-content-length"
 _OPEN = ("/v2/health/",)  # paths that need no key: whoever restarts a server has none
 
@@ -90,14 +91,22 @@ def asgi(
         Route("/v2/", about.server),
         Route("/v2", about.server),
     ]
-    if telemetry is not None:
-        seen = telemetry
-        routes += [
-            Route("/metrics", lambda request: Response(seen.text(), media_type=seen.kind)),
-            Route("/live.json", lambda request: JSONResponse(seen.figures())),
-            Route("/", lambda request: HTMLResponse(live_page())),
-        ]
+    routes += [] if telemetry is None else _seen(telemetry)
     return _Entrance(Starlette(routes=routes), limits)
+
+
+def _seen(telemetry: Telemetry) -> list[Route]:
+    """Where a server is seen from outside."""
+
+    def metrics(request: Request) -> Response:
+        return Response(telemetry.text(), media_type=telemetry.kind)
+
+    return [
+        Route("/metrics", metrics),
+        Route("/live.json", lambda _: JSONResponse(telemetry.figures())),
+        Route("/", lambda _: HTMLResponse(shipped("live.html"))),
+        Route("/grafana.json", lambda _: Response(shipped("grafana.json"), media_type=_JSON)),
+    ]
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ class _Infer:
         if served is None:
             return  # nobody is there to be answered
         body, head = write_reply(model.reply(query, served), query)
-        kind = "application/json" if head is None else "application/octet-stream"
+        kind = _JSON if head is None else "application/octet-stream"
         given = {"content-type": kind, "content-length": str(len(body))}
         if head is not None:
             given[_JSON_LENGTH] = str(head)
@@ -271,7 +280,7 @@ async def _refused(request: Request, problem: Exception) -> Response:
 
 def _error(refused: Refused) -> Response:
     body = json.dumps({"error": refused.sentence})
-    return Response(body, refused.status, refused.headers, "application/json")
+    return Response(body, refused.status, refused.headers, _JSON)
 
 
 def _headers(scope: Scope) -> dict[str, str]:

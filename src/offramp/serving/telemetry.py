@@ -170,6 +170,6 @@ class _Teller(Observer):
         self.model.failed += why == "failed"
 
 
-def live_page() -> str:
-    """The page, which asks for `live.json` every second."""
-    return files("offramp.serving").joinpath("live.html").read_text(encoding="utf-8")
+def shipped(name: str) -> str:
+    """A file that comes along: `live.html`, which asks for `live.json`; `grafana.json`."""
+    return files("offramp.serving").joinpath(name).read_text(encoding="utf-8")
