@@ -21,7 +21,7 @@ def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
     older = {"real_networks", "promise", "clock", "scale", "exits", "structure"}
     newer = {"peers", "pool", "refit", "few", "draws", "house", "lite", "text", "siblings"}
-    newer |= {"imagenet", "recorded"}
+    newer |= {"imagenet", "recorded", "guard"}
     assert names == older | newer
 
 
@@ -73,6 +73,16 @@ def test_promises_of_whole_fits_were_broken_no_more_often_than_allowed() -> None
         assert row["broken"] <= row["allowed"], row["options"]
         assert row["certified"] > 0.5, row["options"]
         assert row["truth_error"] < min(row["budgets"]) / 8, row["options"]
+
+
+def test_false_alarms_were_no_more_often_than_allowed_and_changes_were_found() -> None:
+    found = load("guard")
+    noise = 3 * (found["error"] * (1 - found["error"]) / found["runs"]) ** 0.5
+    for row in found["rows"]:
+        assert row["false_alarms"] <= found["error"] + noise
+        for change in row["changes"]:
+            assert change["guard"]["found"] == 1
+            assert change["guard"]["median"] < 2.5 * change["cusum"]["median"]
 
 
 def test_a_fit_that_certifies_everything_is_counted_as_broken() -> None:
