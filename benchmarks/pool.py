@@ -2,9 +2,9 @@
 
 Usage: python -m benchmarks.pool DATA [--cache DIR] [--splits 10]
 
-Pools of recorded networks and exits, against the chain of all of them, by cost, and the pair of one
-stage and the reference that costs least on held-out examples. Learned on some photographs and
-measured on all others.
+Pools of recorded networks and exits, against all of them as given, and the pair of one stage and
+the reference that costs least on held-out examples. Learned on some photographs and measured on all
+others.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from offramp.answering.committees import with_committees
 from offramp.core.frontier import LEVELS, cost_at, frontier, static_points
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
-from offramp.learn.pool import edges_of, search
-from offramp.learn.teach import Ways, teach
+from offramp.learn.lesson import Rehearsals, Setup, Ways
+from offramp.learn.pool import edges_of
+from offramp.learn.teach import Taught, teach
 from offramp.policies import FAMILIES
 
 SIZES = (500, 2000, 5000)
@@ -59,23 +60,25 @@ def one(trace: Trace, size: int, seed: int) -> dict[str, Any]:
     assert pair is not None
     learning, test = pair
     start = time.perf_counter()
-    found = search(learning)
+    found = teach(learning, Ways(pool=True))
     seconds = time.perf_counter() - start
-    pairs = [pair_of(learning, name) for name in trace.graph.order[:-1]]
-    ways = Ways()
-    best = min(
-        pairs,
-        key=lambda graph: ways.lesson(replace(learning, graph=graph)).held_out(
-            FAMILIES["margin"], ways.levels
-        ),
-    )
-    graphs = {"found": found.graph, "all": trace.graph, "best pair": best}
-    return {
-        "edges": edges_of(found.graph),
-        "seconds": seconds,
-        "tried": len(found.tried),
-        **{name: speedups(learning, test, graph) for name, graph in graphs.items()},
+    best = replace(learning, graph=best_pair(learning))
+    others = {
+        "all": teach(learning, Ways(keep_stages=True)),
+        "best pair": teach(best, Ways(keep_stages=True)),
     }
+    return {
+        "edges": edges_of(found.policy.graph),
+        "seconds": seconds,
+        **{name: speedups(test, taught) for name, taught in {"found": found, **others}.items()},
+    }
+
+
+def best_pair(trace: Trace) -> Graph:
+    """The pair with the lowest score, decided by one threshold."""
+    room = Rehearsals(trace, Ways())
+    pairs = [pair_of(trace, name) for name in trace.graph.order[:-1]]
+    return min(pairs, key=lambda graph: room.score(Setup(graph, "all", FAMILIES["margin"])).cost)
 
 
 def pair_of(trace: Trace, name: str) -> Graph:
@@ -84,9 +87,9 @@ def pair_of(trace: Trace, name: str) -> Graph:
     return trace.graph.only([name, reference], [(name, reference)], reference)
 
 
-def speedups(learning: Trace, test: Trace, graph: Graph) -> list[float]:
-    """At equal quality, of the default policy on a graph."""
-    taught = teach(replace(learning, graph=graph))
+def speedups(test: Trace, taught: Taught) -> list[float]:
+    """At equal quality, of the policy that was taught."""
+    graph = taught.policy.graph
     together = with_committees(replace(test, graph=graph), taught.lesson.committees)
     alone = static_points(test, test.losses("top1"))[test.graph.reference]
     points = [*frontier(together, together.losses("top1"), taught.policy), alone]
@@ -98,7 +101,6 @@ def summary(splits: list[dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "seconds": float(np.mean([split["seconds"] for split in splits])),
         "longest_s": float(np.max([split["seconds"] for split in splits])),
-        "tried": float(np.mean([split["tried"] for split in splits])),
         "edges": Counter(split["edges"] for split in splits).most_common(3),
         "found": found.mean(axis=0).tolist(),
     }

@@ -19,7 +19,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("core.task", "task single labels regression sequences recorded"),
     ("core", "task hulls ledger meaning rows parts tables frames scored trace imports"),
     ("core", "policy walk frontier"),
-    ("promise", "pvalues order certify split guard"),
+    ("promise", "pvalues order certify forecast split guard"),
     ("answering", "committees refit posterior"),
     ("networks", "preprocessing resizing inputs weights classes trial nodes endings copies forms"),
     ("networks", "networks reading batches npz images folders columns data"),
@@ -27,7 +27,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("policies", "regression features observed learned rules thresholds tuners alike gates"),
     ("policies", "cascade_routing"),
     ("", "policies"),
-    ("learn", "teach pool latency"),
+    ("learn", "pool lesson teach latency"),
     ("plan", "asked profile plan notes job fit needs evaluate watch"),
     # what runs parts of a plan
     ("runtime", "format engine rows session onnxruntime stages together driver"),

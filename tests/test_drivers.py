@@ -178,7 +178,9 @@ def routing(
     trace: Trace, networks: Networks, folder: Path, policy: str, refits: Refits | None = None
 ) -> Case:
     """A plan at the setting of its policy at which examples stop most evenly at its stages."""
-    plan = fit(with_refits(trace, refits or {}), 0.1, policy=policy, networks=networks)
+    plan = fit(
+        with_refits(trace, refits or {}), 0.1, policy=policy, networks=networks, keep_stages=True
+    )
     plan = replace(plan, kinds=trace.kinds, refits=refits or {})
     spoken = plan.answering(trace)
 

@@ -262,7 +262,7 @@ def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, 
     skips = Graph(trace.graph.stages, (*trace.graph.edges, ("exit1", FINAL)), FINAL)
     skipping = assemble(skips, costs, trace.scores, labels=trace.labels, kind="logits")
     plan = replace(
-        fit(skipping, 0.2, policy="learned"), tradeoff=20.0
+        fit(skipping, 0.2, policy="learned", keep_stages=True), tradeoff=20.0
     )  # wherever that is: some stop at every exit
     return plan, OnnxRuntime(networks.files, skips)
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from offramp.base.errors import CostError, GraphError
 from offramp.core.graph import Costs, Graph, Stage
 from offramp.core.prices import Fixed
-from offramp.learn.latency import Latency, Trials, settle
+from offramp.core.trace import Trace
+from offramp.learn.latency import Latency
+from offramp.learn.teach import Taught, Ways, teach
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
 from offramp.plan.notes import notes
 from offramp.plan.plan import Plan
-from offramp.policies import family
 from offramp.testing import synthetic
 
 CHAIN = Graph.chain(["small", "medium", "large"])
@@ -58,14 +59,17 @@ def test_a_part_that_was_not_timed_is_named() -> None:
         latency().costs(Graph.chain(["small", "other"]))
 
 
+def taught(trace: Trace, prices: Latency) -> Taught:
+    ways = Ways(prices=prices, budgets=(0.02,), error=0.05, certifying=2 * trace.examples)
+    return teach(trace, ways, "learned")
+
+
 def test_a_stage_that_takes_as_long_as_the_reference_is_dropped() -> None:
     trace = synthetic(2000, seed=5)
-    losses, learned = trace.losses(), family("learned").fit
     for medium, dropped in ((9.0, True), (1.1, False)):
-        trials = Trials(trace=trace, losses=losses, learner=learned, budget=0.01, seed=0)
-        found = settle(trials, latency(medium=medium), trace.graph)
+        found = taught(trace, latency(medium=medium))
         assert ("medium" in found.dropped) == dropped
-        assert ("medium" in found.graph.order) != dropped
+        assert ("medium" in found.policy.graph.order) != dropped
         if dropped:
             assert "batch 4" in found.dropped["medium"]
 
@@ -125,12 +129,10 @@ def test_costs_of_a_trace_are_left_alone_without_a_batch_size() -> None:
     assert np.isclose(priced.reference_cost, 9.0)
 
 
-def test_networks_that_a_pool_leaves_out_still_cost_something() -> None:
+def test_networks_that_are_left_out_still_cost_something() -> None:
     trace = synthetic(600)
-    alone = replace(trace, graph=trace.graph.only(("large",), (), "large"))
-    margin = family("margin").fit
-    trials = Trials(trace=alone, losses=alone.losses(), learner=margin, budget=0.01, seed=0)
-    found = settle(trials, latency(), trace.graph)
+    found = taught(trace, latency(medium=9.0))
+    assert found.costs is not None
     assert set(found.costs.body) == {"small", "medium", "large"}
     assert trace.graph.check_costs(found.costs) == found.costs
 

@@ -458,7 +458,7 @@ def test_live_replayed_and_exported_it_decides_alike(
     examples = open_examples(data, task=task)
     costs = Costs(COSTS, dict.fromkeys(COSTS, 0.0))
     trace = record(networks, runtime, examples, tmp_path / "trace", options, costs=costs)
-    fitted = fit(trace, 0.1, policy=policy, networks=networks)
+    fitted = fit(trace, 0.1, policy=policy, networks=networks, keep_stages=True)
     settings = [float(setting) for setting in fitted.policy.settings]
     exits = [replay(trace, fitted.policy, setting).exits() for setting in settings]
     mixed = int(np.argmin([max(each.values()) for each in exits]))

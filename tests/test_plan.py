@@ -15,7 +15,7 @@ from offramp.base.errors import BudgetError, InputError, LossError, PlanError, T
 from offramp.core.frontier import cost_at, frontier, hull, static_points
 from offramp.core.graph import Graph
 from offramp.core.rows import learning_share
-from offramp.core.trace import Trace
+from offramp.core.trace import Trace, assemble
 from offramp.learn.teach import Taught, Ways
 from offramp.networks.networks import Networks
 from offramp.plan.evaluate import evaluate
@@ -353,9 +353,15 @@ def test_every_value_of_a_plan_is_checked(path: str, new: object, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
-def test_a_plan_of_a_pool_may_walk_less_than_its_committees_know(tmp_path: Path) -> None:
-    """A rule walks one path of the graph that the pool found, where a stage passes more others."""
-    plan = fit(different(1000), 0.05, pool=True, policy="entropy")
+def test_a_plan_may_walk_less_than_its_committees_know(tmp_path: Path) -> None:
+    """A rule walks one path of a graph with skips, on which a stage passes more others."""
+    trace = different(1000)
+    names = (*"abc", "end")
+    graph = Graph.build(names, "a>b,b>c,a>c,c>end")
+    scores = {**trace.scores, "end": trace.scores["c"]}
+    costs = synthetic(20, names).costs
+    wide = assemble(graph, costs, scores, labels=trace.labels, kind="logits")
+    plan = fit(wide, 0.05, keep_stages=True, policy="entropy")
     assert any(c.stages != plan.policy.graph.observed[s] for s, c in plan.committees.items())
     plan.write(tmp_path / "plan")
     assert Plan.read(tmp_path / "plan").committees == plan.committees

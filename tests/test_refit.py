@@ -389,7 +389,11 @@ def test_fit_refit_from_the_command_line(
     plan = Plan.read(tmp_path / "plan")
     assert set(plan.refits) == {"n0", "n1"}
     assert plan.repair is not None
-    assert found == {**plan.certificate.to_json(), "repair": plan.repair.to_json()}
+    assert found == {
+        **plan.certificate.to_json(),
+        "dropped": plan.info["dropped"],
+        "repair": plan.repair.to_json(),
+    }
     app([*given, "--out", str(tmp_path / "plain")], standalone_mode=False)
     assert "repair" not in json.loads(capsys.readouterr().out)
     evaluated = ["evaluate", str(tmp_path / "plan"), str(tmp_path / "trace")]

@@ -21,7 +21,6 @@ from offramp.command import tables, terminal
 from offramp.command.sheets import Facts, Sheet, painted
 from offramp.core.trace import Trace
 from offramp.exits.cutting import ExitPoint
-from offramp.learn.pool import search
 from offramp.learn.teach import teach
 from offramp.plan.evaluate import evaluate
 from offramp.plan.fit import fit
@@ -316,7 +315,6 @@ def test_everything_that_takes_long_tells_its_progress() -> None:
         "needs": lambda told: needs(learning, 0.1, progress=told),
         "compare": lambda told: compare(learning, policies=["margin"], bands=False, progress=told),
         "teach": lambda told: teach(learning, progress=told),
-        "search": lambda told: search(synthetic(200), progress=told),
     }
     for name, call in calls.items():
         told: list[tuple[str, int, int]] = []

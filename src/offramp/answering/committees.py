@@ -9,8 +9,9 @@ shown beside a reference that was repaired as well (`offramp.answering.refit`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,9 @@ class Committee:
 
 
 Committees = Mapping[str, Committee]
+Known = MutableMapping[tuple[tuple[str, ...], bool], tuple[Committee, FloatArray] | None]
+"""By members, the last of which answers, and whether biases were tried: the committee and its
+cross-fitted scores, or None where it does not lose less."""
 
 
 def biases_to_json(committees: Committees) -> dict[str, list[float]]:
@@ -117,6 +121,8 @@ def learn_committees(
     unlabelled: bool = False,
     seed: int = 0,
     biases: bool = False,
+    reference: bool = True,
+    known: Known | None = None,
 ) -> tuple[Committees, Trace]:
     """The committees that lose less than their stages alone, and the trace to go on learning with.
 
@@ -125,8 +131,9 @@ def learn_committees(
         loss: what must become less; see `Trace.losses`.
         unlabelled: learn the reference's answers, where there are no labels.
         seed: of the folds.
-        biases: also try a bias of each class, kept where the loss is then less again. It repairs
-            networks that favour some classes: compare with a reference that was refitted too.
+        biases: also try a bias of each class, kept where the loss is then less again.
+        reference: whether walks that end in the reference may answer with more than it says.
+        known: what was learned of the same examples for other graphs, to which this is added.
 
     Returns:
         Committees by stage, with weights from all examples, and `trace` as they answer it, each
@@ -135,19 +142,17 @@ def learn_committees(
     Source: the weights maximise the likelihood, a logarithmic opinion pool (Heskes 1998); that
         ensembles of what a cascade has run pay: Wang et al. 2022; biases: Wolczyk et al. 2021.
     """
-    labels = labels_of(trace, unlabelled)
-    plain = trace.losses(loss)
+    labels, plain = labels_of(trace, unlabelled), trace.losses(loss)
     if labels is None or plain.name == tasks.RECORDED:  # a loss of scores that are not there
         return {}, trace
-    folds = np.random.default_rng(seed).permutation(trace.examples) % ANSWER_FOLDS
+    known = {} if known is None else known
     found, crossed = dict[str, Committee](), dict[str, FloatArray]()
     for pooler in _poolers(trace, trace.graph, labels, seed):
-        stage, forms = pooler.members[-1], (False, True) if biases else (False,)
-        for biased in forms if len(pooler.members) > 1 else forms[1:]:
-            scores = pooler.crossed(folds, biased)
-            before = trace.speaking({s: crossed[s] for s in (stage,) if s in crossed})
-            if better(trace, stage, scores, before.losses(loss)):
-                found[stage], crossed[stage] = pooler.learned(biased), scores
+        key, stage = (pooler.members, biases), pooler.members[-1]
+        if key not in known:
+            known[key] = pooler.best(trace, plain, biases)
+        if (kept := known[key]) and (reference or stage != trace.graph.reference):
+            found[stage], crossed[stage] = kept
     return found, trace.speaking(crossed)
 
 
@@ -200,20 +205,56 @@ def labels_of(trace: Trace, unlabelled: bool) -> IntArray | None:
     return trace.labels
 
 
+class _Logs(dict[str, FloatArray]):
+    """Log-probabilities of stages, none below SMALLEST, computed when they are asked for."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+
+    def __missing__(self, stage: str) -> FloatArray:
+        self[stage] = np.maximum(self.trace.log_probabilities(stage), SMALLEST)
+        return self[stage]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Pooler:
     """Learns how some stages answer together."""
 
     members: tuple[str, ...]  # all before the stage that answers, which is the last
-    logs: Sequence[FloatArray]  # of each member (examples, classes), none below SMALLEST
+    each: _Logs
     labels: IntArray
     seed: int
+
+    @cached_property
+    def logs(self) -> Sequence[FloatArray]:
+        """Of each member (examples, classes), none below SMALLEST."""
+        return [self.each[member] for member in self.members]
 
     def learned(self, biased: bool, rows: IntArray | None = None) -> Committee:
         """The committee from some rows, or from all of them."""
         rows = sampled(len(self.labels) if rows is None else rows, self.logs, self.seed)
         logs = np.stack([each[rows] for each in self.logs])
         return Committee(self.members, *pool(logs, self.labels[rows], biased))
+
+    def best(
+        self, trace: Trace, plain: Losses, biases: bool
+    ) -> tuple[Committee, FloatArray] | None:
+        """The committee and its cross-fitted scores, where it loses less than its stage alone.
+
+        Args:
+            trace: of the same examples.
+            plain: losses of the stages alone.
+            biases: also try them; the loss must then be less again.
+        """
+        folds = np.random.default_rng(self.seed).permutation(trace.examples) % ANSWER_FOLDS
+        stage, found = self.members[-1], None
+        forms = (False, True) if biases else (False,)
+        for biased in forms if len(self.members) > 1 else forms[1:]:
+            scores = self.crossed(folds, biased)
+            before = trace if found is None else trace.speaking({stage: found[1]})
+            if better(trace, stage, scores, plain if found is None else before.losses(plain.name)):
+                found = self.learned(biased), scores
+        return found
 
     def crossed(self, folds: IntArray, biased: bool) -> FloatArray:
         """Scores (examples, classes), each row's by weights learned from other folds."""
@@ -227,12 +268,9 @@ class _Pooler:
 
 def _poolers(trace: Trace, graph: Graph, labels: IntArray, seed: int) -> Iterator[_Pooler]:
     """One for each stage of a graph."""
-    logs: dict[str, FloatArray] = {}
+    logs = _Logs(trace)
     for stage in graph.order:
-        logs[stage] = np.maximum(trace.log_probabilities(stage), SMALLEST)
-        members = graph.observed[stage]
-        said = [logs[member] for member in members]
-        yield _Pooler(members=members, logs=said, labels=labels, seed=seed)
+        yield _Pooler(members=graph.observed[stage], each=logs, labels=labels, seed=seed)
 
 
 def sampled(rows: IntArray | int, logs: Sequence[FloatArray], seed: int) -> IntArray:

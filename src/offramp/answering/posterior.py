@@ -8,6 +8,7 @@ learning uses it: certificates and reports count real losses.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 
@@ -31,6 +32,8 @@ _STRENGTH = 0.03  # inverse penalty
 _SLOPE, _BIAS = 0.5, 0.01  # how far off the model of the label is thought to be, beforehand
 _POOL = 2.0  # how much more freely the pool counts than what each stage says
 _STEPS = 60  # of the optimiser
+_KEPT = 8_000_000  # probabilities that are kept, at most
+_found: dict[str, FloatArray] = {}  # those of the last examples, by what they are of
 _TINY = 1e-6  # probabilities below are not told apart
 
 
@@ -87,6 +90,29 @@ def _weight(prior: float, noise: float) -> float:
 
 
 def _posterior(trace: Trace, labels: IntArray, folds: IntArray) -> FloatArray:
+    """As `_modelled`, found once for the last examples: many graphs are tried on the same."""
+    key = _key(trace, labels, folds)
+    if (known := _found.get(key)) is not None:
+        return known
+    found = _modelled(trace, labels, folds)
+    while _found and found.size + sum(each.size for each in _found.values()) > _KEPT:
+        _found.pop(next(iter(_found)))
+    _found[key] = found
+    return found
+
+
+def _key(trace: Trace, labels: IntArray, folds: IntArray) -> str:
+    """What tells examples and their folds from others."""
+    digest = hashlib.blake2b(repr((sorted(trace.scores), trace.classes)).encode())
+    for stage in sorted(trace.scores):
+        digest.update(repr(trace.alone_kinds.get(stage, trace.kinds[stage])).encode())
+        digest.update(np.ascontiguousarray(trace.own(stage)).data)
+    digest.update(np.ascontiguousarray(labels).data)
+    digest.update(np.ascontiguousarray(folds).data)
+    return digest.hexdigest()
+
+
+def _modelled(trace: Trace, labels: IntArray, folds: IntArray) -> FloatArray:
     """The probability of each class given the scores of all stages, out of fold.
 
     The likelier of two: the pool of what all stages say, and a logistic model beside it, which

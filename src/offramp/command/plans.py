@@ -109,13 +109,26 @@ def fit(
         asked = _priced(read, asked, networks, Request(sizes, threads, engine))
         plans = fit_each(read, asked, networks, step)
     write_plans(plans, out, force=force)
-    for note in notes(plans[0]):
+    for note in _notes(plans):
         messages.print(note)
     found = [_certificate(plan) for plan in plans]
     shown = found if len(plans) > 1 else found[0]
     show(json_, shown, lambda: Group(*map(tables.certificate, plans)))
     if all(plan.certificate.verdict == KEEP for plan in plans):
         raise typer.Exit(1)
+
+
+def _notes(plans: Sequence[Plan]) -> list[str]:
+    """What users should know; what is true of some budgets alone is said of those."""
+    each = {plan.certificate.budget: notes(plan) for plan in plans}
+    common = [note for note in notes(plans[0]) if all(note in said for said in each.values())]
+    own = [
+        f"budget {budget:.4g}: {note}"
+        for budget, said in each.items()
+        for note in said
+        if note not in common
+    ]
+    return common + own
 
 
 def _certifying(path: Path | None, trace: Trace) -> Trace | None:
@@ -143,7 +156,7 @@ def _priced(trace: Trace, asked: Asked, networks: Networks | None, request: Requ
 
 
 def _certificate(plan: Plan) -> dict[str, Any]:
-    found = plan.certificate.to_json()
+    found = plan.certificate.to_json() | {"dropped": plan.info["dropped"]}
     return found | ({"repair": plan.repair.to_json()} if plan.repair else {})
 
 

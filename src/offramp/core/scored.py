@@ -77,7 +77,7 @@ class ScoredRows:
         """
         if not isinstance(self.task, RecordedAnswers):
             return self.scores
-        apart = {s: np.full(self.examples, i) for i, s in enumerate(self.graph.order)}
+        apart = {s: np.full(self.examples, i) for i, s in enumerate(self.scores)}
         same = alike(self.answers or apart)
         return {s: np.column_stack([v, same[s]]) for s, v in self.scores.items()}
 

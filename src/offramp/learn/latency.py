@@ -1,25 +1,16 @@
-"""Cost that is time: what a request of a given size takes, and which stages pay in it."""
+"""Cost that is time: what a request of a given size takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.stats import binom
 
-from offramp.base.arrays import IntArray
-from offramp.base.errors import CostError, GraphError
-from offramp.core.frontier import Point, frontier, needed
+from offramp.base.errors import CostError
 from offramp.core.graph import Costs, Graph, head, whole
-from offramp.core.policy import Learner, Policy
-from offramp.core.prices import Prices
-from offramp.core.tasks import Losses
-from offramp.core.trace import Trace
-
-_ROUNDS = 2  # of learning at the costs that the last round's survivors make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,110 +86,3 @@ class Latency:
 
 def _ms(times: Mapping[int, float]) -> dict[str, float]:
     return {str(rows): spent * 1e3 for rows, spent in times.items()}
-
-
-@dataclass(frozen=True)
-class Settled:
-    """The stages that pay, and what they cost where the rows that come to each are as expected."""
-
-    graph: Graph
-    costs: Costs
-    dropped: Mapping[str, str]  # stage -> why
-
-
-def settle(trials: Trials, prices: Prices, every: Graph) -> Settled:
-    """Costs at the expected number of survivors, without the stages that save nothing in them.
-
-    Stages are left out one after the other, the one whose absence saves most first.
-
-    Args:
-        trials: examples that certify nothing, and what learns from them.
-        prices: of every part.
-        every: the graph that the examples' own was searched in, whose stages cost something too.
-    """
-    graph, dropped = trials.trace.graph, dict[str, str]()
-    present = trials.tried(graph, prices)
-    while without := {stage: trials.tried(g, prices) for stage, g in _less(graph).items()}:
-        least = min(without, key=lambda stage: without[stage].cost)
-        saved = (present.cost - without[least].cost) / graph.reference_cost(present.costs)
-        if saved <= 0:
-            break
-        at = "" if present.costs.batch is None else f"at batch {present.costs.batch} "
-        dropped[least] = f"{at}it takes {saved:.1%} of the reference's time more than it saves"
-        graph, present = graph.without(least), without[least]
-    return Settled(graph, _over(prices.costs(every), present.costs), dropped)
-
-
-@dataclass(frozen=True)
-class Tried:
-    """What a graph costs by a policy that was learned for it."""
-
-    cost: float  # mean cost of held-out examples
-    costs: Costs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trials:
-    """Examples that certify nothing, on which graphs are tried to see which stages pay.
-
-    A policy learns on one half and is measured on the other, at the cheapest setting that keeps the
-    budget there.
-    """
-
-    trace: Trace
-    losses: Losses  # of every stage on them
-    learner: Learner[Policy]
-    budget: float  # excess loss given up
-    seed: int  # of the halves
-
-    def tried(self, graph: Graph, prices: Prices) -> Tried:
-        """What a graph costs, where as many examples come to each stage as are seen to come."""
-        shares: dict[str, float] = {}
-        cost = np.inf
-        for _ in range(_ROUNDS):
-            cost, shares = self._measured(graph, prices.costs(graph, shares))
-        costs = prices.costs(graph, shares)
-        return Tried(min(cost, graph.reference_cost(costs)), costs)
-
-    def _measured(self, graph: Graph, costs: Costs) -> tuple[float, dict[str, float]]:
-        """The mean cost of held-out examples, and the share of them that needs each part."""
-        priced = replace(self.trace, graph=graph, costs=costs)
-        (learning, seen), (measuring, met) = (
-            (priced.take(rows), self.losses.take(rows)) for rows in self._halves
-        )
-        policy = self.learner(learning, seen)
-        points = frontier(measuring, met, policy)
-        kept = [point for point in points if self._lost(point) <= self.budget]
-        best = min(kept or points[:1], key=lambda point: point.cost)
-        setting = np.nan if best.tradeoff is None else best.tradeoff
-        share = {part: float(n.mean()) for part, n in needed(measuring, policy, setting).items()}
-        return best.cost if kept else np.inf, share
-
-    def _lost(self, point: Point) -> float:
-        return point.excess_loss if self.losses.kind == "net" else point.induced_loss
-
-    @cached_property
-    def _halves(self) -> tuple[IntArray, IntArray]:
-        return self.trace.split(0.5, self.seed)
-
-
-def _over(every: Costs, costs: Costs) -> Costs:
-    """The costs of walks, beside those of stages that no walk comes to."""
-    return replace(
-        costs,
-        body={**every.body, **costs.body},
-        head={**every.head, **costs.head},
-        whole=every.whole,
-        at={batch: _over(every.at[batch], there) for batch, there in costs.at.items()},
-    )
-
-
-def _less(graph: Graph) -> dict[str, Graph]:
-    """The graphs without one stage."""
-    found = {}
-    for stage in graph.order:
-        try:
-            found[stage] = graph.without(stage)
-        except GraphError:
-            continue
-    return found

@@ -1,117 +1,103 @@
-"""Who takes part: which stages of a pool, and with which skips, on recorded scores.
+"""Who may take part: the graphs that the given edges allow, once some stages are left out.
 
-Stages come by cost, the cheapest first, and may be skipped on the way to the reference.
-
-The reference always takes part, last: it is where walks end that nothing cheaper can answer. A
-stage joins where walks by one shared threshold then cost less on held-out examples, one after
-another, and may be left out again later; skips are tried with the learned policy, and so is the
-chain of all, which is taken where it costs less than what was found. Stages of one network follow
-one another, as their bodies do.
+What led to a stage that is left out leads to what followed it. The reference always takes part,
+last: it is where walks end that nothing cheaper can answer.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from offramp.base.progress import Progress, silent
+from offramp.base.errors import GraphError
 from offramp.core.graph import Graph
 from offramp.core.trace import Trace
-from offramp.learn.teach import DEFAULT, Ways
-from offramp.policies import family
 
-_T = TypeVar("_T")
-_WORTH = 0.002  # of the reference's cost that a change must save, on held-out examples
-_SAMPLE = 1500  # examples to search on, at most
-_QUICK, _OWN = "margin", "learned"  # policies that tell who takes part, and which skips pay
+FEW_STAGES = 5  # stages, up to which every subset is tried
 
 
 @dataclass(frozen=True)
-class Found:
-    """The graph that costs least, and what was tried on the way."""
+class Pool:
+    """Stages, and which may follow which."""
 
     graph: Graph
-    tried: Mapping[str, float]  # policy: edges -> mean cost at the levels, over the reference's
+
+    @classmethod
+    def of(cls, trace: Trace) -> Pool:
+        """The stages of a trace, each of which may follow any cheaper one; edges do not count.
+
+        Stages of one network follow one another, as their bodies do.
+        """
+        names = _ordered(trace, trace.graph.order)
+        pairs = itertools.combinations(names, 2)
+        return cls(trace.graph.only(names, pairs, trace.graph.reference))
+
+    @cached_property
+    def others(self) -> tuple[str, ...]:
+        """The stages from which walks may come to the reference."""
+        reference = self.graph.reference
+        return tuple(s for s in self.graph.order if reference in self._after[s])
+
+    @cached_property
+    def _after(self) -> dict[str, frozenset[str]]:
+        """For each stage those that walks may come to from there."""
+        found: dict[str, frozenset[str]] = {}
+        for stage in reversed(self.graph.order):
+            after = self.graph.successors[stage]
+            found[stage] = frozenset(after).union(*(found[s] for s in after))
+        return found
+
+    def everyone(self) -> Graph:
+        """All stages: in a chain where the edges allow it, else as given."""
+        return self.chain(self.others) or self.graph
+
+    def chain(self, names: Iterable[str]) -> Graph | None:
+        """Some stages and the reference, one after the other; None: the edges do not allow it."""
+        taking = {*names, self.graph.reference}
+        order = [stage for stage in self.graph.order if stage in taking]
+        pairs = list(itertools.pairwise(order))
+        if any(b not in self._after[a] for a, b in pairs):
+            return None
+        return self.graph.only(order, pairs, self.graph.reference)
+
+    def whole(self, names: Iterable[str]) -> Graph | None:
+        """Some stages and the reference with all edges between them; None: they have no root."""
+        found, taking = self.graph, {*names, self.graph.reference}
+        try:
+            for stage in self.graph.order:
+                found = found if stage in taking else found.without(stage)
+        except GraphError:
+            return None
+        return found
+
+    def of_stages(self, names: Iterable[str]) -> Graph | None:
+        """Some stages and the reference: in a chain where the edges allow it."""
+        taking = frozenset(names)
+        return self.chain(taking) or self.whole(taking)
+
+    def skips(self, graph: Graph) -> list[tuple[str, str]]:
+        """The edges that the given ones allow between the stages of a graph, and it lacks."""
+        whole = self.whole(graph.order)
+        return [edge for edge in whole.edges if edge not in graph.edges] if whole else []
+
+    def subsets(self) -> Iterator[tuple[str, ...]]:
+        """Some of the stages besides the reference, in order: the fewest first."""
+        for size in range(1, len(self.others) + 1):
+            yield from itertools.combinations(self.others, size)
 
 
-def search(trace: Trace, ways: Ways = DEFAULT, progress: Progress | None = None) -> Found:
-    """The stages that take part, in a chain with skips that pay; the edges of `trace` do not count.
-
-    Args:
-        trace: examples to learn from, with every candidate as a stage.
-        ways: what counts, and whether stages may answer together.
-        progress: called with what is tried, how many of its graphs are, and how many there are.
-    """
-    judge = _Judge(trace.take(trace.sample(_SAMPLE, ways.seed)), ways, progress or silent)
-    chain = _grown(judge)
-    graph = _skipping(judge, judge.graph(chain))
-    everyone = judge.graph(_ordered(trace, trace.graph.order))
-    judge.tell("trying all stages", 0, 1)
-    if judge.cost(everyone, _OWN) < judge.cost(graph, _OWN) - _WORTH:
-        graph = everyone
-    return Found(graph, dict(judge.known))
-
-
-@dataclass
-class _Judge:
-    """What graphs cost on held-out examples; each is tried once."""
-
-    trace: Trace
-    ways: Ways
-    tell: Progress
-    known: dict[str, float] = field(default_factory=dict)
-
-    def graph(self, chain: Sequence[str], skips: Iterable[tuple[str, str]] = ()) -> Graph:
-        edges = [*itertools.pairwise(chain), *skips]
-        return self.trace.graph.only(chain, edges, self.trace.graph.reference)
-
-    def cost(self, graph: Graph, policy: str = _QUICK) -> float:
-        """Mean cost at the levels, over the reference's; 1 where the reference is alone."""
-        if len(graph.order) == 1:
-            return 1.0
-        name = f"{policy}: {edges_of(graph)}"
-        if name not in self.known:
-            lesson = self.ways.lesson(replace(self.trace, graph=graph))
-            self.known[name] = lesson.held_out(family(policy), self.ways.levels)
-        return self.known[name]
-
-    def of_chain(self, chain: Sequence[str]) -> float:
-        return self.cost(self.graph(chain))
-
-    def best(self, what: str, graphs: Mapping[_T, Graph], policy: str = _QUICK) -> _T:
-        """The key of the graph that costs least, the first of several."""
-        costs: dict[_T, float] = {}
-        for number, (key, graph) in enumerate(graphs.items()):
-            self.tell(what, number, len(graphs))
-            costs[key] = self.cost(graph, policy)
-        return min(costs, key=costs.__getitem__)
+def with_edges(graph: Graph, edges: Iterable[tuple[str, str]]) -> Graph:
+    """A graph with more edges."""
+    return graph.only(graph.order, [*graph.edges, *edges], graph.reference)
 
 
 def edges_of(graph: Graph) -> str:
     """The edges as the command line takes them."""
     return ",".join(f"{a}>{b}" for a, b in graph.edges)
-
-
-def _grown(judge: _Judge) -> tuple[str, ...]:
-    """Stages join and leave, one at a time, while that saves enough."""
-    graph = judge.trace.graph
-    others = [name for name in graph.order if name != graph.reference]
-    chain: tuple[str, ...] = (graph.reference,)
-    present = 1.0
-    while True:
-        more = [_ordered(judge.trace, (*chain, name)) for name in others if name not in chain]
-        fewer = [tuple(s for s in chain if s != name) for name in chain[:-1]]
-        changed = [c for c in (*more, *fewer) if len(c) > 1]
-        if not changed:
-            return chain
-        best = judge.best(f"trying {len(chain) + 1} stages", {c: judge.graph(c) for c in changed})
-        if judge.of_chain(best) > present - _WORTH:
-            return chain
-        chain, present = best, judge.of_chain(best)
 
 
 def _ordered(trace: Trace, names: Iterable[str]) -> tuple[str, ...]:
@@ -124,17 +110,3 @@ def _ordered(trace: Trace, names: Iterable[str]) -> tuple[str, ...]:
         last = np.inf if name == graph.reference else alone[name]
         deepest[network] = max(deepest.get(network, 0.0), last)
     return tuple(sorted(names, key=lambda name: (deepest[graph.first(name)], alone[name])))
-
-
-def _skipping(judge: _Judge, graph: Graph) -> Graph:
-    """With the skips to the reference that save enough, one after another."""
-    chain = graph.order
-    skips: list[tuple[str, str]] = []
-    while left := [(name, chain[-1]) for name in chain[:-2] if (name, chain[-1]) not in skips]:
-        tried = {skip: judge.graph(chain, [*skips, skip]) for skip in left}
-        best = judge.best("trying skips", tried, _OWN)
-        if judge.cost(tried[best], _OWN) > judge.cost(graph, _OWN) - _WORTH:
-            break
-        graph = tried[best]
-        skips.append(best)
-    return graph

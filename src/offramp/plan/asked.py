@@ -67,11 +67,12 @@ class Choices:
     """What may run, and how it is learned.
 
     Raises:
-        InputError: an unknown policy.
+        InputError: an unknown policy; all stages are kept, and searched for.
     """
 
     policy: Annotated[str | Family, "What decides; auto chooses."] = AUTO
-    pool: Annotated[bool, "Find who takes part, in which order; edges don't count."] = False
+    keep_stages: Annotated[bool, "All stages take part, whether they pay or not."] = False
+    pool: Annotated[bool, "Any stage may follow any cheaper one; edges don't count."] = False
     committees: Annotated[bool, "Stages may answer with all scores paid for, where it helps."] = (
         True
     )
@@ -81,6 +82,11 @@ class Choices:
     def __post_init__(self) -> None:
         if self.policy != AUTO:
             family(self.policy)  # raises where there is none
+        if self.keep_stages and self.pool:
+            raise InputError(
+                "--pool searches for the stages that take part, and --keep-stages keeps all; "
+                "leave one of them out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +130,19 @@ class Asked:
             split=Split(**given(Split)),
         )
 
-    def ways(self, budget: float) -> Ways:
-        """What counts in learning for one of the budgets."""
-        promise = self.promise
+    def ways(self, budget: float, certifying: int) -> Ways:
+        """What counts in learning for one of the budgets, where so many examples certify."""
+        promise, choices = self.promise, self.choices
         return Ways(
             loss=promise.loss_name,
             excess=promise.excess,
             unlabelled=promise.unlabelled,
-            committees=self.choices.committees,
-            levels=(0.0, budget / 2, budget),
+            committees=choices.committees,
+            keep_stages=choices.keep_stages,
+            pool=choices.pool,
+            prices=choices.prices,
+            budgets=(budget,),
+            error=promise.error / len(promise.budgets),
+            certifying=certifying,
             seed=self.split.seed,
         )

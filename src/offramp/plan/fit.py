@@ -14,6 +14,7 @@ from offramp.core.ledger import Look
 from offramp.core.prices import Prices
 from offramp.core.tasks import Excess
 from offramp.core.trace import Trace
+from offramp.learn.lesson import Findings
 from offramp.learn.teach import AUTO
 from offramp.networks.networks import Networks
 from offramp.plan.asked import Asked, Promise, Split
@@ -34,6 +35,7 @@ def fit(
     loss: str | None = None,
     unlabelled: bool = False,
     policy: str | Family = AUTO,
+    keep_stages: bool = False,
     pool: bool = False,
     committees: bool = True,
     refit: bool = False,
@@ -57,8 +59,9 @@ def fit(
         unlabelled: loss is disagreement with the reference; labels are not looked at.
         policy: a family or its name, one of `offramp.policies.FAMILIES`; or `auto`: what costs
             least on held-out examples (`offramp.learn.teach`).
-        pool: the stages are candidates: `offramp.learn.pool` finds which of them take part, in
-            which order and with which skips; the edges of `trace` do not count.
+        keep_stages: all stages take part, along all edges. Else those do that lower the predicted
+            certified cost (`offramp.learn.teach`), along edges that those of `trace` allow.
+        pool: any stage may follow any cheaper one; the edges of `trace` do not count.
         committees: stages may answer with all the scores their walks have paid for, where that
             loses less.
         refit: stages answer with refitted scores, where that loses less; the reference as well, and
@@ -72,8 +75,8 @@ def fit(
         seed: of the folds and the order of the betting test.
         certify_on: certify on these examples instead, and learn from all of `trace`.
         networks: the ONNX files, where the plan is to run.
-        prices: costs are by these, at the number of rows that are expected to come to each stage,
-            and stages that save nothing in them are left out; None: costs as recorded. The time of
+        prices: costs are by these, at the number of rows that are expected to come to each stage;
+            None: costs as recorded. The time of
             requests is `offramp.learn.latency.Latency`, any other `offramp.core.prices.Fixed`.
         progress: called with what is learned or tried, how much of it, and how much there is.
 
@@ -94,6 +97,7 @@ def fit(
         loss=loss,
         unlabelled=unlabelled,
         policy=policy,
+        keep_stages=keep_stages,
         pool=pool,
         committees=committees,
         refit=refit,
@@ -134,7 +138,8 @@ def fit_each(
     if networks:
         _check_networks(trace, networks)
     rows = _rows(trace, asked.split)
-    jobs = [prepare(rows, asked, budget, progress) for budget in asked.promise.budgets]
+    findings = Findings()
+    jobs = [prepare(rows, asked, budget, progress, findings) for budget in asked.promise.budgets]
     (progress or silent)("certifying", 0, 1)
     # everything that is tested is fixed from here on; now the sealed rows are looked at
     number, together = _looked(jobs, asked.promise)

@@ -25,14 +25,14 @@ from offramp.core.task import RecordedAnswers
 from offramp.core.tasks import Losses
 from offramp.core.trace import Trace
 from offramp.core.walk import Outcome
-from offramp.learn.latency import Trials, settle
-from offramp.learn.pool import edges_of, search
-from offramp.learn.teach import AUTO, QUICK, Taught, Ways, teach
+from offramp.learn.lesson import Findings, Ways
+from offramp.learn.pool import edges_of
+from offramp.learn.teach import Taught, teach
 from offramp.networks.networks import Networks
 from offramp.plan.asked import Asked
 from offramp.plan.plan import Plan
 from offramp.plan.profile import Profile
-from offramp.policies import Deployable, Policy, Static, family, policy_to_json
+from offramp.policies import Deployable, Policy, Static, policy_to_json
 from offramp.promise.certify import Certificate, Saving, Trial, certify
 from offramp.promise.order import Candidate, Order, safest_first
 
@@ -54,8 +54,6 @@ class Material:
     learning: Trace
     certifying: Trace
     refits: Refits = field(default_factory=dict)
-    pool: str | None = None  # the edges that were found, where the graph was searched for
-    dropped: Mapping[str, str] = field(default_factory=dict)  # stage -> why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +185,10 @@ class Job:
             "recorded_preprocessing": trace.info.get("preprocessing"),
             "seed": self.asked.split.seed,
             "versions": versions(),
-            "pool": self.material.pool,
+            "predicted_cost": self.taught.cost,
+            "pool": edges_of(self.taught.policy.graph) if self.asked.choices.pool else None,
             "latency": prices and prices.to_json(),
-            "dropped": dict(self.material.dropped),
+            "dropped": dict(self.taught.dropped),
             "input": trace.info.get("input"),
             "notes": [*(trace.info.get("notes") or []), *self._doubts()],
         }
@@ -202,14 +201,27 @@ class Job:
         return doubts(learning.scores, learning.labels, learning.graph.reference)
 
 
-def prepare(rows: Rows, asked: Asked, budget: float, progress: Progress | None = None) -> Job:
-    """Everything that is learned for a budget, from the rows that teach alone; see `fit`."""
-    ways = asked.ways(budget)
+def prepare(
+    rows: Rows,
+    asked: Asked,
+    budget: float,
+    progress: Progress | None = None,
+    findings: Findings | None = None,
+) -> Job:
+    """Everything that is learned for a budget, from the rows that teach alone; see `fit`.
+
+    Of those that certify it knows the number. Jobs of the same rows may share findings.
+    """
+    ways = asked.ways(budget, rows.certifying.examples)
     material = Material(learning=rows.learning, certifying=rows.certifying)
-    for step in (_with_refits, _with_its_pool, _with_prices):
-        material = step(material, asked, ways, progress or silent)
-    taught = teach(material.learning, ways, asked.choices.policy, progress)
-    certifying = with_committees(material.certifying, taught.lesson.committees)
+    material = _with_refits(material, asked, ways, progress or silent)
+    learning, certifying = material.learning, material.certifying
+    if ways.prices is not None:
+        learning = learning.at_costs(replace(learning.costs, examples=None))
+    taught = teach(learning, ways, asked.choices.policy, progress, findings)
+    if taught.costs is not None:
+        certifying = certifying.at_costs(taught.costs)
+    certifying = with_committees(certifying, taught.lesson.committees)
     return Job(
         rows=rows,
         asked=asked,
@@ -236,38 +248,6 @@ def _with_refits(material: Material, asked: Asked, ways: Ways, tell: Progress) -
     )
     certifying = with_refits(material.certifying, refits)
     return replace(material, learning=learning, certifying=certifying, refits=refits)
-
-
-def _with_its_pool(material: Material, asked: Asked, ways: Ways, tell: Progress) -> Material:
-    """The graph of those who take part, where it was to be found."""
-    if not asked.choices.pool:
-        return material
-    graph = search(material.learning, ways, tell).graph
-    learning = replace(material.learning, graph=graph)
-    return replace(material, learning=learning, pool=edges_of(graph))
-
-
-def _with_prices(material: Material, asked: Asked, ways: Ways, tell: Progress) -> Material:
-    """Costs by the prices that were given, without the stages that do not pay in them."""
-    prices, policy = asked.choices.prices, asked.choices.policy
-    if prices is None:
-        return material
-    learning = material.learning.at_costs(replace(material.learning.costs, examples=None))
-    trials = Trials(
-        trace=learning,
-        losses=learning.losses(ways.loss, ways.excess),
-        learner=family(QUICK if policy == AUTO else policy).fit,
-        budget=ways.levels[-1],
-        seed=ways.seed,
-    )
-    tell("trying which stages pay", 0, 1)
-    settled = settle(trials, prices, material.certifying.graph)
-    return replace(
-        material,
-        learning=replace(learning, graph=settled.graph).at_costs(settled.costs),
-        certifying=material.certifying.at_costs(settled.costs),
-        dropped=settled.dropped,
-    )
 
 
 def candidates(trace: Trace, losses: Losses, policy: Policy) -> Iterator[Candidate]:

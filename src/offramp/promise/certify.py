@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -298,9 +298,20 @@ def _certificate(
 Named = tuple[str | None, Candidate]  # the single network, or None: a point of the path
 
 
+class Priced(Protocol):
+    """Anything with a cost."""
+
+    @property
+    def cost(self) -> float:
+        """Mean, in any unit."""
+
+
+_P = TypeVar("_P", bound=Priced)
+
+
 def in_order(
-    path: Iterable[Candidate], statics: Mapping[str, Candidate], order: Order
-) -> Iterator[Named]:
+    path: Iterable[_P], statics: Mapping[str, _P], order: Order
+) -> Iterator[tuple[str | None, _P]]:
     """Everything to test, in order; single networks at the same place from the dearest down."""
     waiting = sorted(
         statics, key=lambda name: (order.places.get(name, math.inf), -statics[name].cost)

@@ -47,21 +47,40 @@ def safest_first(
         budget: excess loss given up, a fraction in [0, 1].
         reference_cost: of the reference alone, in the unit of the candidates.
     """
+    sure = [standard_errors_below(point.excess, budget) for point in path]
+    single = {
+        name: Rank(static.cost, standard_errors_below(static.excess, budget))
+        for name, static in statics.items()
+    }
+    ranks = [Rank(point.cost, value) for point, value in zip(path, sure, strict=True)]
+    examples = max((len(static.excess) for static in statics.values()), default=0)
+    return ranked(ranks, single, examples, reference_cost)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What the order of tests goes by."""
+
+    cost: float  # mean
+    sureness: float  # standard deviations of one example that its mean lies below the budget
+
+
+def ranked(
+    path: Sequence[Rank], statics: Mapping[str, Rank], examples: int, reference_cost: float
+) -> Order:
+    """As `safest_first`, from what `examples` said of each."""
     cheaper = [i for i, point in enumerate(path) if point.cost < reference_cost]
     start = cheaper[0] if cheaper else 0
-    walked = path[start:]
-    return Order(start, {s: _place(walked, static, budget) for s, static in statics.items()})
+    walked, noise = path[start:], 1 / math.sqrt(max(1, examples))
+    return Order(start, {s: _place(walked, static, noise) for s, static in statics.items()})
 
 
-def _place(path: Sequence[Candidate], static: Candidate, budget: float) -> int:
+def _place(path: Sequence[Rank], static: Rank, noise: float) -> int:
     """How many points of the path come before a single network."""
-    enough = standard_errors_below(static.excess, budget) - 1 / math.sqrt(
-        max(1, len(static.excess))
-    )
     for place, point in enumerate(path):
         if point.cost <= static.cost:
             break
-        if standard_errors_below(point.excess, budget) < enough:
+        if point.sureness < static.sureness - noise:
             return place
     return len(path)
 
@@ -74,6 +93,11 @@ def standard_errors_below(excess: FloatArray, budget: float) -> float:
     if not len(excess):
         return 0.0
     below = budget - excess.astype(np.float64)
+    return sureness(float(below.mean()), float(np.mean(below**2)), budget)
+
+
+def sureness(below: float, square: float, budget: float) -> float:
+    """As `standard_errors_below`, from means of how far examples lie below, and of its square."""
     # no change at all still leaves the variance of losses as frequent as the budget
-    variance = max(float(np.mean(below**2)), budget * (1 - budget))
-    return float(below.mean()) / math.sqrt(variance) if variance > 0 else 0.0
+    variance = max(square, budget * (1 - budget))
+    return below / math.sqrt(variance) if variance > 0 else 0.0
