@@ -31,7 +31,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("plan", "asked profile plan notes job fit needs evaluate watch"),
     # what runs parts of a plan
     ("runtime", "format engine rows session onnxruntime stages together driver"),
-    ("export", "scope itinerary deciding stages photographs seal single folder"),
+    ("export", "scope itinerary deciding stages photographs seal single folder triton"),
     ("", "export"),
     ("runtime", "waiting calls"),  # functions as stages
     ("runtime", "ends routed openvino torch single"),  # what runs exported files

@@ -26,7 +26,7 @@ OPTIONS = (
             "serving.serve",
         )
     }
-    | {"command.running.run"}
+    | {"command.running.run", "command.running.export"}
 )
 # names of views (tables, charts, sentences, commands) are those of what they show or do
 VIEWS = ("command.", "report.", "cli")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,10 @@ from offramp.command.options import Data, EngineOption, Force, Json, Out, SkipBr
 from offramp.command.sheets import painted
 from offramp.command.terminal import examples_of, given, messages, output, progress, remark, show
 from offramp.core.costs import elsewhere
-from offramp.export import write_file, write_folder
+from offramp.export import write_file, write_folder, write_triton
 from offramp.export.folder import EXPORTED_FOLDER
 from offramp.export.seal import EXPORTED
+from offramp.export.triton import TRITON
 from offramp.networks.data import NOTHING
 from offramp.plan.plan import Plan
 from offramp.runtime import Engine as Runner
@@ -26,6 +28,7 @@ from offramp.runtime.session import Device
 from offramp.study.bench import EXAMPLES, REQUESTS
 from offramp.study.bench import bench as bench_plan
 
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples per call.")]
 AnswersOut = Annotated[
     Path | None, typer.Option("--out", help="A Parquet file. Default: CSV on standard output.")
@@ -142,17 +145,29 @@ def export(
     stages: Annotated[
         bool, typer.Option("--stages", help="A folder with a file per stage.")
     ] = False,
+    triton: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A model repository of Triton, with a model NAME."),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Write the plan as one ONNX file, or as a file per stage: networks, exits and policy."""
-    check_output(out, force, EXPORTED_FOLDER if stages else EXPORTED, [plan])
+    if triton is not None and (dial or stages or not _NAME.fullmatch(triton)):
+        raise InputError(
+            "--triton NAME is one file, without --dial and --stages; NAME is of letters, digits, "
+            "- and _."
+        )
+    kind = TRITON if triton else EXPORTED_FOLDER if stages else EXPORTED
+    check_output(out, force, kind, [plan])
     if image_size and not images:
         raise InputError("--image-size is of the images that --images reads; give --images too.")
     size = photographs.height_and_width(image_size, "--image-size") if image_size else None
     with progress() as step:
         step("reading the plan", 0, 1)
         read = Plan.read(plan)
-        if stages:
+        if triton:
+            write_triton(read, out, triton, images=images, image_size=size, force=force)
+        elif stages:
             write_folder(
                 read, out, dial=dial, images=images, image_size=size, force=force, progress=step
             )
