@@ -36,7 +36,7 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("runtime", "waiting calls"),  # functions as stages
     ("runtime", "ends routed openvino torch single"),  # what runs exported files
     ("", "runtime"),
-    ("recording", "independence measure labels resume running record reprice audits"),
+    ("recording", "independence measure labels resume running record reprice audits pricing"),
     ("exits", "work network passes cutting depth stages pooling heads features placement"),
     ("exits", "outputs attach"),
     ("", "exits"),
@@ -51,9 +51,11 @@ HOUSE = [  # folder, and its files in the order in which they build on each othe
     ("serving", "queueing room brownout service address tracing auditing protocol models shelf"),
     ("serving", "telemetry app messages rpc listening opening versions server sizing"),
     ("", "serving"),
+    ("optimizing", "journal outcome steps"),
+    ("", "optimizing"),
     ("testing", "closeness policies tasks engines"),
     ("", "testing sklearn torch"),
-    ("command", "completing parsing photographs answers sheets tables options terminal"),
+    ("command", "completing parsing photographs answers sheets tables trials options terminal"),
     ("command", "demo graphs traces plans running serving"),
     ("", "cli"),
     ("", "errors data preprocessing trace tasks"),  # addresses for users; nothing here imports them

@@ -20,6 +20,7 @@ OPTIONS = (
             "plans.fit",
             "graphs.exits",
             "graphs.graph",
+            "graphs.optimize",
             "graphs.siblings",
             "traces.record",
             "traces.import_",

@@ -96,7 +96,9 @@ def test_a_copy_learns_what_its_network_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On half the pixels; and a run that is stopped goes on to the same weights."""
-    monkeypatch.setattr(tuning, "_quicker", lambda *_: False)  # else the clock would choose
+    monkeypatch.setattr(
+        tuning, "_quicker", lambda *_: tuning._Step(False, 0.0)
+    )  # else the clock would choose
     file = striped_network(tmp_path / "big.onnx")
     small = shrunk(file, tmp_path / "small.onnx", (1, 16, 16), (2, 3), (8, 8))
     x, test = gratings(600, 5)[0], gratings(400, 6)[0]

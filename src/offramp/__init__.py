@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from offramp.networks.data import open_examples
     from offramp.networks.networks import Networks
     from offramp.networks.preprocessing import Preprocessing
+    from offramp.optimizing import Optimized, optimize
     from offramp.plan.evaluate import Evaluation, evaluate
     from offramp.plan.fit import fit
     from offramp.plan.needs import Needs, needs
@@ -74,6 +75,8 @@ __all__ = [  # noqa: RUF022 - in the order of the modules
     "record",
     "Exits",
     "add_exits",
+    "Optimized",
+    "optimize",
 ]
 
 # where each name comes from, once somebody asks for it (PEP 562): `import offramp` loads nothing
@@ -89,6 +92,7 @@ _HOMES = {
     "offramp.networks.data": "open_examples",
     "offramp.networks.networks": "Networks",
     "offramp.networks.preprocessing": "Preprocessing",
+    "offramp.optimizing": "Optimized optimize",
     "offramp.plan.evaluate": "Evaluation evaluate",
     "offramp.plan.fit": "fit",
     "offramp.plan.needs": "Needs needs",

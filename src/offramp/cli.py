@@ -53,6 +53,7 @@ def common(
 # in the order of the help, each with an example
 COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (running.demo, "demo --out offramp-demo"),
+    (graphs.optimize, "optimize big.onnx --data labelled.npz --budget 0.005 --out optimized"),
     (graphs.graph, "graph small=a.onnx big=b.onnx --size 32 --out graph"),
     (graphs.exits, "exits big.onnx --data train/ --size 32 --out graph"),
     (graphs.siblings, "siblings big.onnx --data train/ --size 32 --out graph"),

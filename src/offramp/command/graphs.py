@@ -10,8 +10,9 @@ import typer
 
 from offramp.base.errors import InputError
 from offramp.base.fields import X
+from offramp.base.files import remove
 from offramp.base.outputs import check_output
-from offramp.command import parsing, photographs, tables
+from offramp.command import parsing, photographs, tables, trials
 from offramp.command.options import (
     Edges,
     EngineOption,
@@ -29,6 +30,9 @@ from offramp.core.tasks import Kind
 from offramp.exits import ExitOptions, add_exits, candidate_points
 from offramp.networks.networks import GRAPH, combine
 from offramp.networks.reading import fields_read, with_fields
+from offramp.optimizing import optimize as optimize_networks
+from offramp.optimizing.journal import OPTIMIZED
+from offramp.plan.asked import Promise
 from offramp.recording.independence import check_made_up
 from offramp.runtime import Stages
 from offramp.siblings import SiblingOptions, make
@@ -174,23 +178,27 @@ def exits(
     show(json_, found.to_json(), lambda: tables.exits(found))
 
 
+NetworkFiles = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NETWORK.onnx", help="A trained network; or several, NAME=FILE, cheapest first."
+    ),
+]
+Train = Annotated[
+    str | None,
+    typer.Option(help="Further examples that copies learn from. Default: some of --data."),
+]
+
+
 @with_options(options=SiblingOptions)
 def siblings(
-    networks: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="NETWORK.onnx", help="A trained network; or several, NAME=FILE, cheapest first."
-        ),
-    ],
+    networks: NetworkFiles,
     data: Annotated[
         str, typer.Option(help="Examples, some hundreds or more; labels may be there.")
     ],
     out: Out,
     options: Given,
-    train: Annotated[
-        str | None,
-        typer.Option(help="Further examples that copies learn from. Default: those of --data."),
-    ] = None,
+    train: Train = None,
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
@@ -219,3 +227,54 @@ def siblings(
         )
         found.networks.write(out, force=force)
     show(json_, found.to_json(), lambda: tables.siblings(found))
+
+
+@with_options(promise=Promise, options=SiblingOptions)
+def optimize(
+    networks: NetworkFiles,
+    data: Annotated[
+        str, typer.Option(help="Labelled examples, some thousands; or --unlabelled ones.")
+    ],
+    budget: Annotated[float, typer.Option(help="Accuracy given up; 0.005 is half a point.")],
+    out: Out,
+    promise: Given,
+    options: Given,
+    train: Train = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Annotated[str, typer.Option(help="nchw or nhwc.")] = "nchw",
+    skip_broken: SkipBroken = False,
+    json_: Json = False,
+    force: Force = False,
+) -> None:
+    """The whole way: copies, policy, certificate, clock, one file. Exit code 1: keep the network.
+
+    A run that was ended goes on where it was.
+    """
+    pixels = photographs.preprocessing(size, mean, std, layout)
+    files = parsing.one_or_more(networks)
+    several = files.values() if isinstance(files, dict) else [files]
+    asked = Promise(budgets=(budget,), **promise)
+    settings = SiblingOptions(**options)
+    examples = examples_of(data, pixels, skip_broken)
+    further = examples_of(train, pixels, skip_broken) if train else None
+    if force:
+        check_output(out, force, OPTIMIZED, given(*several, data, train))
+        remove(out)
+    with progress() as step:
+        found = optimize_networks(
+            files,
+            examples,
+            asked,
+            out,
+            settings,
+            further=further,
+            preprocessing=pixels,
+            progress=step,
+        )
+    for sentence in [*examples.remarks, *found.notes]:
+        messages.print(sentence, markup=False)
+    show(json_, found.to_json(), lambda: trials.optimized(found))
+    if found.keeps:
+        raise typer.Exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,15 +37,14 @@ from offramp.core.trace import Trace
 from offramp.networks.networks import Networks, recorded_networks
 from offramp.plan.asked import Asked, Choices, Promise, Split
 from offramp.plan.evaluate import evaluate as evaluate_plan
-from offramp.plan.fit import draft, fit_each
+from offramp.plan.fit import fit_each
 from offramp.plan.needs import needs as examples_needs
 from offramp.plan.notes import notes
 from offramp.plan.plan import PLAN, PLANS, Plan, write_plans
 from offramp.promise.certify import KEEP
 from offramp.promise.pvalues import POWER
 from offramp.promise.split import Repeats
-from offramp.recording.measure import latency as measure_latency
-from offramp.recording.record import blank
+from offramp.recording.pricing import Requests, at_request_times
 from offramp.study.compare import compare as compare_policies
 
 Loss = Annotated[
@@ -57,15 +55,6 @@ Policies = Annotated[
     str | None,
     typer.Option(help="Only these: a,b. Default: all.", autocompletion=completing.policy),
 ]
-
-
-@dataclass(frozen=True)
-class Request:
-    """Whose time is the cost."""
-
-    sizes: Sequence[int]  # examples in it; none: costs are as recorded
-    threads: int
-    engine: str
 
 
 @with_options(promise=Promise, choices=Choices, split=Split)
@@ -106,7 +95,11 @@ def fit(
         split=Split(certify_on=_certifying(certify, read), **split),
     )
     with progress() as step:
-        asked = _priced(read, asked, networks, Request(sizes, threads, engine))
+        if sizes:
+            asked = at_request_times(read, asked, networks, Requests(sizes, threads, engine))
+            prices = asked.choices.prices
+            costs = None if prices is None else prices.costs(read.graph)
+            remark(elsewhere(costs, read.info.get("engine"), "scores were recorded on"))
         plans = fit_each(read, asked, networks, step)
     write_plans(plans, out, force=force)
     for note in _notes(plans):
@@ -139,20 +132,6 @@ def _certifying(path: Path | None, trace: Trace) -> Trace | None:
     say_classes(certifying, trace.info)
     remark(elsewhere(trace.costs, certifying.costs.engine, "those of --certify on"))
     return certifying
-
-
-def _priced(trace: Trace, asked: Asked, networks: Networks | None, request: Request) -> Asked:
-    """With the time of requests of these sizes as costs, measured on a plan as it will decide."""
-    sizes = request.sizes
-    if not sizes:
-        return asked
-    drafted = draft(trace, asked, networks)
-    prices = measure_latency(
-        drafted, blank(trace, max(sizes)), request.threads, sizes, engine=request.engine
-    )
-    costs = prices.costs(trace.graph)
-    remark(elsewhere(costs, trace.info.get("engine"), "scores were recorded on"))
-    return replace(asked, choices=replace(asked.choices, prices=prices))
 
 
 def _certificate(plan: Plan) -> dict[str, Any]:

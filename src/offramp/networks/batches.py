@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -9,9 +10,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 from PIL import Image
 
-from offramp.base.arrays import AnyArray, IntArray
+from offramp.base.arrays import AnyArray, BoolArray, IntArray
 from offramp.base.errors import DataError
-from offramp.base.fields import Fields, X, arrays
+from offramp.base.fields import Fields, X, arrays, take
 from offramp.base.hashing import hash_lists, hash_rows
 from offramp.networks.preprocessing import Preprocessing
 from offramp.networks.resizing import resized
@@ -44,6 +45,18 @@ class ExampleBatch:
     def whole(self) -> ExampleBatch:
         """The same batch with every field made, those too that are made as they are read."""
         return ExampleBatch(self.ids, arrays(self.fields), self.labels, self.lengths)
+
+    def rows(self, kept: BoolArray) -> ExampleBatch:
+        """Some of the examples, by a mask (n,)."""
+        if kept.all():
+            return self
+        wanted = np.flatnonzero(kept)
+        return ExampleBatch(
+            self.ids[wanted],
+            take(self.fields, wanted),
+            None if self.labels is None else self.labels[wanted],
+            {name: lengths[wanted] for name, lengths in self.lengths.items()},
+        )
 
     @property
     def hashes(self) -> AnyArray:
@@ -85,6 +98,51 @@ class Examples(Protocol):
 
         A batch has fewer rows where broken images are skipped.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Without:
+    """Examples but for some, which are told by their hashes: batches have fewer rows.
+
+    Args:
+        source: all examples.
+        hashes: of those that are left out, uint64 (k,).
+        most: of the source, from its beginning, that are read at all; None: all.
+    """
+
+    source: Examples
+    hashes: AnyArray
+    most: int | None = None
+
+    @property
+    def examples(self) -> int:
+        total = self.source.examples
+        return total if self.most is None else min(total, self.most)
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.source.fingerprint.encode())
+        digest.update(np.sort(self.hashes).tobytes() + str(self.examples).encode())
+        return digest.hexdigest()
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.source.classes
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self.source.notes
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return self.source.remarks
+
+    def batches(self, size: int, start: int = 0) -> Iterator[ExampleBatch]:
+        for number, batch in enumerate(self.source.batches(size, start)):
+            left = self.examples - start - number * size
+            if left <= 0:
+                break
+            yield batch.rows(~np.isin(batch.hashes, self.hashes) & (np.arange(len(batch)) < left))
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,9 @@ class Maker:
             if form.size is None:
                 raise
             height, width = form.size
+            why = str(problem).rpartition("] ")[2].partition(" Export it again")[0]
             raise NetworkError(
-                f"the network does not take images of {height} x {width}: {problem}"
+                f"the network does not take images of {height} x {width}: {why}"
             ) from None
         return Copy(
             name=name,

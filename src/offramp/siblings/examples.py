@@ -19,6 +19,16 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How many examples are drawn, and what for."""
+
+    calibrate: int  # that calibrate int8
+    most: int | None  # of all, at most; None: as many as are of use
+    train: bool  # whether copies are trained
+    seed: int  # of the order in which they are drawn
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawn:
     """Examples at random, as the network reads them."""
 
@@ -30,34 +40,27 @@ class Drawn:
 
     @classmethod
     def of(
-        cls,
-        examples: Examples | None,
-        further: Examples | None,
-        *,
-        calibrate: int,
-        train: bool,
-        seed: int,
-        tell: Progress,
+        cls, examples: Examples | None, further: Examples | None, wanted: Wanted, tell: Progress
     ) -> Drawn:
         """So many that calibrate, others that choose, 2,000 at most, and where asked some to train.
 
         Args:
             examples: with or without labels.
             further: to train on; None takes those of `examples` that do not choose.
-            calibrate: how many calibrate.
-            train: whether copies are trained.
-            seed: of the order in which they are drawn.
+            wanted: how many, and what for.
             tell: called with what is read.
 
         Raises:
             DataError: there are too few.
         """
+        calibrate, train = wanted.calibrate, wanted.train
         total = 0 if examples is None else min(examples.examples, _READ)
         if examples is None or total < calibrate + FEWEST_HELD_OUT:
             raise _too_few(total, calibrate)
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(wanted.seed)
         own = train and further is None
-        drawn = random.permutation(total)[: None if own else calibrate + MOST_HELD_OUT]
+        drawn = random.permutation(total)[: wanted.most]
+        drawn = drawn if own else drawn[: calibrate + MOST_HELD_OUT]
         x, labels = _read(examples, np.sort(drawn), tell)
         apart, chosen = _apart(len(x), calibrate, own, random)
         others = [] if further is None or not train else [_teaching(further, random, tell)]

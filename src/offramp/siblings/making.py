@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ from offramp.plan.asked import AtLeast
 from offramp.runtime import Stages
 from offramp.siblings.choosing import Choice, choose
 from offramp.siblings.copies import FULL, Copy, Maker
-from offramp.siblings.examples import Drawn
+from offramp.siblings.examples import FEWEST_HELD_OUT, Drawn, Wanted
 from offramp.siblings.forms import WHOLE
 from offramp.siblings.scoring import shared_answer
 from offramp.siblings.teaching import Lessons
@@ -49,6 +49,9 @@ class SiblingOptions:
         int, "Times that copies learn from every example; 0: no training.", AtLeast(0)
     ] = 0
     minutes: Annotated[float | None, "From when on no further copy is begun."] = None
+    drawn: Annotated[
+        int | None, "Of --data, that make and choose copies, at most; the others can certify."
+    ] = None
     seed: Annotated[int, "Of the examples that are drawn.", AtLeast(0)] = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +62,11 @@ class SiblingOptions:
             )
         if min(self.batch, self.threads, self.most) < 1 or self.epochs < 0:
             raise InputError("the batch, the threads and the most copies are at least 1 each.")
+        if self.drawn is not None and self.drawn < self.calibrate + FEWEST_HELD_OUT:
+            raise InputError(
+                f"{self.drawn} examples shall make and choose copies; give "
+                f"{self.calibrate + FEWEST_HELD_OUT} or more."
+            )
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"{self.minutes} minutes are none; give more than 0.")
 
@@ -133,19 +141,20 @@ def make(
         options: how many, of which kinds.
         folder: where they are written.
         progress: called with what is done, how much of it, and how much there is.
-        further: examples that copies learn from, without labels; None: those of `examples` that do
-            not choose.
+        further: that copies learn from, without labels; None: those that do not choose.
         preprocessing: what the graph says of how examples are read.
 
     Raises:
         DataError: too few examples, or such as the networks do not read.
         NetworkError: a network does not run on them, or its rows depend on each other.
-        MissingExtra: copies are to be trained, and PyTorch is not there.
+        MissingExtra: copies shall be trained, and PyTorch is not there.
     """
     tell = progress or silent
     files = {FULL: networks} if isinstance(networks, Path) else dict(networks)
-    calibrate, train, seed = options.calibrate, _trains(options), options.seed
-    drawn = Drawn.of(examples, further, calibrate=calibrate, train=train, seed=seed, tell=tell)
+    wanted = Wanted(
+        calibrate=options.calibrate, most=options.drawn, train=_trains(options), seed=options.seed
+    )
+    drawn = Drawn.of(examples, further, wanted, tell)
     makers = _makers(files, drawn, options, folder, preprocessing, tell)
     return _chosen(makers, options, preprocessing)
 
@@ -216,8 +225,11 @@ def _trained(
     reference, last = own[-1], makers[-1]
     alike = [c for c in copies if c.form == WHOLE and c.changed <= _ALIKE and c.scheme]
     asked = min((c for c in alike if c.name.startswith(last.prefix)), key=_changed, default=None)
-    lessons = Lessons.of(
-        (asked or reference).file, last.drawn.teaching, last.width, options.epochs, last.tell
+    lessons = replace(
+        Lessons.of(
+            (asked or reference).file, last.drawn.teaching, last.width, options.epochs, last.tell
+        ),
+        until=last.until,
     )
     alone = len(makers) == 1
     pairs = list(zip(makers, own, strict=True))

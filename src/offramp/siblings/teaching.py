@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class Lessons:
     scores: FloatArray  # (views, n, classes): log-probabilities of the network; 1 or 2 views
     kind: Kind  # of the scores that the network gives
     mirrored: int | None  # the axis of a batch along which the second view is mirrored
-    epochs: int  # how often a copy sees every example
+    epochs: int  # how often a copy sees every example, at most
+    until: float = math.inf  # by `time.monotonic`: no more epochs than end before
 
     @classmethod
     def of(cls, file: Path, x: AnyArray, width: int | None, epochs: int, tell: Progress) -> Lessons:

@@ -67,9 +67,11 @@ def distilled(
     model, batches = inlined(weights.load(file)), _batches(lessons, seed)
     first = [x for (x, _), _ in zip(batches(0), range(_SETTLING), strict=False)]
     module = _module(model, file, first)
-    distance = _Distance(module, lessons.kind, _quicker(module, first[0]))
-    settings = Training(epochs=lessons.epochs, learning_rate=RATE, weight_decay=_DECAY, seed=seed)
-    saved = out.with_suffix(".safetensors")
+    step = _quicker(module, first[0])
+    distance = _Distance(module, lessons.kind, step.half)
+    epochs = _epochs(lessons, step.seconds)
+    settings = Training(epochs=epochs, learning_rate=RATE, weight_decay=_DECAY, seed=seed)
+    saved = out.with_suffix(f".{epochs}.safetensors")
     descend(module, distance, batches, settings, checkpoint=saved, progress=progress or silent)
     module.cpu().write(model)
     weights.write(model, out)
@@ -152,17 +154,37 @@ class _Distance:
         return -(wanted.to(device).exp() * found).sum(1).mean()
 
 
-def _quicker(module: FromOnnx, x: Tensor) -> bool:
-    """Whether a step takes less time in bfloat16, as on accelerators and some processors."""
+@dataclass(frozen=True)
+class _Step:
+    """How a step of learning is taken."""
+
+    half: bool  # in bfloat16
+    seconds: float
+
+
+def _quicker(module: FromOnnx, x: Tensor) -> _Step:
+    """In bfloat16 where that takes less time, as on accelerators and some processors."""
     spent = {}
-    for half in (False, True, False, True):
+    for half in (False, True, False, True):  # the first of each warms up
         distance = _Distance(module, "logits", half)
-        begin = time.process_time()
+        begin = time.perf_counter()
         with torch.no_grad():
             module.eval()
             scores = module(_placed(x))
         distance(x, scores.log_softmax(1)).backward()
-        spent[half] = time.process_time() - begin
+        spent[half] = time.perf_counter() - begin
     module.zero_grad(set_to_none=True)
     module.train()
-    return spent[True] < spent[False]
+    half = spent[True] < spent[False]
+    return _Step(half, spent[half])
+
+
+def _epochs(lessons: Lessons, seconds: float) -> int:
+    """As many as were asked for, or as end in time. Raises NetworkError where none does."""
+    whole = seconds * max(1, len(lessons.x) // _SIZE)
+    fitting = (lessons.until - time.monotonic()) / whole
+    if fitting < 1:
+        raise NetworkError(
+            f"there is no time left to teach it: once through the examples takes {whole:.0f} s"
+        )
+    return int(min(lessons.epochs, fitting))
