@@ -44,8 +44,6 @@ from offramp.core.graph import Costs, Graph
 from offramp.core.trace import Trace, assemble
 from offramp.learn.teach import Ways, teach
 from offramp.policies import FAMILIES, Family, Policy
-from offramp.policies.features import BLOCKS
-from offramp.policies.learned import Learned
 from offramp.runtime import OnnxRuntime
 from offramp.study.compare import oracles
 
@@ -54,7 +52,6 @@ FIRST = 100  # seed of the first split: what was chosen by hand was chosen on ot
 TESTED = 20_000  # made-up examples
 DEFAULT = "offramp"  # what fit does by default
 FORMS = ("alone", "together")  # how stages answer: by themselves, or as committees
-LEFT_OUT = 2000  # examples to learn from where blocks of features are left out
 EXITS = {
     "ResNet-56, 5 frozen exits": "ResNet-56, 5 frozen exits",
     "ResNet-56 tuned, 2 exits trained jointly": "ResNet-56 tuned, 2 exits trained jointly",
@@ -85,7 +82,6 @@ def measured(
     draws = everything(data, cache) | ({} if others is None else language(others))
     names = [name for name in draws if only in (None, name)]
     rows: dict[str, dict[str, Any]] = {}
-    worth: dict[str, Any] = {}
     run, seeds = Parallel(jobs), range(FIRST, FIRST + splits)
     for name in names:
         for n in SIZES:
@@ -96,12 +92,9 @@ def measured(
                 print(
                     f"{time.perf_counter() - start:.0f} s: {name}, {n}: {told(forms)}", flush=True
                 )
-        less = run(delayed(without)(draws[name], seed) for seed in seeds[::2])
-        if kept := [split for split in less if split is not None]:
-            worth[name] = leads(kept, "all blocks")
     if only is not None:
         return None
-    return {"levels": LEVELS, "splits": splits, "traces": rows, "blocks": worth}
+    return {"levels": LEVELS, "splits": splits, "traces": rows}
 
 
 def told(forms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -234,21 +227,6 @@ def _own(learning: Trace, committees: bool) -> tuple[Policy, Committees, str]:
     """What `fit` learns by default, or without committees, and what decides there."""
     taught = teach(learning, Ways(loss="top1", committees=committees))
     return taught.policy, taught.lesson.committees, taught.name
-
-
-def without(draw: Draw, seed: int) -> Split | None:
-    """The learned policy without one block of features, and with all of them."""
-    pair = draw(LEFT_OUT, seed)
-    if pair is None:
-        return None
-    learning, test = pair
-    losses, measured = learning.losses("top1"), Measured(test)
-    kept: dict[str, tuple[str, ...]] = {"all blocks": BLOCKS}
-    kept |= {f"without {name}": tuple(b for b in BLOCKS if b != name) for name in BLOCKS[1:]}
-    return {
-        name: measured.of(Learned.fit(learning, losses, blocks=blocks))
-        for name, blocks in kept.items()
-    }
 
 
 OURS = (DEFAULT, "learned", "network")

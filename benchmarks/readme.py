@@ -77,26 +77,32 @@ COLUMNS = {  # of the comparison, by the name of a trace
     "made up: specialists": "specialists",
     "made up: label noise": "label noise",
     "made up: shifted test": "shifted",
+    "MMLU, two": "MMLU, two",
+    "MMLU, three": "MMLU, three",
+    "arXiv": "arXiv",
+    "BoolQ": "BoolQ",
 }
+FORMS = {"alone": "as its source has it", "together": "with committees"}
 DEFAULT = "offramp"
 OWN = (DEFAULT, "learned", "network")
 KNOWING = ("optimum", "exact oracle")  # what no policy can see
 
 
-def peers(number: str) -> str:
+def peers(number: str, form: str) -> str:
     """The share of a gap that every policy closes on every trace, at the middle size, in percent.
 
     A size that a trace has too few examples for is replaced by the largest it has.
     """
     traces = load("peers")["traces"]
+    columns = {name: short for name, short in COLUMNS.items() if name in traces}
     rows = []
-    for policy in _ranked(number):
-        shares = {name: _sized(traces[name], 2000)[policy][number] for name in COLUMNS}
+    for policy in _ranked(number, form):
+        shares = [_sized(traces[name], 2000)[form][policy][number] for name in columns]
         marks = ("**", "**") if policy == DEFAULT else ("", "")
-        cells = [f"{share * 100:.1f}" for share in shares.values()]
-        mean = f"{_mean(policy, number) * 100:.1f}"
+        cells = [f"{share * 100:.1f}" for share in shares]
+        mean = f"{_mean(policy, number, form) * 100:.1f}"
         rows.append([f"{marks[0]}{policy}{marks[1]}", mean, *cells])
-    return table(["policy", "mean of all", *COLUMNS.values()], rows)
+    return table(["policy", "mean of all", *columns.values()], rows)
 
 
 def _sized(trace: dict[str, Any], size: int) -> dict[str, Any]:
@@ -104,41 +110,71 @@ def _sized(trace: dict[str, Any], size: int) -> dict[str, Any]:
     return found
 
 
-def _policies() -> list[str]:
-    found = _sized(next(iter(load("peers")["traces"].values())), 2000)
+def _policies(form: str) -> list[str]:
+    found = _sized(next(iter(load("peers")["traces"].values())), 2000)[form]
     return [name for name in found if name not in KNOWING]
 
 
-def _mean(policy: str, number: str) -> float:
+def _mean(policy: str, number: str, form: str) -> float:
     """Over all traces and sizes."""
     traces = load("peers")["traces"].values()
-    values: list[float] = [found[policy][number] for trace in traces for found in trace.values()]
+    values: list[float] = [
+        found[form][policy][number] for trace in traces for found in trace.values()
+    ]
     return sum(values) / len(values)
 
 
-def _ranked(number: str) -> list[str]:
-    return sorted(_policies(), key=lambda policy: -_mean(policy, number))
+def _ranked(number: str, form: str) -> list[str]:
+    return sorted(_policies(form), key=lambda policy: -_mean(policy, number, form))
 
 
-def levels() -> str:
+def levels(form: str) -> str:
     """The default policy against the best published one at each level, at every trace and size."""
     found = load("peers")
     head = ["trace", "examples", *(f"{level * 100:g} points" for level in found["levels"])]
     rows = []
     for name, short in COLUMNS.items():
-        for size, policies in found["traces"][name].items():
-            cells = [_level(policies, i) for i in range(len(found["levels"]))]
+        for size, forms in found["traces"].get(name, {}).items():
+            cells = [_level(forms[form], i) for i in range(len(found["levels"]))]
             rows.append([short, f"{int(size):,}", *cells])
     return table(head, rows)
 
 
 def _level(policies: dict[str, Any], i: int) -> str:
     """Our speed-up, and our lead over the best peer; a cross where that is beyond the noise."""
-    best = max(_published(policies), key=lambda name: policies[name]["speedups"][i])
-    lead, error = (policies[best][f"speedups_{part}"][i] for part in ("lead", "lead_se"))
-    behind = " \u2717" if lead < -2 * error and lead < -0.0005 else ""
+    best, lead, error = _lead(policies, i)
+    behind = " \u2717" if _behind(lead, error) else ""
     own = policies[DEFAULT]["speedups"][i]
     return f"{own:.2f} ({lead:+.2f} ± {error:.2f} {best}){behind}"
+
+
+def _lead(policies: dict[str, Any], i: int) -> tuple[str, float, float]:
+    """The best published policy at a level, our lead over it, and that lead's standard error."""
+    best = max(_published(policies), key=lambda name: policies[name]["speedups"][i])
+    lead, error = (policies[best][f"speedups_{part}"][i] for part in ("lead", "lead_se"))
+    return best, lead, error
+
+
+def _behind(lead: float, error: float) -> bool:
+    return lead < -2 * error and lead < -0.0005
+
+
+def standing() -> str:
+    """At how many traces the default is ahead of the best other, about as good, or behind."""
+    found = load("peers")
+    head = ["", *(f"{level * 100:g} points" for level in found["levels"])]
+    rows = []
+    for form, told in FORMS.items():
+        each = [sizes[form] for trace in found["traces"].values() for sizes in [*trace.values()]]
+        counts = []
+        for i in range(len(found["levels"])):
+            leads = [_lead(policies, i)[1:] for policies in each]
+            behind = sum(_behind(lead, error) for lead, error in leads)
+            ahead = sum(_behind(-lead, error) for lead, error in leads)
+            counts.append((ahead, len(leads) - ahead - behind, behind))
+        for n, name in enumerate(("ahead", "within two standard errors", "behind")):
+            rows.append([f"{told}: {name}", *(str(count[n]) for count in counts)])
+    return table(head, rows)
 
 
 def _published(policies: dict[str, Any]) -> list[str]:
@@ -147,7 +183,7 @@ def _published(policies: dict[str, Any]) -> list[str]:
 
 def blocks() -> str:
     """What each block of observations is worth: the gap closed with all, and less without it."""
-    found = load("peers")["blocks"]
+    found = load("blocks")["blocks"]
     names = [name for name in next(iter(found.values())) if name != "all blocks"]
     rows = []
     for name, short in COLUMNS.items():
@@ -473,24 +509,31 @@ def numbers() -> str:
 
 def _saved() -> tuple[str, str, str, str]:
     at = load("peers")["levels"].index(0.01)
-    policies = _sized(load("peers")["traces"][SHOWN], 2000)
-    own = policies[DEFAULT]["speedups"][at]
-    published = {name: policies[name]["speedups"][at] for name in _published(policies)}
-    best = max(published, key=published.__getitem__)
+    forms = _sized(load("peers")["traces"][SHOWN], 2000)
+    own = forms["together"][DEFAULT]["speedups"][at]
+    bests = []
+    for policies in (forms[form] for form in FORMS):
+        published = {name: policies[name]["speedups"][at] for name in _published(policies)}
+        best = max(published, key=published.__getitem__)
+        bests.append(f"{published[best]:.2f} ({best})")
     what = (
         f"**{own:.2f} times** less computation than a ResNet-56 at 1 point of excess loss, three "
-        f"ResNets in one graph; the best published policy reaches {published[best]:.2f} ({best})."
+        f"ResNets in one graph; the best published policy reaches {bests[0]}, and {bests[1]} with "
+        "offramp's committees."
     )
     return what, "policies", "peers", " DATA"
 
 
 def _ahead() -> tuple[str, str, str, str]:
-    ranked = [name for name in _ranked("gap_cost") if name not in OWN]
-    own, best = (_mean(name, "gap_cost") for name in (DEFAULT, ranked[0]))
+    own, count = _mean(DEFAULT, "gap_cost", "together"), len(load("peers")["traces"])
+    bests = []
+    for form in FORMS:
+        best = next(name for name in _ranked("gap_cost", form) if name not in OWN)
+        bests.append(f"{_mean(best, 'gap_cost', form):.1%} ({best})")
     what = (
         f"**{own:.1%}** of the gap in cost between the best single network and a router that sees "
-        f"the labels is closed, on average over eleven traces; {best:.1%} by the best published "
-        f"policy ({ranked[0]})."
+        f"the labels is closed, on average over {count} traces; {bests[0]} by the best published "
+        f"policy, and {bests[1]} with offramp's committees."
     )
     return what, "policies", "peers", " DATA"
 
@@ -773,9 +816,13 @@ def delay() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "numbers": numbers,
-    "gap_cost": partial(peers, "gap_cost"),
-    "gap_loss": partial(peers, "gap_loss"),
-    "levels": levels,
+    "standing": standing,
+    "gap_cost": partial(peers, "gap_cost", "alone"),
+    "gap_cost_together": partial(peers, "gap_cost", "together"),
+    "gap_loss": partial(peers, "gap_loss", "alone"),
+    "gap_loss_together": partial(peers, "gap_loss", "together"),
+    "levels": partial(levels, "alone"),
+    "levels_together": partial(levels, "together"),
     "blocks": blocks,
     "pool": pool,
     "few": few,
