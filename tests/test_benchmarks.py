@@ -21,7 +21,7 @@ def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
     older = {"real_networks", "promise", "clock", "scale", "exits", "structure"}
     newer = {"peers", "pool", "refit", "few", "draws", "house", "lite", "text", "siblings"}
-    newer |= {"imagenet", "recorded", "guard"}
+    newer |= {"blocks", "guard", "imagenet", "recorded"}
     assert names == older | newer
 
 
