@@ -19,6 +19,7 @@ from offramp.core.costs import elsewhere
 from offramp.core.graph import Costs
 from offramp.plan.plan import Plan
 from offramp.runtime import Engine, OnnxRuntime, Stages, Walker, engine_named
+from offramp.runtime.openvino import MOST_ROWS, summands
 from offramp.testing import EngineLaws, MemoryRuntime, synthetic
 from tests.made import blob_networks, blobs
 
@@ -27,6 +28,25 @@ class TestEngines(EngineLaws):
     @pytest.fixture(params=["onnxruntime", "openvino"])
     def engine(self, request: pytest.FixtureRequest) -> Engine:
         return engine_named(request.param)
+
+
+def test_batches_are_sums_of_sizes_that_are_compiled() -> None:
+    for rows in range(1, 3 * MOST_ROWS):
+        sizes = summands(rows)
+        assert sum(sizes) == rows
+        assert sizes == sorted(sizes, reverse=True)
+        assert {size & (size - 1) for size in sizes} == {0}
+        assert max(sizes) <= MOST_ROWS
+
+
+def test_openvino_runs_any_number_of_rows(tmp_path: Path) -> None:
+    x, _ = blobs(2 * MOST_ROWS + 3)
+    files = blob_networks(tmp_path)
+    name = next(iter(files))
+    one, other = (Stages(files, engine=engine) for engine in ("onnxruntime", "openvino"))
+    for rows in (1, 3, 8, MOST_ROWS, 2 * MOST_ROWS + 3):
+        found = other.run(name, x[:rows])
+        np.testing.assert_allclose(found, one.run(name, x[:rows]), atol=1e-4)
 
 
 @pytest.fixture(scope="module")
