@@ -88,8 +88,8 @@ class Agreeing:
         squares = scope.add("Mul", seen.probabilities, seen.probabilities)
         agree = scope.add("ReduceSum", squares, scope.integers(1))
         surer = scope.add("Sub", agree, scope.constant(self.usual[seen.stage]))
-        onward = seen.goes_on("GreaterOrEqual", seen.trusted(surer), dial.setting(scope))
-        return Decision.column(scope, onward)
+        stops = scope.add("GreaterOrEqual", seen.trusted(surer), dial.setting(scope))
+        return Decision.column(scope, stops)
 
     def remembered(self, stage: str) -> Memory:
         return {}  # later stages ask nothing of earlier ones

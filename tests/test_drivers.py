@@ -19,7 +19,7 @@ from torch import nn
 
 from offramp.answering.refit import Refit, Refits, with_refits
 from offramp.base.arrays import FloatArray
-from offramp.base.errors import NetworkError, PlanError
+from offramp.base.errors import InputError, NetworkError, PlanError
 from offramp.core.frontier import replay
 from offramp.core.graph import Costs, Graph
 from offramp.core.tasks import Kind
@@ -334,6 +334,25 @@ def test_other_kinds_are_refitted_in_files_as_well(
 
 
 # ------------------------------------------------------------------------------ bad files
+
+
+def test_stages_of_a_folder_may_run_on_different_engines(
+    cases: dict[str, Case], tmp_path: Path
+) -> None:
+    plan, x = cases["chain"].plan, hard_blobs(200)[0]
+    write_folder(plan, tmp_path / "stages")
+    engines = {"small": "openvino", "big": "onnxruntime"}
+    mixed, one = Routed(tmp_path / "stages", engines), Routed(tmp_path / "stages")
+    assert {stage: engine.name for stage, engine in mixed.engines.items()} == {
+        "small": "OpenVINO",
+        "big": "ONNX Runtime",
+    }
+    found, expected = mixed(x), one(x)
+    assert (found.stage == expected.stage).all()
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    for wrong in ({"small": "openvino"}, {**engines, "other": "openvino"}):
+        with pytest.raises(InputError, match=r"Name one engine for each of small, big\."):
+            Routed(tmp_path / "stages", wrong)
 
 
 @pytest.mark.parametrize("spoil", ["cut", "altered", "added to", "another", "no file"])

@@ -16,7 +16,7 @@ from offramp.core.graph import Costs, Graph
 from offramp.core.tasks import Excess, Losses
 from offramp.core.trace import Trace, assemble
 from offramp.policies import ExactOracle, Learned, SoftOracle
-from offramp.policies.features import Features, Linear
+from offramp.policies.features import Features
 from offramp.policies.rules import Threshold
 from offramp.policies.thresholds import Thresholds, best_bands
 from offramp.testing import seen_at, synthetic
@@ -188,7 +188,7 @@ def test_folded_weights_are_the_weights_on_the_features() -> None:
         weights = np.random.default_rng(0).normal(size=(3, 1 + phi.shape[1]))
         assert sum(features.blocks.values()) == phi.shape[1]
         np.testing.assert_allclose(
-            Linear.fold(features, weights)(features.parts(seen)),
+            features.fold(weights)(features.parts(seen)),
             weights[:, 0] + phi @ weights[:, 1:].T,
             atol=1e-9,
         )

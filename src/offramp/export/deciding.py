@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -24,19 +25,20 @@ Recipe = Callable[[Scope, Get], str]
 """How to make what is recorded, where it is asked for: most examples never come that far."""
 Recorded = dict[str, Recipe]  # by key
 ACTION = "action"  # what a decision that stands alone gives
-TAINT = "taint"  # the key of what tells examples that are no numbers, (n, 1): 0, or NaN
+TAINT = "taint"  # the key of what tells examples that are no numbers, (n,): 0, or NaN
 
 
-def tainted(scope: Scope, inputs: Sequence[str]) -> str:
-    """What is recorded under TAINT for inputs (n, ...).
+def tainted(scope: Scope, inputs: Mapping[str, int]) -> str:
+    """What is recorded under TAINT for inputs (n, ...), by name the number of their axes.
 
     Networks may hide a NaN from their scores.
     A rectifier turns NaN into 0 on many engines, after which the scores look as good as any.
     """
     totals = []
-    for x in inputs:
-        flat = scope.add("Cast", scope.add("Flatten", x), to=FLOAT)
-        totals.append(scope.add("ReduceSum", flat, scope.integers(1)))
+    for x, axes in inputs.items():
+        if axes > 1:
+            x = scope.add("ReduceSum", x, scope.integers(*range(1, axes)), keepdims=0)
+        totals.append(x)
     total = totals[0] if len(totals) == 1 else scope.add("Sum", *totals)
     return scope.add("Sub", total, total)
 
@@ -52,14 +54,21 @@ def refitted_scores(scope: Scope, plan: Plan, stage: str, scores: str) -> str:
         return scores
     refit = plan.refits[stage]
     logs = _log_probabilities(scope, scores, plan.kinds[stage], plan.classes)
+    logs = scope.add("Max", logs, scope.constant(SMALLEST))
     weights, bias = scope.constant(refit.weights), scope.constant(refit.bias)
     if refit.weights.ndim == 2:
         return scope.add("Gemm", logs, weights, bias)
     return scope.add("Add", scope.add("Mul", logs, weights), bias)
 
 
+def chosen(scope: Scope, stops: str, stay: int, go: int) -> str:
+    """A number (n,) for the rows that stop, and another for those that go on."""
+    both = (scope.constant(number, np.int64) for number in (stay, go))
+    return scope.add("Where", stops, *both)
+
+
 def _log_probabilities(scope: Scope, scores: str, kind: Kind, classes: int) -> str:
-    """As refits and committees read them, none below SMALLEST, (n, classes)."""
+    """As refits and committees read them, (n, classes)."""
     seen = SeenTensors(
         scope=scope,
         stage="",
@@ -69,7 +78,7 @@ def _log_probabilities(scope: Scope, scores: str, kind: Kind, classes: int) -> s
         classes=classes,
         get=lambda key: key,
     )
-    return scope.add("Max", seen.logs, scope.constant(SMALLEST))
+    return seen.logs
 
 
 def turned(scope: Scope, settings: FloatArray, default: float, tradeoff: str) -> Dial:
@@ -92,8 +101,7 @@ def turned(scope: Scope, settings: FloatArray, default: float, tradeoff: str) ->
     setting = scope.add("Where", absent, scope.constant(default), inside)
     log = scope.add("Log", setting)
     columns = [setting, scope.add("Mul", setting, log), one, log]
-    shape = scope.integers(1, 1)
-    rows = [scope.add("Reshape", column, shape) for column in columns]
+    rows = [scope.add("Reshape", column, scope.integers(1)) for column in columns]
     return Dial(default, setting, scope.add("Concat", *rows, axis=0))
 
 
@@ -106,7 +114,6 @@ class Decisions:
     kinds: Mapping[str, Kind]  # of the scores of each stage
     classes: int
     task: Task = SINGLE  # what scores mean
-    wary: bool = False  # of engines on which a comparison with NaN may hold
 
     def decide(
         self, scope: Scope, stage: str, scores: str, get: Get, taint: str | None = None
@@ -134,7 +141,6 @@ class Decisions:
             classes=self.classes,
             get=get,
             taint=taint,
-            wary=self.wary,
             task=self.task,
         )
 
@@ -167,7 +173,7 @@ class Decisions:
             return known[key]
 
         decision = here.decide(scope, stage, stage, get)
-        action = decision.action or scope.add("Cast", decision.onward, to=INT64)
+        action = decision.action or chosen(scope, decision.stops, 0, 1)
         scope.give(action, ACTION)
         inputs = [value(each, FLOAT, [BATCH, classes]) for each in observed]
         inputs += [value(TRADEOFF, FLOAT, [])] if dial else []
@@ -185,13 +191,11 @@ class Decider:
         plan: whose.
         dial: where a tradeoff is given at run time; None: the plan's own, folded into constants.
         tainted: whether inputs may be NaN, which is then recorded under TAINT.
-        wary: of engines on which a comparison with NaN may hold.
     """
 
     plan: Plan
     dial: Dial | None = None
     tainted: bool = False
-    wary: bool = False
 
     def speak(self, scope: Scope, stage: str, key: str, get: Get) -> tuple[str, Recorded]:
         """What a stage answers, (n, classes), from its own scores under `key`."""
@@ -203,25 +207,21 @@ class Decider:
         if stage not in plan.speaking:
             return refitted_scores(scope, plan, stage, get(key)), recorded
         committee = plan.speaking[stage]
-        of = dict(zip(committee.stages, committee.weights, strict=True))
-        weights = scope.constant([[of.get(member, 0.0)] for member in before[stage]])
-        logs = self._logs(stage, key, scope, get)
-        weighted = scope.add("Mul", logs, weights)
-        total = scope.add("ReduceSum", weighted, scope.integers(1), keepdims=0)
+        weighted = []
+        for member, weight in zip(committee.stages, committee.weights, strict=True):
+            own = member == stage
+            logs = self._logs(stage, key, scope, get) if own else get(f"{member}:logs")
+            heard = scope.add("Max", logs, scope.constant(SMALLEST))
+            weighted.append(scope.add("Mul", heard, scope.constant(weight)))
         if committee.biases:
-            total = scope.add("Add", total, scope.constant([committee.biases]))
-        return total, recorded
+            weighted.append(scope.constant([committee.biases]))
+        return scope.add("Sum", *weighted), recorded
 
     def _logs(self, stage: str, key: str, scope: Scope, get: Get) -> str:
-        """Log-probabilities of a stage and those before it, (n, stages, classes)."""
+        """Log-probabilities of a stage by itself, (n, classes)."""
         plan = self.plan
         scores = refitted_scores(scope, plan, stage, get(key))
-        logs = _log_probabilities(scope, scores, plan.refitted[stage], plan.classes)
-        rows = scope.add("Unsqueeze", logs, scope.integers(1))
-        observed = plan.running.graph.observed[stage]
-        if len(observed) == 1:
-            return rows
-        return scope.add("Concat", get(f"{observed[-2]}:logs"), rows, axis=1)
+        return _log_probabilities(scope, scores, plan.refitted[stage], plan.classes)
 
     def decide(self, scope: Scope, stage: str, scores: str, get: Get) -> tuple[Decision, Recorded]:
         """Where rows with these answers go, and what later stages can ask of them."""
@@ -238,5 +238,4 @@ class Decider:
             kinds=plan.answered,
             classes=plan.classes,
             task=plan.task,
-            wary=self.wary,
         )

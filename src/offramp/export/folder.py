@@ -1,7 +1,8 @@
-"""One ONNX file per stage, each with its decision inside, for engines that do not skip branches.
+"""One ONNX file per stage, and a small one for what is decided after it, for any engines.
 
-A driver keeps what files make and gives each file the rows that come to it: see
-`runtime.routed`, which needs numpy and the engine alone.
+A driver keeps what files make and gives each file the rows that come to it: see `runtime.routed`,
+which needs numpy and the engines alone. Decisions stand apart, so that networks run where sizes are
+known and are no engine's business: on some a comparison with NaN holds.
 """
 
 from __future__ import annotations
@@ -62,18 +63,26 @@ def write_folder(
     tell("putting stages together", 0, 1)
     stages = StageWriter(unwatched(plan) if images else plan)
     reading = Reading.of(stages, images, image_size)
-    blocks = stages.itinerary.root.all()
-    known: dict[str, Tensor | Recipe] = {}
-    written = [_Written.of(stages, block, reading, dial, known) for block in blocks]
+    written = _all(stages, reading, dial)
     asked = {key for each in written for key in each.reads}
     axes = {key: tensor.axis for each in written for key, tensor in each.makes.items()}
     with new_folder(path, EXPORTED_FOLDER, force=force) as folder:
         routes = []
         for number, each in enumerate(written):
-            tell(f"writing {each.block.stage}.onnx", number, len(written))
+            tell(f"writing {each.name}", number, len(written))
             routes.append(_route(each, folder, asked, axes))
         about = _manifest(stages, reading, dial)
         write_manifest(folder, KIND, {"version": VERSION, **about, "files": routes})
+
+
+def _all(stages: StageWriter, reading: Reading, dial: bool) -> list[_Written]:
+    """The files, in the order in which they run."""
+    known: dict[str, Tensor | Recipe] = {}
+    return [
+        _Written.of(stages, block, reading, dial, known, decides=decides)
+        for block in stages.itinerary.root.all()
+        for decides in ((False, True) if _decides(stages, block) else (False,))
+    ]
 
 
 def _route(
@@ -88,10 +97,12 @@ def _route(
         axes: along which axis of a tensor the batch lies.
     """
     makes = {key: tensor for key, tensor in written.makes.items() if key in asked}
-    file = folder / f"{written.block.stage}.onnx"
+    file = folder / written.name
     write_sealed(written.model(makes), file, file)
     return {
         "stage": written.block.stage,
+        "file": written.name,
+        "decides": written.decides,
         "fingerprint": fingerprint_of_copy(file),
         "entering": written.block.entering,
         "reads": {key: axes.get(key, 0) for key in written.reads},
@@ -109,14 +120,20 @@ def _manifest(stages: StageWriter, reading: Reading, dial: bool) -> dict[str, An
     }
 
 
+def _decides(stages: StageWriter, block: Block) -> bool:
+    """Whether examples part after a block."""
+    return bool(block.answering and stages.graph.successors[block.stage])
+
+
 @dataclass
 class _Written:
-    """One block as a graph of its own."""
+    """The networks of one block as a graph of its own; or what is decided after them."""
 
     stages: StageWriter
     block: Block
     reading: Reading
     dial: bool
+    decides: bool
     scope: Scope = field(default_factory=Scope)
     reads: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)  # by key
     makes: dict[str, Tensor] = field(default_factory=dict)
@@ -131,9 +148,11 @@ class _Written:
         reading: Reading,
         dial: bool,
         known: dict[str, Tensor | Recipe],
+        *,
+        decides: bool,
     ) -> _Written:
-        """The block, after those that made what is `known`, to which it adds."""
-        found = cls(stages, block, reading, dial)
+        """A file, after those that made what is `known`, to which it adds."""
+        found = cls(stages, block, reading, dial and decides, decides)
         scope, here = found.scope, dict[str, str]()
 
         def read(key: str) -> str:
@@ -160,15 +179,23 @@ class _Written:
         found._fill(get, add)
         return found
 
+    @property
+    def name(self) -> str:
+        return f"{self.block.stage}{'.decision' if self.decides else ''}.onnx"
+
     def _fill(self, get: Get, add: Callable[[Mapping[str, Tensor | Recipe]], None]) -> None:
-        """Writes what the block runs, says and decides."""
+        """Writes what the block runs, says or decides."""
         stages, block, scope, plan = self.stages, self.block, self.scope, self.stages.plan
+        if not self.decides:
+            add(stages.body(scope, block.stage, get))
+            if not block.saying:  # only passed
+                return
+            add(stages.head(scope, block, get))
+            if _decides(stages, block):
+                return
         settings = plan.policy.settings
         dialled = turned(scope, settings, plan.setting, TRADEOFF) if self.dial else None
-        add(stages.body(scope, block.stage, get))
-        if not block.saying:  # only passed
-            return
-        said = stages.say(scope, block, get, Decider(plan, dialled, stages.tainted, wary=True))
+        said = stages.decide(scope, block, get, Decider(plan, dialled, stages.tainted))
         add(said.made)
         self.scores = said.scores
         path = PATH if len(block.entering) > 1 else None
@@ -179,7 +206,7 @@ class _Written:
         if key in self.reading.inputs:
             return _called(key, self.reading.inputs[key])
         if key == TAINT:
-            return value(key, TensorProto.FLOAT, [BATCH, 1])
+            return value(key, TensorProto.FLOAT, [BATCH])
         part, slash, name = key.partition("/")
         if not slash:
             return value(key, TensorProto.FLOAT, [BATCH, self.stages.plan.classes])

@@ -19,7 +19,7 @@ from offramp.base.errors import PlanError
 from offramp.base.files import storage
 from offramp.base.outputs import new_output
 from offramp.core.graph import BATCH
-from offramp.export.deciding import Decider, Recipe, spoken, turned
+from offramp.export.deciding import Decider, Recipe, chosen, spoken, turned
 from offramp.export.itinerary import Block
 from offramp.export.photographs import Reading
 from offramp.export.scope import Scope, value
@@ -114,7 +114,9 @@ class Writer:
             assert path is not None
             return self._inside(block, level, self._unsaid(level.scope, path), path, None)
         after = self.stages.onward(level.scope, block, said, path)
-        mask = said.decision.onward if said.decision and self._all_inside(block) else None
+        mask = None
+        if said.decision and self._all_inside(block):
+            mask = chosen(level.scope, said.decision.stops, 0, 1)
         return self._inside(block, level, said.scores, after, mask)
 
     def _some(self, block: Block, level: RowLevel, path: str) -> tuple[str, str]:
@@ -191,15 +193,15 @@ class Writer:
         )
 
     def _among(self, scope: Scope, path: str, numbers: tuple[int, ...]) -> str:
-        """Which rows are on one of some paths, (m,)."""
+        """1 for the rows on one of some paths, else 0, (m,)."""
         table = np.isin(np.arange(len(self.stages.itinerary.paths)), numbers)
-        return scope.add("Gather", scope.constant(table, np.bool_), path)
+        return scope.add("Gather", scope.integers(*table.tolist()), path)
 
     @staticmethod
     def _any(scope: Scope, mask: str) -> str:
-        """Whether a mask names any rows, a scalar."""
-        ones = scope.add("Cast", mask, to=INT64)
-        return scope.add("Cast", scope.add("ReduceSum", ones, keepdims=0), to=TensorProto.BOOL)
+        """Whether a mask, 1 or 0 of each row, names any, a scalar."""
+        most = scope.add("ReduceMax", mask, keepdims=0)
+        return scope.add("Cast", most, to=TensorProto.BOOL)
 
     @staticmethod
     def _below(level: RowLevel, then: Scope, mask: str) -> tuple[RowLevel, str]:

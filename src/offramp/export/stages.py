@@ -16,7 +16,7 @@ from offramp.base.errors import NetworkError, PlanError
 from offramp.base.fields import X
 from offramp.core.graph import BATCH, Graph, head, whole
 from offramp.core.task import SINGLE, TaskForm
-from offramp.export.deciding import TAINT, Decider, Recipe, refitted_scores, spoken, tainted
+from offramp.export.deciding import TAINT, Decider, Recipe, chosen, refitted_scores, spoken, tainted
 from offramp.export.itinerary import Block, Itinerary
 from offramp.export.scope import OLDEST_OPSET, Scope, is_float, value
 from offramp.networks import weights
@@ -155,6 +155,15 @@ class StageWriter:
         floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
         return [name for name, read in self.inputs.items() if _kind(read) in floats]
 
+    def _numbers(self, scope: Scope, get: Get) -> dict[str, int]:
+        """The fields that may hold NaN, in single precision, with the number of their axes."""
+        found = {}
+        for name in self._floats:
+            read, x = self.inputs[name], get(name)
+            single = x if is_float(read) else scope.add("Cast", x, to=TensorProto.FLOAT)
+            found[single] = len(_shape(read))
+        return found
+
     @cached_property
     def examples(self) -> dict[str, onnx.ValueInfoProto]:
         """The examples by field, with any number of rows, as networks read them."""
@@ -182,30 +191,37 @@ class StageWriter:
         """Passes a stage; what it hands on, by key."""
         made = self._place(scope, stage, get)
         if self.tainted and stage == self.itinerary.root.stage:
-            made[TAINT] = Tensor(tainted(scope, [get(name) for name in self._floats]))
+            made[TAINT] = Tensor(tainted(scope, self._numbers(scope, get)))
         return made
 
     def say(self, scope: Scope, block: Block, get: Get, decider: Decider) -> Said:
         """Answers at a stage that has been passed, and decides what follows."""
+        made = self.head(scope, block, get)
+        said = self.decide(
+            scope, block, lambda key: made[key].name if key in made else get(key), decider
+        )
+        return replace(said, made={**made, **said.made})
+
+    def head(self, scope: Scope, block: Block, get: Get) -> dict[str, Tensor]:
+        """The head of a stage, where it has one; what it makes, by key."""
+        part = head(block.stage)
+        return self._place(scope, part, get) if part in self.models else {}
+
+    def decide(self, scope: Scope, block: Block, get: Get, decider: Decider) -> Said:
+        """What is made of the scores of a stage: its answer, and where examples go."""
         part = head(block.stage) if head(block.stage) in self.models else block.stage
-        made: dict[str, Tensor | Recipe] = {}
-        own = ""
-        if part != block.stage:
-            found = self._place(scope, part, get)
-            own = found[self.scores(part)].name
-            made |= found
-
-        def known(key: str) -> str:
-            return own if own and key == self.scores(part) else get(key)
-
         if not block.answering:  # only heard by others
-            return Said(known(self.scores(part)), None, made)
-        scores, recorded = decider.speak(scope, block.stage, self.scores(part), known)
-        made |= {spoken(block.stage): Tensor(scores), **recorded}
+            return Said(get(self.scores(part)), None, {})
+        scores, recorded = decider.speak(scope, block.stage, self.scores(part), get)
+        made: dict[str, Tensor | Recipe] = {spoken(block.stage): Tensor(scores), **recorded}
         if not self.graph.successors[block.stage]:
             return Said(scores, None, made)
-        decision, recorded = decider.decide(scope, block.stage, scores, known)
-        return Said(scores, decision, {**made, **recorded})
+        decision, recorded = decider.decide(scope, block.stage, scores, get)
+        made |= recorded
+        # what was worked out to decide, and is asked for later, is not worked out again
+        here = {f"{block.stage}:{name}": tensor for name, tensor in decision.made.items()}
+        made |= {key: Tensor(tensor) for key, tensor in here.items() if key in recorded}
+        return Said(scores, decision, made)
 
     def onward(self, scope: Scope, block: Block, said: Said, path: str | None) -> str | None:
         """The paths (n,) of rows after what was said; None: the only one there was."""
@@ -216,13 +232,9 @@ class StageWriter:
         if path is None:
             here = next_(block.entering[0])
             if action is None:
-                on = scope.add("Cast", said.decision.onward, to=TensorProto.INT64)
-                if here == (0, 1):  # most often: the number of the path is that of the stage
-                    return on
-                return scope.add("Gather", scope.integers(*here), on)
+                return chosen(scope, said.decision.stops, *here)
             return scope.add("Gather", scope.integers(*here), action)
-        if action is None:
-            action = scope.add("Cast", said.decision.onward, to=TensorProto.INT64)
+        action = action or chosen(scope, said.decision.stops, 0, 1)
         width = 1 + len(self.graph.successors[block.stage])
         table = [
             next_(number) if number in block.answering else (number,) * width

@@ -78,8 +78,8 @@ class Alike:
             zero = scope.constant([[0.0]])
             streak = scope.add("Where", scope.add("Equal", streak, all_), streak, zero)
         limit = dial.setting(scope)
-        on = seen.goes_on("GreaterOrEqual", seen.trusted(streak), limit)
-        return Decision.column(scope, on)
+        stops = scope.add("GreaterOrEqual", seen.trusted(streak), limit)
+        return Decision.column(scope, stops)
 
     def remembered(self, stage: str) -> Memory:
         return ANSWERS

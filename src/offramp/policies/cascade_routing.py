@@ -113,7 +113,7 @@ class Routing:
         linear = scope.constant(weights[:, 1:].T), scope.constant(weights[:, 0])
         lost = scope.add("Sigmoid", scope.add("Gemm", looks, *linear))
         tradeoff = dial.setting(scope, self._inside)
-        worth = scope.add("Mul", seen.trusted(lost, len(weights)), tradeoff)
+        worth = scope.add("Mul", seen.trusted(lost), tradeoff)
         value = scope.add("Add", worth, scope.constant(self.costs[stage]))
         successors = len(self.graph.successors[stage])
         return Decision.lowest(scope, value, successors, self.actions[stage])

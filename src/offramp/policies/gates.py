@@ -150,7 +150,7 @@ class Gates:
     def decision(self, seen: SeenTensors, dial: Dial) -> Decision:
         value = seen.trusted(self._score(seen, dial))
         limit = dial.row(seen.scope, self.settings, self.cuts[seen.stage][:, None])
-        return Decision.column(seen.scope, seen.goes_on("GreaterOrEqual", value, limit))
+        return Decision.column(seen.scope, seen.scope.add("GreaterOrEqual", value, limit))
 
     def remembered(self, stage: str) -> Memory:
         return {} if self.kind == "jei-dnn" else {**ANSWERS, "scores": self._scores}

@@ -31,7 +31,7 @@ from offramp.core.trace import Trace
 from offramp.policies.families import ALWAYS, Family, Saved, numbers
 from offramp.policies.features import BLOCKS, Features
 from offramp.policies.observed import Observed
-from offramp.policies.operators import Decision, Dial, Memory, SeenTensors
+from offramp.policies.operators import LOG_PROBABILITIES, Decision, Dial, Memory, SeenTensors
 from offramp.policies.regression import Hidden, Regression
 
 FOLDS = 5
@@ -105,9 +105,12 @@ class Model:
         """Raises PlanError where the model does not fit its stage."""
         features, after = self.features, len(saved.graph.successors[stage])
         check = partial(saved.check, stage=stage)
-        check(features.stages == saved.graph.observed[stage], "stages")
+        observed = saved.graph.observed[stage]
         if isinstance(features, Features):
+            check(features.stages in (observed[-2:], observed[-1:]), "stages")
             check(saved.classes in (None, features.classes), "classes")
+        else:
+            check(features.stages == observed, "stages")
         width = sum(features.blocks.values())
         check(features.mean.shape == features.scale.shape == (width,), "features")
         check(float(features.scale.min()) > 0, "features")
@@ -127,11 +130,21 @@ class Model:
         cost[:, 0, 0] -= ALWAYS * rank
         return replace(self, cost=cost)
 
-    def tensor(self, seen: SeenTensors, dial: Dial) -> tuple[str, int]:
-        """The cost-to-go of each action against stopping, (n, actions), and how many there are.
+    def decision(self, seen: SeenTensors, dial: Dial) -> Decision:
+        """Where rows go: the action whose cost-to-go, against stopping, is lowest."""
+        scope, after = seen.scope, len(self.weights)
+        value = self._value(seen, dial)
+        made = {LOG_PROBABILITIES: seen.logs} if seen.task == SINGLE else {}
+        if after > 1:
+            return replace(Decision.lowest(scope, seen.trusted(value), after), made=made)
+        least = seen.trust or scope.constant(0.0)  # nothing is at least NaN
+        return Decision(scope.add("GreaterOrEqual", value, least), made=made)
+
+    def _value(self, seen: SeenTensors, dial: Dial) -> str:
+        """The cost-to-go of going on against stopping, (n,); of each action, where several.
 
         With several successors stopping has a column of its own, of zeros, so that one comparison
-        finds the lowest.
+        finds the lowest, (n, actions).
         """
         scope, fixed = seen.scope, dial.given is None
         weights = np.concatenate([np.zeros((1, *self.weights.shape[1:])), self.weights])
@@ -146,12 +159,14 @@ class Model:
             stop = np.zeros((len(out), columns - out.shape[1], 4))
             out = np.concatenate([stop, out], axis=1)
             added = out @ bases(dial.default) if fixed else out.reshape(len(out), -1)
-            value = scope.add("Gemm", units, scope.constant(added), value)
-        if dial.bases is not None:
-            rows = scope.add("Reshape", value, scope.integers(0, columns, 4))
-            value = scope.add("MatMul", rows, dial.bases)
-            value = scope.add("Squeeze", value, scope.integers(2))
-        return value, columns
+            added = added[:, 0] if added.shape[1] == 1 else added
+            value = scope.add("Add", value, scope.add("MatMul", units, scope.constant(added)))
+        if dial.bases is None:
+            return value
+        if columns == 1:
+            return scope.add("MatMul", value, dial.bases)
+        rows = scope.add("Reshape", value, scope.integers(0, columns, 4))
+        return scope.add("MatMul", rows, dial.bases)
 
 
 @dataclass(frozen=True)
@@ -215,16 +230,10 @@ class Learned:
         return replace(self, models=models), 1.0
 
     def decision(self, seen: SeenTensors, dial: Dial) -> Decision:
-        scope = seen.scope
-        value, columns = self.models[seen.stage].tensor(seen, dial)
-        value = seen.trusted(value, columns)
-        if columns > 1:
-            return Decision.lowest(scope, value, columns - 1)
-        return Decision.column(scope, seen.goes_on("GreaterOrEqual", value, scope.constant(0.0)))
+        return self.models[seen.stage].decision(seen, dial)
 
     def remembered(self, stage: str) -> Memory:
-        before = {other: self.graph.observed[other][:-1] for other in self.models}
-        asked = [m.features.memory for s, m in self.models.items() if stage in before[s]]
+        asked = [m.features.memory for m in self.models.values() if stage in m.features.stages[:-1]]
         return next((memory for memory in asked if memory), {})
 
 

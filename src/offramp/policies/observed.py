@@ -136,7 +136,7 @@ class Straight:
         return np.asarray(parts @ self.slopes + self.constant)
 
     def tensor(self, seen: SeenTensors) -> str:
-        """The same of what was seen as tensors, (n, outputs)."""
+        """The same of what was seen as tensors, (n, outputs); (n,) of one."""
         scope, features = seen.scope, self.features
         ends = np.cumsum(list(features.blocks.values()))[:-1]
         slopes = dict(zip(features.blocks, np.split(self.slopes, ends), strict=True))
@@ -150,7 +150,8 @@ class Straight:
         if "earlier" in slopes:
             weights = scope.constant(slopes["earlier"])
             value = scope.add("Gemm", seen.looked_back, weights, value)
-        return value
+        one = self.slopes.shape[1] == 1
+        return scope.add("Squeeze", value, scope.integers(1)) if one else value
 
 
 def _observations_so_far(seen: SeenTensors, dial: Dial) -> str:

@@ -7,7 +7,7 @@ form is written with; nothing of it needs the package `onnx`, so that both forms
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -38,8 +38,7 @@ class SeenTensors:
     kind: Kind
     classes: int
     get: Get
-    taint: str | None = None  # (n, 1), 0 where the inputs are numbers, else NaN
-    wary: bool = False  # of engines on which a comparison with NaN may hold
+    taint: str | None = None  # (n,), 0 where the inputs are numbers, else NaN
     task: Task = SINGLE  # what scores mean
 
     def before(self, what: str) -> str | None:
@@ -121,21 +120,6 @@ class SeenTensors:
         return self.scope.add("Add", self.unsure, self.column(self.two[0], 1))
 
     @cached_property
-    def spread(self) -> str:
-        """The entropy, the energy, and the logarithm of what other classes get, (n, 3)."""
-        scope = self.scope
-        if self.kind != "probabilities":
-            # a score minus its log-probability; ReduceLogSumExp fails in branches of OpenVINO
-            answer = self.answer
-            both = (self.logits, self.logs)
-            energy = scope.add(
-                "Sub", *(scope.add("GatherElements", t, answer, axis=1) for t in both)
-            )
-        else:
-            energy = scope.add("Mul", self.entropy, scope.constant(0.0))
-        return scope.add("Concat", self.entropy, energy, self.rest, axis=1)
-
-    @cached_property
     def rest(self) -> str:
         """The logarithm of what other classes get, (n, 1)."""
         return self.scope.add("Log", self.scope.add("Max", self.unsure, self.scope.constant(SURE)))
@@ -213,18 +197,24 @@ class SeenTensors:
         """One column of (n, k), as (n, 1)."""
         return self.scope.add("Gather", tensor, self.scope.integers(number), axis=1)
 
-    def trusted(self, values: str, columns: int = 1) -> str:
-        """(n, columns) values, NaN in the rows whose scores or inputs are no numbers."""
-        # NaN logits of one label are NaN in every probability already
-        if self.kind != "logits" or self.task != SINGLE:
-            nothing = self.scope.constant(np.zeros((self.classes, columns)))
-            values = self.scope.add("Gemm", self.scores, nothing, values)
-        return values if self.taint is None else self.scope.add("Add", values, self.taint)
+    @cached_property
+    def trust(self) -> str | None:
+        """0 in the rows whose scores and inputs are numbers, else NaN, (n,); None: nothing to add.
 
-    def goes_on(self, stops: str, value: str, limit: str) -> str:
-        """Where the comparison `stops` of a value with a limit does not hold, NaN included."""
-        on = self.scope.add("Not", self.scope.add(stops, value, limit))
-        return self.scope.add("Or", on, self.scope.add("IsNaN", value)) if self.wary else on
+        NaN logits of one label are NaN in every probability already.
+        """
+        if self.kind == "logits" and self.task == SINGLE:
+            return self.taint
+        nothing = self.scope.constant(np.zeros(self.classes))
+        broken = self.scope.add("MatMul", self.scores, nothing)
+        return broken if self.taint is None else self.scope.add("Add", broken, self.taint)
+
+    def trusted(self, values: str) -> str:
+        """(n, columns) values, NaN in the rows whose scores or inputs are no numbers."""
+        if self.trust is None:
+            return values
+        column = self.scope.add("Unsqueeze", self.trust, self.scope.integers(1))
+        return self.scope.add("Add", values, column)
 
 
 @dataclass(frozen=True)
@@ -258,13 +248,19 @@ class Dial:
 class Decision:
     """Where n rows go; comparisons are made so that NaN goes on, as far as possible."""
 
-    onward: str  # (n,) whether each goes on
+    stops: str  # (n,) whether each stops
     action: str | None = None  # (n,) 0 to stop, i for the i-th successor; None: at most one
+    made: Mapping[str, str] = field(default_factory=dict)  # what it remembers, made on the way
 
     @classmethod
-    def column(cls, scope: Operators, onward: str) -> Decision:
-        """From (n, 1) that says which rows go on, to the only successor."""
-        return cls(scope.add("Squeeze", onward, scope.integers(1)))
+    def column(cls, scope: Operators, stops: str) -> Decision:
+        """From (n, 1) that says which rows stop; the others go on to the only successor."""
+        return cls(scope.add("Squeeze", stops, scope.integers(1)))
+
+    @classmethod
+    def by_action(cls, scope: Operators, action: str) -> Decision:
+        """From (n,) actions."""
+        return cls(scope.add("Equal", action, scope.constant(0, np.int64)), action)
 
     @classmethod
     def lowest(
@@ -279,8 +275,7 @@ class Decision:
             best = scope.add("Gather", scope.integers(*actions), best)
         total = scope.add("ReduceSum", values, scope.integers(1), keepdims=0)
         last = scope.constant(successors, np.int64)
-        action = scope.add("Where", scope.add("IsNaN", total), last, best)
-        return cls(scope.add("Greater", action, scope.constant(0, np.int64)), action)
+        return cls.by_action(scope, scope.add("Where", scope.add("IsNaN", total), last, best))
 
 
 Memory = Mapping[str, Callable[[SeenTensors, Dial], str]]
@@ -297,3 +292,13 @@ def _answers(seen: SeenTensors, dial: Dial) -> str:
 
 ANSWERS: Memory = {"answers": _answers}
 """What a stage remembers so that later ones can see who agrees with them."""
+
+
+def _logs(seen: SeenTensors, dial: Dial) -> str:
+    """The log-probabilities of the stage, (n, classes)."""
+    return seen.logs
+
+
+LOG_PROBABILITIES = "log_probabilities"
+LOGS: Memory = {LOG_PROBABILITIES: _logs}
+"""What a stage remembers so that a later one can see what it gave to each class."""

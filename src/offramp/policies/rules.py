@@ -88,7 +88,7 @@ class Threshold:
             limit = dial.setting(
                 scope, lambda t: 1.0 - t, lambda t: scope.add("Sub", scope.constant(1.0), t)
             )
-        return Decision.column(scope, seen.goes_on("LessOrEqual", seen.trusted(value), limit))
+        return Decision.column(scope, scope.add("LessOrEqual", seen.trusted(value), limit))
 
     def remembered(self, stage: str) -> Memory:
         return {}

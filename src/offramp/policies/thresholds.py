@@ -138,10 +138,10 @@ class Thresholds:
         cuts = np.where(cuts == 0, _ROUNDED, cuts)
         limits = dial.row(scope, self.settings, cuts)
         unsure = seen.trusted(seen.unsure)
-        below = seen.goes_on("LessOrEqual", unsure, limits)
+        above = scope.add("LessOrEqual", unsure, limits)
         if cuts.shape[1] == 1:
-            return Decision.column(scope, below)
-        bands = scope.add("Cast", below, to=INT64)
+            return Decision.column(scope, above)
+        bands = scope.add("Cast", scope.add("Not", above), to=INT64)
         action = scope.add("ReduceSum", bands, scope.integers(1), keepdims=0)
         successors = len(self.graph.successors[seen.stage])
         if cuts.shape[1] > successors:  # below the last band the hopeless stop, what is NaN goes on
@@ -149,7 +149,7 @@ class Thresholds:
             stopping = scope.add("Mod", action, scope.constant(successors + 1, np.int64))
             broken = scope.add("Squeeze", scope.add("IsNaN", unsure), scope.integers(1))
             action = scope.add("Where", broken, last, stopping)
-        return Decision(scope.add("Greater", action, scope.constant(0, np.int64)), action)
+        return Decision.by_action(scope, action)
 
     def remembered(self, stage: str) -> Memory:
         return {}

@@ -23,7 +23,7 @@ from offramp.base.files import data_of, fingerprint
 ABOUT, FINGERPRINT, WEIGHTS = "offramp", "fingerprint", "weights"  # keys of metadata
 TRADEOFF = "tradeoff"  # the input that turns the dial
 OUTPUTS = {"scores": np.float32, "answer": np.int64, "stage": np.int64, "cost": np.float32}
-KIND, VERSION = "routes", 1  # of a folder with a file per stage
+KIND, VERSION = "routes", 2  # of a folder with a file per stage
 PATH, SCORES = "path", "scores"  # names of tensors; keys of what is handed on contain a / or a :
 
 

@@ -1,4 +1,4 @@
-"""A plan in one file per stage, as `offramp export --stages` writes it, on any engine.
+"""A plan in a file per stage, as `offramp export --stages` writes it, on any engine or several.
 
 The driver is a page of numpy: it keeps what the files make and gives each one the rows that come to
 it. Copy it where another language or engine is spoken.
@@ -6,14 +6,14 @@ it. Copy it where another language or engine is spoken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from offramp.base.arrays import AnyArray, IntArray
-from offramp.base.errors import PlanError, foreign
+from offramp.base.errors import InputError, PlanError, foreign
 from offramp.base.fields import X, count
 from offramp.base.manifests import PRINTS, Manifest, read_manifest
 from offramp.core.task import SINGLE, task_named
@@ -28,6 +28,7 @@ from offramp.runtime.format import (
     check_tradeoff,
     inputs_named,
 )
+from offramp.runtime.onnxruntime import engine as onnxruntime
 from offramp.runtime.rows import Made
 
 
@@ -35,6 +36,8 @@ class File(TypedDict):
     """One file of a folder."""
 
     stage: str
+    file: str
+    decides: bool  # what is made of the scores of the stage; False: its networks
     fingerprint: str
     entering: list[int]  # paths that it is given
     reads: dict[str, int | None]  # key -> axis of the batch; None: the same for every row
@@ -65,16 +68,22 @@ class Routed:
 
     Args:
         folder: written by `offramp export --stages`.
-        engine: that opens each file, or its name: onnxruntime, openvino.
+        engine: that runs the networks, or its name: onnxruntime, openvino; or the engine of each
+            stage, by name. What is decided runs on ONNX Runtime.
         threads: of each file.
 
     Raises:
         PlanError: no such folder, or one that was cut short or altered.
         NetworkError: a file does not load.
+        InputError: an engine for a stage that there is not, or a stage without one.
     """
 
     def __init__(
-        self, folder: str | Path, engine: Engine | str = "onnxruntime", *, threads: int = 1
+        self,
+        folder: str | Path,
+        engine: Engine | str | Mapping[str, Engine | str] = "onnxruntime",
+        *,
+        threads: int = 1,
     ) -> None:
         folder = Path(folder)
         found = read_manifest(folder, KIND, VERSION, Routes, PlanError)
@@ -90,22 +99,34 @@ class Routed:
         self.stage_of_path = np.array(found["stage_of_path"])
         self.cost_of_path = np.array(found["cost_of_path"])
         self.dial = found["dial"]
-        names = [f"{file['stage']}.onnx" for file in self.files]
+        if not self._fits(found):
+            raise PlanError(f"{folder} is damaged: its routes do not fit; export the plan again.")
+        self.engines = _engines(engine, list(dict.fromkeys(file["stage"] for file in self.files)))
+        self.parts = [
+            Part(
+                file["stage"],
+                folder / file["file"],
+                onnxruntime() if file["decides"] else self.engines[file["stage"]],
+                threads,
+            )
+            for file in self.files
+        ]
+        # whether each path comes to each file
+        self.comes = [
+            np.isin(np.arange(len(self.stage_of_path)), file["entering"]) for file in self.files
+        ]
+
+    def _fits(self, found: Mapping[str, Any]) -> bool:
+        """Whether what routes.json says goes together."""
         paths, stages = range(len(self.stage_of_path)), range(len(self.stages))
         made = {key for file in self.files for key in file["makes"]}
-        if (
-            not set(names) <= set(found[PRINTS])
-            or len(self.cost_of_path) != len(paths)
-            or not set(found["stage_of_path"]) <= set(stages)
-            or not {path for file in self.files for path in file["entering"]} <= set(paths)
-            or not {key for file in self.files for key in file["reads"]} <= made | set(self.fields)
-        ):
-            raise PlanError(f"{folder} is damaged: its routes do not fit; export the plan again.")
-        self.engine = engine_named(engine)
-        self.parts = [
-            Part(file["stage"], folder / name, self.engine, threads)
-            for file, name in zip(self.files, names, strict=True)
-        ]
+        return (
+            {file["file"] for file in self.files} <= set(found[PRINTS])
+            and len(self.cost_of_path) == len(paths)
+            and set(found["stage_of_path"]) <= set(stages)
+            and {path for file in self.files for path in file["entering"]} <= set(paths)
+            and {key for file in self.files for key in file["reads"]} <= made | set(self.fields)
+        )
 
     def __call__(self, x: AnyArray | Fields, tradeoff: float | None = None) -> Answers:
         """As `Driver`: inputs (n, ...), or by field where the files read several."""
@@ -114,24 +135,29 @@ class Routed:
         return self._answers(given, check_tradeoff(tradeoff, self.about, self.dial))
 
     def _answers(self, fields: Fields, turned: Mapping[str, AnyArray]) -> Answers:
-        rows = np.arange(count(fields))
+        rows = everything = np.arange(count(fields))
         path = np.zeros(len(rows), dtype=np.int64)
         scores = np.zeros((len(rows), self.about["classes"]), dtype=np.float32)
         whole = Made(rows, fields, dict.fromkeys(fields, 0))
         kept: dict[str, Made] = {}
-        for file, part in zip(self.files, self.parts, strict=True):
-            rows = np.flatnonzero(np.isin(path, file["entering"]))
+        for file, part, comes in zip(self.files, self.parts, self.comes, strict=True):
+            if not file["decides"]:  # those who come to a network are those who decide after it
+                rows = np.flatnonzero(comes[path])
+                rows = everything if len(rows) == len(path) else rows
             if not rows.size:
                 continue
             given = {
                 key: whole.of(key, rows) if key in fields else self._read(kept.get(key), key, rows)
                 for key in file["reads"]
             }
-            values = part({**given, PATH: path[rows], **turned}, list(part.outputs))
-            scores[rows] = values.get(SCORES, scores[rows])
-            path[rows] = values.get("next", path[rows])
-            made = Made(rows, values, file["makes"])
-            kept |= dict.fromkeys(file["makes"], made)
+            if PATH in part.inputs:
+                given[PATH] = path[rows]
+            values = part({**given, **turned}, [*part.outputs])
+            if SCORES in values:
+                scores[rows] = values[SCORES]
+            if "next" in values:
+                path[rows] = values["next"]
+            kept |= dict.fromkeys(file["makes"], Made(rows, values, file["makes"]))
         position = self.stage_of_path[path]
         return Answers(
             answer=self.task.answers_of(scores, self.kinds, position),
@@ -147,6 +173,9 @@ class Routed:
         Rows that only pass a stage need not have run those that its head hears: what it then says
         of them is asked for by nobody. That is of scores alone, as what is handed on was made.
         """
+        if made is not None and made.rows is rows:
+            made_here: AnyArray = made.values[key]
+            return made_here
         blank = np.zeros((len(rows), self.about["classes"]), dtype=np.float32)
         if made is None or made.rows is None:
             return blank
@@ -156,3 +185,18 @@ class Routed:
             return value
         blank[known] = value
         return blank
+
+
+def _engines(
+    engine: Engine | str | Mapping[str, Engine | str], stages: Sequence[str]
+) -> dict[str, Engine]:
+    """The engine of each stage."""
+    if not isinstance(engine, Mapping):
+        return dict.fromkeys(stages, engine_named(engine))
+    for name in [*engine, *stages]:
+        if name not in engine or name not in stages:
+            what = "no engine" if name in stages else "an engine, and no file"
+            raise InputError(
+                f"stage '{name}' has {what}. Name one engine for each of {', '.join(stages)}."
+            )
+    return {stage: engine_named(engine[stage]) for stage in stages}
