@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -26,6 +27,7 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import loading
 from offramp.base.arrays import AnyArray
 from offramp.base.errors import DataError, InputError
 from offramp.plan.plan import Plan
@@ -448,3 +450,15 @@ def test_the_command_serves_until_it_is_asked_to_end(plan: Plan, tmp_path: Path)
         said = process.stderr.read()
         assert process.wait(20) == 0
     assert json.loads(said.splitlines()[-1])["event"] == "ended"
+
+
+def test_requests_with_flipped_bytes_lies_and_pauses_get_no_fault(plan: Plan) -> None:
+    address = Address(port=0, header_s=0.2)
+    request = loading.requests_of("blobs", X[:1])[0]
+    with serving(plan, address=address, door=Door(body_s=0.2)) as server:
+        assert server.port is not None
+        answered = asyncio.run(loading.vandals(server.port, request, 200))
+        assert asyncio.run(loading.asked_once(server.port, request)) == "200"
+    assert sum(answered.values()) == 200
+    assert answered["400"] > 20
+    assert [status for status in answered if status.startswith("5")] == []

@@ -15,7 +15,7 @@ from offramp.base.files import read_bytes
 from offramp.base.outputs import check_output
 from offramp.command import parsing, tables
 from offramp.command.options import Data, EngineOption, Force, Given, Json, Threads, with_options
-from offramp.command.terminal import examples_of, messages, remark, show
+from offramp.command.terminal import examples_of, messages, show
 from offramp.core.parts import TRACE
 from offramp.core.trace import Trace
 from offramp.networks.data import NOTHING
@@ -100,7 +100,12 @@ def serve(
         door=entrance,
         canary=Canary(share=canary, requests=canary_requests),
     )
-    server.run(lambda: remark(server.lines()))
+
+    def say_where() -> None:
+        for line in server.lines():
+            messages.print(line, soft_wrap=True)
+
+    server.run(say_where)
 
 
 def _auditing(
