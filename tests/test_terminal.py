@@ -79,6 +79,8 @@ def clock() -> Bench:
         reference_ms=1.0,
         adaptive_ms=1.0,
         speedup=1.0,
+        reduced=None,
+        over_reduced=None,
         theoretical_speedup=1.0,
         realised=1.0,
         exits=dict.fromkeys(LONG, 0.1),

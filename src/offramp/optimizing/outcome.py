@@ -18,7 +18,7 @@ _OURS = "offramp"  # what plans are called among contestants
 class Fastest:
     """One way to answer, at one batch size."""
 
-    what: str  # reference, int8 or plan
+    what: str  # reference, int8, bfloat16 or plan
     name: str  # of what ran, and on which engine
     batch: int  # examples of a request
     ms: float  # per request
@@ -36,7 +36,8 @@ class Optimized:
         siblings: what `Siblings.to_json` said of the copies.
         certificate: what `Certificate.to_json` said.
         plan: whose policy decides, or which keeps the reference.
-        rows: at each batch size the reference, int8 of it and the plan, each at its fastest.
+        rows: at each batch size the reference, int8 and bfloat16 of it, and the plan: the fastest
+            of each kind.
         notes: sentences on what was left out of the way.
         seconds: that each step took.
     """
@@ -69,10 +70,11 @@ class Optimized:
 
 
 def fastest_of_each(found: Bench) -> list[Fastest]:
-    """The reference, int8 of it and the plan, each at the fastest of what ran at one batch size."""
+    """The reference, in fewer bits, and the plan: the fastest of each kind, at one batch size."""
     groups = {
         "reference": [timing for timing in found.contestants if timing.best],
-        "int8": [timing for timing in found.contestants if _is_int8(timing)],
+        "int8": [t for t in found.contestants if t.reduced and ", int8" in t.name],
+        "bfloat16": [t for t in found.contestants if t.reduced and "bfloat16" in t.name],
         "plan": [timing for timing in found.contestants if timing.name.startswith(_OURS)],
     }
     return [
@@ -80,10 +82,6 @@ def fastest_of_each(found: Bench) -> list[Fastest]:
         for what, group in groups.items()
         if group
     ]
-
-
-def _is_int8(timing: Timing) -> bool:
-    return ", int8" in timing.name
 
 
 def _speedup(timing: Timing) -> float:

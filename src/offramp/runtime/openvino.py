@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,19 @@ _RunArrays = Callable[[Fields, Sequence[str]], dict[str, AnyArray]]
 
 def engine() -> Engine:
     """OpenVINO on the CPU, in single precision."""
-    return Engine("OpenVINO", openvino.__version__.partition("-")[0], _opened)
+    return Engine("OpenVINO", _version(), partial(_opened, "f32"))
+
+
+def in_bfloat16() -> Engine | None:
+    """OpenVINO on the CPU in bfloat16, which changes answers; None where the CPU has none."""
+    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in known:
+        return None
+    return Engine("OpenVINO, bfloat16", _version(), partial(_opened, "bf16"))
+
+
+def _version() -> str:
+    return str(openvino.__version__).partition("-")[0]
 
 
 def _lacking(file: Path) -> list[str]:
@@ -44,7 +56,7 @@ def _lacking(file: Path) -> list[str]:
     return sorted({node.op_type for node in nodes if node.domain == "ai.onnx.ml"})
 
 
-def _opened(file: Path, threads: int) -> Program:
+def _opened(precision: str, file: Path, threads: int) -> Program:
     try:
         model = openvino.Core().read_model(file)
         read, made = ends(file)
@@ -52,8 +64,8 @@ def _opened(file: Path, threads: int) -> Program:
         named = {name for port in model.inputs for name in port.names}
         read = {name: value for name, value in read.items() if name in named}
         if _rows_alone_are_open(read, made):
-            return Program(read, made, _Sums(model, threads, read, made))
-        return Program(read, made, _dynamic(_compiled(model, threads), read, made))
+            return Program(read, made, _Sums(model, precision, threads, read, made))
+        return Program(read, made, _dynamic(_compiled(model, precision, threads), read, made))
     except RuntimeError:
         if lacking := _lacking(file):
             raise ValueError(
@@ -63,9 +75,9 @@ def _opened(file: Path, threads: int) -> Program:
         raise
 
 
-def _compiled(model: Any, threads: int) -> Any:
+def _compiled(model: Any, precision: str, threads: int) -> Any:
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    settings["INFERENCE_PRECISION_HINT"] = "f32"
+    settings["INFERENCE_PRECISION_HINT"] = precision
     return openvino.Core().compile_model(model, "CPU", settings)
 
 
@@ -104,8 +116,11 @@ def _port(ports: Sequence[Any], name: str) -> Any:
 class _Sums:
     """Runs a network for any number of rows, as compiled for powers of two."""
 
-    def __init__(self, model: Any, threads: int, read: _Values, made: _Values) -> None:
-        self.model, self.threads, self.read, self.made = model, threads, read, made
+    def __init__(
+        self, model: Any, precision: str, threads: int, read: _Values, made: _Values
+    ) -> None:
+        self.model, self.precision, self.threads = model, precision, threads
+        self.read, self.made = read, made
         self.axes = {name: value.axis for name, value in {**read, **made}.items()}
         self.counted = next((n, v.axis) for n, v in read.items() if v.axis is not None)
         self.of, self.one_at_a_time = cache(self._of), threading.Lock()
@@ -122,7 +137,7 @@ class _Sums:
                 for name, value in self.read.items()
             }
         )
-        compiled = _compiled(model, self.threads)
+        compiled = _compiled(model, self.precision, self.threads)
         request = compiled.create_infer_request()
         inputs = [(n, request.get_tensor(_port(compiled.inputs, n)).data) for n in self.read]
         outputs = {n: request.get_tensor(_port(compiled.outputs, n)).data for n in self.made}

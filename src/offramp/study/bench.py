@@ -66,6 +66,7 @@ class Timing:
     load_s: float | None  # None: it came loaded
     memory_mb: float | None  # that a process needs more for it, at most; None: not measured
     best: bool  # the reference at its fastest
+    reduced: bool = False  # the reference in int8 or bfloat16, by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,8 @@ class Bench:
     reference_ms: float  # per request
     adaptive_ms: float  # likewise
     speedup: float  # median over the passes of the ratio
+    reduced: str | None  # the fastest int8 or bfloat16 of the reference that keeps the budget here
+    over_reduced: float | None  # how many times as fast as that the plan is
     theoretical_speedup: float  # from the times of bodies and heads at the rows that need them
     realised: float  # speedup / theoretical_speedup
     exits: Mapping[str, float]  # share of examples that stop at each stage
@@ -225,6 +228,7 @@ def _timings(
             changed=float((answers[i] != answers[best]).mean()),
             error=None if y is None else float((answers[i] != y[-len(answers[i]) :]).mean()),
             memory_mb=peaks[i],
+            reduced=c.reduced,
         )
         for i, c in enumerate(ring)
     ]
@@ -261,6 +265,7 @@ def _bench(
 ) -> Bench:
     named = {found.name: found for found in timings}
     adaptive, best = named[entered(engine)], next(found for found in timings if found.best)
+    reduced = _reduced(timings, best, plan.certificate.budget)
     outcome = replay(plan.answering(trace), plan.running, plan.setting)
     theoretical = best.ms / (float(_ideal(plan, trace, parts, best.batch).mean()) * 1e3)
     if plan.running.graph.order == (plan.graph.reference,):  # alone, and uncut
@@ -273,6 +278,8 @@ def _bench(
         reference_ms=best.ms,
         adaptive_ms=adaptive.ms,
         speedup=adaptive.speedup,
+        reduced=None if reduced is None else reduced.name,
+        over_reduced=None if reduced is None else adaptive.speedup / reduced.speedup,
         theoretical_speedup=theoretical,
         realised=adaptive.speedup / theoretical,
         exits={**dict.fromkeys(plan.graph.order, 0.0), **outcome.exits()},
@@ -283,3 +290,15 @@ def _bench(
         contestants=timings,
         missing=missing,
     )
+
+
+def _reduced(timings: Sequence[Timing], best: Timing, budget: float) -> Timing | None:
+    """The fastest of the reference in fewer bits that loses no more than the budget here."""
+    keeping = [found for found in timings if found.reduced and _lost(found, best) <= budget]
+    return max(keeping, key=lambda found: found.speedup, default=None)
+
+
+def _lost(found: Timing, best: Timing) -> float:
+    if found.error is None or best.error is None:
+        return found.changed
+    return found.error - best.error

@@ -43,6 +43,7 @@ class Contestant:
     load_s: float | None = None
     file: Path | None = None  # that ONNX Runtime can run by itself
     exact: bool = False  # the reference in fp32, on some engine
+    reduced: bool = False  # the reference in int8 or bfloat16
     spent: list[list[float]] = field(default_factory=list)  # passes of requests, seconds
 
 
@@ -120,19 +121,42 @@ class Entry:
                 yield from self._if_it_opens(engine, partial(self._routed, engine))
 
     def _other_networks(self) -> Iterator[Contestant]:
-        """The reference in int8, and the other networks alone."""
+        """The reference in int8 and bfloat16 on every engine, and the other networks alone."""
         plan, name = self.plan, self.plan.graph.reference
-        try:
-            quantised = _quantised(plan, name, self.folder, take(self.x, slice(_CALIBRATION)))
-            yield self._network(f"{name}, int8", name, quantised, _FASTEST)
-        except NetworkError as problem:
-            self.missing["int8"] = str(problem)
+        yield from self._in_int8(name)
+        if "OpenVINO" not in self.missing:
+            from offramp.runtime.openvino import in_bfloat16
+
+            if half := in_bfloat16():
+                file = alone(plan, name, self.folder)
+                title = f"{name}, {half.name}"
+                network = partial(self._network, title, name, file, half, reduced=True)
+                yield from self._if_it_opens(half, network)
         for stage in plan.graph.order:
             if stage != name:
                 yield self._network(stage, stage, alone(plan, stage, self.folder), _FASTEST)
 
+    def _in_int8(self, name: str) -> Iterator[Contestant]:
+        examples = take(self.x, slice(_CALIBRATION))
+        try:
+            file = _quantised(self.plan, name, self.folder, examples)
+        except NetworkError as problem:
+            self.missing["int8"] = str(problem)
+            return
+        for engine in (_FASTEST, *self._others()):
+            title = f"{name}, int8{_on(engine)}"
+            network = partial(self._network, title, name, file, engine, reduced=True)
+            yield from self._if_it_opens(engine, network)
+
     def _network(
-        self, name: str, stage: str, file: Path, engine: Engine, *, exact: bool = False
+        self,
+        name: str,
+        stage: str,
+        file: Path,
+        engine: Engine,
+        *,
+        exact: bool = False,
+        reduced: bool = False,
     ) -> Contestant:
         """A network alone on an engine."""
         part, load_s = _loaded(lambda: Part(stage, file, engine, self.threads))
@@ -143,7 +167,9 @@ class Entry:
             return found
 
         kept = file if engine.name == _FASTEST.name else None
-        return Contestant(name=name, answer=answer, load_s=load_s, file=kept, exact=exact)
+        return Contestant(
+            name=name, answer=answer, load_s=load_s, file=kept, exact=exact, reduced=reduced
+        )
 
 
 def entered(engine: Engine) -> str:
@@ -152,8 +178,11 @@ def entered(engine: Engine) -> str:
 
 
 def in_stages(engine: Engine) -> str:
-    own = "" if engine.name == _FASTEST.name else f", {engine.name}"
-    return f"{STAGE_FILES}{own}"
+    return f"{STAGE_FILES}{_on(engine)}"
+
+
+def _on(engine: Engine) -> str:
+    return "" if engine.name == _FASTEST.name else f", {engine.name}"
 
 
 def _answer(driver: Driver) -> Answer:
