@@ -402,6 +402,34 @@ def refit() -> str:
     return table(head, rows)
 
 
+def optimized() -> str:
+    """What one command made of networks, for requests of each size that it was asked for."""
+    head = ["given", "requests of", "stages", "what runs", "bound, points"]
+    head += ["int8", "bfloat16", "plan", "over the better of these", "seconds, training included"]
+    cases = load("optimize")["cases"]
+    rows = [
+        [name, batch, *_optimized(found, int(batch))]
+        for name, each in cases.items()
+        for batch, found in each.items()
+    ]
+    return table(head, rows)
+
+
+def _optimized(found: Mapping[str, Any], batch: int) -> list[str]:
+    speedup = {row["what"]: row["speedup"] for row in found["clock"] if row["batch"] == batch}
+    fewer = [speedup[what] for what in ("int8", "bfloat16") if what in speedup]
+    bound = found["certificate"]["bound"]
+    return [
+        " > ".join(found["siblings"]["stages"]),
+        " > ".join(found["runs"]),
+        "" if bound is None else f"{bound * 100:.2f}",
+        *(f"{speedup[what]:.2f}" if what in speedup else "" for what in ("int8", "bfloat16")),
+        f"{speedup['plan']:.2f}",
+        f"{speedup['plan'] / max(fewer):.2f}" if fewer else "",
+        f"{sum(found['seconds'].values()):.0f}",
+    ]
+
+
 JOURNEYS = {"lite": "EfficientNet-lite0, 1, 2", "text": "encoders of text"}
 
 
@@ -832,6 +860,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "promise": promise,
     "structure": structure,
     "journeys": journeys,
+    "optimized": optimized,
     "alone": alone,
     "exits": exits,
     "exits_tuned": exits_tuned,

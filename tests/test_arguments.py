@@ -22,7 +22,7 @@ from offramp.runtime import Stages
 CALLED = ("of", "read", "write", "losses", "split")  # of classes
 MADE_BY_US = {  # records that functions return; nobody calls their constructors
     *("Losses", "Trace", "Seen", "Policy", "Certificate", "Work", "Outcome", "Point", "Plan"),
-    *("Needs", "Evaluation", "Comparison", "Answers", "Exits", "OfframpError"),
+    *("Needs", "Evaluation", "Comparison", "Answers", "Exits", "Optimized", "OfframpError"),
 }
 
 

@@ -20,7 +20,7 @@ SAVED = sorted(RESULTS.glob("*.json"))
 def test_every_result_is_there() -> None:
     names = {path.stem for path in SAVED}
     older = {"real_networks", "promise", "clock", "scale", "exits", "structure"}
-    newer = {"peers", "pool", "refit", "few", "draws", "house", "lite", "text", "siblings"}
+    newer = {"peers", "pool", "refit", "few", "draws", "house", "lite", "text", "optimize"}
     newer |= {"blocks", "guard", "imagenet", "recorded"}
     assert names == older | newer
 

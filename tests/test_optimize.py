@@ -79,7 +79,7 @@ def done(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Optimized:
 def test_one_file_that_is_certified_comes_out(folder: Path, done: Optimized) -> None:
     assert not done.keeps
     assert done.certificate["verdict"] == done.plan.certificate.verdict
-    assert {row.what for row in done.rows} == {"reference", "int8", "plan"}
+    assert {row.what for row in done.rows} - {"bfloat16"} == {"reference", "int8", "plan"}
     assert done.speedup(1, "reference") == 1.0
     x, y = gratings(400, 9)
     answers = SingleFile(done.folder / "model.onnx")(x).answer

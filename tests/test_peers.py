@@ -607,11 +607,13 @@ DAMAGE: Mapping[str, tuple[tuple[str, ...], Spoil]] = {
         LEARNERS,
         _model(lambda m: m["scale"].__setitem__(0, 0.0), part="features"),
     ),
-    "a knot more": (LEARNERS, _model(lambda m: m["knots"].append(0.5), part="features")),
-    "a knot is null": (
+    "a size more": (LEARNERS, _model(lambda m: m["sizes"].append(4), part="features")),
+    "a size is null": (
         LEARNERS,
-        _model(lambda m: m["knots"].__setitem__(0, None), part="features"),
+        _model(lambda m: m["sizes"].__setitem__(0, None), part="features"),
     ),
+    "a unit of features less": (LEARNERS, _model(lambda m: m["weights"].pop(), part="features")),
+    "a bias of features less": (LEARNERS, _model(lambda m: m["bias"].pop(), part="features")),
     "a block unknown": (LEARNERS, _model(lambda m: m["blocks"].append("mood"), part="features")),
     "a block less": (LEARNERS, _model(lambda m: m["blocks"].pop(0), part="features")),
     "blocks are a word": (LEARNERS, _model(lambda m: m.update(blocks="margin"), part="features")),

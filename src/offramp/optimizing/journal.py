@@ -15,7 +15,8 @@ from offramp.base.files import read_json, storage, write_json
 from offramp.base.outputs import OutputKind
 
 JOURNAL = "optimize.json"
-_OWN = {JOURNAL, "copies", "graph", "trace", "plan", "model.onnx", "report.html", "bench.json"}
+_OWN = {JOURNAL, "copies", "graph", "trace", "plan", "model.onnx", "stages"}
+_OWN |= {"report.html", "bench.json"}
 
 
 def _own(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from offramp.base.fields import Fields, joined
 from offramp.base.files import remove, write_json
 from offramp.base.progress import Progress, silent
 from offramp.core.trace import Trace
-from offramp.export import write_file
+from offramp.export import write_file, write_folder
 from offramp.networks.batches import Without
 from offramp.networks.data import Examples
 from offramp.networks.networks import Networks
@@ -36,6 +36,7 @@ from offramp.runtime import Stages
 from offramp.siblings import SiblingOptions, make
 from offramp.siblings.examples import FEWEST_HELD_OUT, MOST_HELD_OUT
 from offramp.study.bench import EXAMPLES, REQUESTS, bench
+from offramp.study.contestants import ONE_FILE
 
 SIZES = (1, 64)  # examples of a request, that plans are timed at in any case
 _COPIES, _TAUGHT = 0.25, 0.4  # of the examples: make copies, or teach them as well
@@ -132,7 +133,7 @@ class _Run:
         certificate = self.journal.step("plan", self._planned)
         plan = Plan.read(self.out / "plan")
         clock = self.journal.step("clock", lambda: self._timed(plan, rest))
-        page = self.journal.step("files", lambda: self._written(plan))
+        page = self.journal.step("files", lambda: self._written(plan, clock))
         return Optimized(
             folder=self.out,
             siblings=siblings,
@@ -233,16 +234,23 @@ class _Run:
         write_json(self.out / "bench.json", [found.to_json() for found in benches])
         return [asdict(row) for found in benches for row in fastest_of_each(found)]
 
-    def _written(self, plan: Plan) -> list[str]:
-        """The plan as one file, and a page."""
-        self.tell("writing the file and the page", 0, 1)
+    def _written(self, plan: Plan, clock: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The plan as one file, as a file per stage where that is faster, and a page."""
+        self.tell("writing files and the page", 0, 1)
         write_file(plan, self.out / "model.onnx", force=True)
+        notes, batch = [], self.options.batch
+        for row in clock:
+            if row["what"] == "plan" and row["batch"] == batch and row["name"] != ONE_FILE:
+                write_folder(plan, self.out / "stages", force=True)
+                notes.append(
+                    f"at batch {batch} the plan is fastest as {self.out / 'stages'}: {row['name']}."
+                )
         parts = [self.out / name for name in ("trace", "plan", "bench.json")]
         try:
             write_report(self.out / "report.html", report_inputs(parts), force=True)
         except MissingExtra as problem:
-            return [f"no report.html: {problem}"]
-        return []
+            notes.append(f"no report.html: {problem}")
+        return notes
 
 
 def _last(examples: Examples, wanted: int) -> tuple[Fields, AnyArray | None]:
