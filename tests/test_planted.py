@@ -276,15 +276,6 @@ def as_it_lies(run: Run) -> Run:
     return in_order
 
 
-def numbers_alone(run: Run) -> Run:
-    """Deaf to scalars."""
-
-    def deaf(fields: Fields, wanted: Sequence[str]) -> Mapping[str, AnyArray]:
-        return run({n: x if x.ndim else np.float32(0) * x for n, x in fields.items()}, wanted)
-
-    return deaf
-
-
 def opens_anything(file: Path, threads: int) -> Program:
     try:
         return SOUND.open(file, threads)
@@ -316,7 +307,6 @@ ENGINES: list[tuple[str, Engine]] = [
     ("a_network_in_parts_answers_as_the_whole", running(in_the_same_memory)),
     ("live_is_replay", running(doubled_alone)),
     ("a_file_per_stage_answers_alike", running(doubled_alone)),
-    ("a_file_per_stage_answers_alike", running(numbers_alone)),
 ]
 
 
