@@ -18,8 +18,8 @@ from offramp.runtime.torch import TorchRuntime
 try:
     import torch
     from torch import Tensor, nn
-except ImportError as problem:
-    raise MissingExtra(problem.name or "torch", "torch") from None
+except ImportError as _problem:
+    raise MissingExtra(_problem.name or "torch", "torch") from None
 
 __all__ = ["Cascade", "CascadeAnswers"]
 

@@ -111,6 +111,10 @@ def _spelled(answers: pa.Table) -> pa.Table:
 class AnswerFile:
     """Where answers go: a Parquet file, whole or absent, or CSV on standard output."""
 
+    target: Path | None
+    scores: bool
+    cost: float
+
     def __init__(self, target: Path | None, scores: bool) -> None:
         self.target, self.scores = target, scores
         self.stages: Counter[str] = Counter()

@@ -23,8 +23,8 @@ try:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
     from torch import Tensor, nn
-except ImportError as problem:
-    raise MissingExtra(problem.name or "torch", "torch") from None
+except ImportError as _problem:
+    raise MissingExtra(_problem.name or "torch", "torch") from None
 
 Mode = Literal["heads", "joint", "distill"]
 Schedule = Literal["cosine", "linear", "constant"]

@@ -37,8 +37,8 @@ from offramp.networks.preprocessing import Preprocessing
 try:
     import torch
     from torch import Tensor, nn
-except ImportError as problem:
-    raise MissingExtra(problem.name or "torch", "torch") from None
+except ImportError as _problem:
+    raise MissingExtra(_problem.name or "torch", "torch") from None
 
 _PREFIX = "answer."  # of outputs in ONNX, so that they are called like nothing inside
 
@@ -64,6 +64,8 @@ class WithExits(nn.Module):
             tensor; or it does not show which are the scores.
         InputError: inputs that the module does not take.
     """
+
+    answer: str
 
     def __init__(
         self,

@@ -16,8 +16,8 @@ from offramp.base.errors import InputError, MissingExtra, NetworkError
 try:
     import torch
     from torch import Tensor, nn
-except ImportError as problem:
-    raise MissingExtra(problem.name or "torch", "torch") from None
+except ImportError as _problem:
+    raise MissingExtra(_problem.name or "torch", "torch") from None
 
 ModuleInputs: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """A tensor (batch, ...), several by their place, or several by the names that `forward` gives."""

@@ -29,8 +29,8 @@ from offramp.exits.modules import (
 try:
     import torch
     from torch import Tensor, nn
-except ImportError as problem:
-    raise MissingExtra(problem.name or "torch", "torch") from None
+except ImportError as _problem:
+    raise MissingExtra(_problem.name or "torch", "torch") from None
 
 ArrayInputs = AnyArray | Sequence[AnyArray] | Mapping[str, AnyArray]
 

@@ -146,6 +146,13 @@ class Findings:
 class Rehearsals:
     """What setups will probably cost, tried on examples that teach; each is tried once."""
 
+    trace: Trace
+    ways: Ways
+    found: Findings
+    plain: Lesson
+    stake: Stake
+    draws: FloatArray
+
     def __init__(self, trace: Trace, ways: Ways, found: Findings | None = None) -> None:
         most = max(1, min(_SAMPLE, _SCORES // max(1, trace.classes)))
         self.trace = trace.take(trace.sample(most, ways.seed))

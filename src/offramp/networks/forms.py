@@ -91,6 +91,8 @@ class ScoresOutput:
 class Scratch:
     """A folder for changed copies, until nobody holds it any longer."""
 
+    folder: Path
+
     def __init__(self) -> None:
         self.folder = Path(mkdtemp(prefix="offramp-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)

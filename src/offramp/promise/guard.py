@@ -86,6 +86,11 @@ class Guard:
         BudgetError: an error or a promise out of range.
     """
 
+    name: str
+    promised: float
+    error: float
+    live: Live
+
     def __init__(
         self, name: str, promised: float, *, error: float = 0.05, low: float = -1.0
     ) -> None:

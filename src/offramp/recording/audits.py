@@ -48,6 +48,9 @@ class Audits:
         StorageError: it cannot be written.
     """
 
+    folder: Path | None
+    plan: Plan
+
     def __init__(self, folder: Path | None, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
         self.prints: dict[str, str] = {}

@@ -69,6 +69,8 @@ class Calls(Stages):
         InputError: a number out of range.
     """
 
+    rows_apart: bool
+
     @checked
     def __init__(
         self,

@@ -15,7 +15,7 @@ from offramp.core.walk import Outcome, Work, walk
 from offramp.plan.plan import Plan
 from offramp.runtime.engine import AnyRows, Fields, fields_of
 from offramp.runtime.format import Answers
-from offramp.runtime.stages import Stages
+from offramp.runtime.stages import Batch, Stages
 
 
 class Driver(Protocol):
@@ -85,6 +85,11 @@ class Walked:
     Raises:
         As `infer`.
     """
+
+    plan: Plan
+    fields: Fields
+    count: int
+    batch: Batch
 
     def __init__(self, plan: Plan, runtime: Stages, x: AnyRows) -> None:
         fields = fields_of(x)

@@ -100,6 +100,11 @@ class Part:
         NetworkError: it does not load.
     """
 
+    name: str
+    program: Program
+    inputs: Mapping[str, Value]
+    outputs: Mapping[str, Value]
+
     def __init__(self, name: str, network: Any, engine: Engine, threads: int) -> None:
         try:
             program = engine.open(network, threads)

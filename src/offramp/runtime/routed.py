@@ -12,11 +12,11 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from offramp.base.arrays import AnyArray, IntArray
+from offramp.base.arrays import AnyArray, BoolArray, IntArray
 from offramp.base.errors import InputError, PlanError, foreign
 from offramp.base.fields import X, count
 from offramp.base.manifests import PRINTS, Manifest, read_manifest
-from offramp.core.task import SINGLE, task_named
+from offramp.core.task import SINGLE, Task, task_named
 from offramp.networks.inputs import Watches
 from offramp.runtime.engine import Engine, Fields, Part, engine_named
 from offramp.runtime.format import (
@@ -77,6 +77,20 @@ class Routed:
         NetworkError: a file does not load.
         InputError: an engine for a stage that there is not, or a stage without one.
     """
+
+    about: Any
+    files: Any
+    watch: Watches
+    kinds: list[Any]
+    task: Task
+    fields: Any
+    stages: AnyArray
+    stage_of_path: AnyArray
+    cost_of_path: AnyArray
+    dial: Any
+    engines: dict[str, Engine]
+    parts: list[Part]
+    comes: list[BoolArray]
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -54,6 +54,10 @@ class Session:
         NetworkError: there is no such device, or weights beside the file are missing.
         Exception: whatever ONNX Runtime raises where it does not load; `Part` says it in our words.
     """
+
+    session: Any
+    inputs: dict[str, Value]
+    outputs: dict[str, Value]
 
     def __init__(
         self,

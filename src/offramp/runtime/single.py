@@ -43,6 +43,11 @@ class SingleFile:
         NetworkError: it is cut short, altered, not of `offramp export`, or needs a newer engine.
     """
 
+    part: Part
+    watch: Watches
+    stages: AnyArray
+    reads: list[str]
+
     def __init__(self, path: str | Path, *, threads: int = 1, device: Device = "cpu") -> None:
         path = Path(path)
         # before it is loaded, although hashing takes a quarter of the time of loading: what was

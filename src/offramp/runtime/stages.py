@@ -35,6 +35,17 @@ class Stages:
         MissingExtra: the engine is not installed.
     """
 
+    engine: Engine
+    threads: int
+    graph: Graph
+    parts: dict[str, Part]
+    source: dict[str, dict[str, str | None]]
+    bodies: dict[str, tuple[str, ...]]
+    end: dict[str, str]
+    speaking: set[str]
+    wanted: dict[str, tuple[str, ...]]
+    axes: dict[str, dict[str, int | None]]
+
     def __init__(
         self,
         networks: Mapping[str, Any],
@@ -126,6 +137,9 @@ class OnnxRuntime(Stages):
 
 class Batch:
     """What each part has made of which rows of a batch."""
+
+    stages: Stages
+    fields: Fields
 
     def __init__(self, stages: Stages, fields: Fields) -> None:
         self.stages, self.fields = stages, fields

@@ -21,8 +21,8 @@ from offramp.runtime.stages import Batch, Stages
 try:
     import torch
     from torch import Tensor, nn
-except ImportError as problem:
-    raise MissingExtra(problem.name or "torch", "torch") from None
+except ImportError as _problem:
+    raise MissingExtra(_problem.name or "torch", "torch") from None
 
 _X, _SCORES = "x", "scores"  # names of tensors; what bodies hand on is called as their stage
 
@@ -74,6 +74,8 @@ class TorchRuntime(Stages):
     Raises:
         NetworkError: a stage without a module, or heads that hear others.
     """
+
+    device: Any
 
     def __init__(
         self,

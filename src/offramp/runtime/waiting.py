@@ -26,6 +26,9 @@ _loops: dict[int, tuple[AbstractEventLoop, threading.Thread]] = {}  # by process
 class Unanswered(Exception):  # noqa: N818 - reads as the situation
     """A call that failed for good."""
 
+    number: int
+    tries: int
+
     def __init__(self, number: int, tries: int, problem: BaseException | None) -> None:
         super().__init__(number, tries, problem)
         self.number, self.tries = number, tries  # of the call, from 0 on; how often it was tried

@@ -38,6 +38,10 @@ _OPEN = ("/v2/health/",)  # paths that need no key: whoever restarts a server ha
 class Refused(Exception):  # noqa: N818 - an answer, not an error of ours
     """An answer that is none."""
 
+    status: int
+    sentence: str
+    headers: dict[str, str]
+
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None):
         super().__init__(sentence)
         self.status, self.sentence, self.headers = status, sentence, dict(headers or {})

@@ -77,6 +77,10 @@ class Auditor:
         InputError: the folder holds something else.
     """
 
+    service: Service
+    auditing: Auditing
+    audits: Audits
+
     def __init__(
         self,
         service: Service,

@@ -39,6 +39,11 @@ class Listener:
         telemetry: what is counted.
     """
 
+    shelf: Shelf
+    address: Address
+    door: Door
+    http: _Server
+
     def __init__(
         self,
         shelf: Shelf,

@@ -45,6 +45,12 @@ class ServedPlan:
         service: answers.
     """
 
+    name: str
+    version: str
+    service: Service
+    answered: int
+    failed: int
+
     def __init__(self, name: str, version: str, service: Service) -> None:
         self.name, self.version, self.service = name, version, service
         self.auditor: Auditor | None = None

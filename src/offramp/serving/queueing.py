@@ -125,6 +125,8 @@ class EveryStage:
         x: inputs (n, ...), by field where there are several.
     """
 
+    batch: Batch
+
     def __init__(self, graph_order: Sequence[str], runtime: Stages, x: AnyRows) -> None:
         self.fields: Fields = fields_of(x)
         self.batch = runtime.begin(self.fields)

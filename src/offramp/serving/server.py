@@ -45,6 +45,13 @@ class Server:
         NetworkError: a network that does not load.
     """
 
+    opening: Opening
+    single: bool
+    shelf: Shelf
+    telemetry: Telemetry
+    versions: Versions
+    listener: Listener
+
     def __init__(
         self,
         folder: Path,

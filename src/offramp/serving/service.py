@@ -96,6 +96,9 @@ class Service:
         NetworkError: a network does not load.
     """
 
+    dial: BrownOut
+    queues: dict[str, StageQueue]
+
     def __init__(
         self,
         plans: Plan | Sequence[Plan],

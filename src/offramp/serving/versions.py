@@ -53,6 +53,10 @@ class Versions:
         PlanError: there is no version that can be served.
     """
 
+    folder: Path
+    shelf: Shelf
+    canary: Canary
+
     def __init__(
         self,
         folder: Path,

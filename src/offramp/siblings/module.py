@@ -22,8 +22,8 @@ try:
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
-except ImportError as problem:
-    raise MissingExtra(problem.name or "torch", "torch") from None
+except ImportError as _problem:
+    raise MissingExtra(_problem.name or "torch", "torch") from None
 
 _OWN = ("", "ai.onnx")
 _NORM = "BatchNormalization"
@@ -43,6 +43,13 @@ class FromOnnx(nn.Module):
     Raises:
         NetworkError: an operator that cannot be computed here.
     """
+
+    nodes: list[_Step]
+    constants: dict[str, Any]
+    names: dict[str, str]
+    read: Any
+    made: Any
+    last: dict[int, tuple[str, ...]]
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()

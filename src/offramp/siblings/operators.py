@@ -21,8 +21,8 @@ try:
     import torch
     from torch import Tensor
     from torch.nn import functional
-except ImportError as problem:
-    raise MissingExtra(problem.name or "torch", "torch") from None
+except ImportError as _problem:
+    raise MissingExtra(_problem.name or "torch", "torch") from None
 
 Attributes = Mapping[str, Any]
 Operator = Callable[..., Any]

@@ -60,6 +60,11 @@ class Quantiser:
         NetworkError: the network cannot be prepared, or multiplies nothing.
     """
 
+    folder: Path
+    x: Fields
+    prepared: Path
+    layers: list[str]
+
     def __init__(self, file: Path, folder: Path, x: AnyArray | Fields) -> None:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 

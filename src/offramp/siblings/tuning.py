@@ -26,8 +26,8 @@ from offramp.siblings.teaching import Lessons
 try:
     import torch
     from torch import Tensor, nn
-except ImportError as problem:
-    raise MissingExtra(problem.name or "torch", "torch") from None
+except ImportError as _problem:
+    raise MissingExtra(_problem.name or "torch", "torch") from None
 
 RATE = 2e-3  # of learning, at its highest
 _DECAY = 1e-3
