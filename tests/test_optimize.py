@@ -141,6 +141,33 @@ def test_a_folder_of_another_run_is_kept(folder: Path, done: Optimized, tmp_path
     assert (tmp_path / "mine" / "file").read_text() == "kept"
 
 
+@pytest.mark.parametrize(
+    ("keys", "rows", "sentence"),
+    [
+        ("x", 1500, "no labels.*--unlabelled"),
+        ("xy", 399, "399 examples are too few.*Give 400 or more"),
+    ],
+)
+def test_examples_that_will_not_do_are_refused_before_anything_runs(
+    folder: Path, tmp_path: Path, keys: str, rows: int, sentence: str
+) -> None:
+    with np.load(folder / "data.npz") as data:
+        np.savez(tmp_path / "data.npz", **{key: data[key][:rows] for key in keys})
+    (tmp_path / "big.onnx").write_bytes((folder / "big.onnx").read_bytes())
+    with pytest.raises(InputError, match=sentence):
+        optimized(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_did_nothing_stands_in_no_ones_way(folder: Path, tmp_path: Path) -> None:
+    with np.load(folder / "data.npz") as data:
+        np.savez(tmp_path / "data.npz", x=data["x"][:, :, :8], y=data["y"])
+    (tmp_path / "big.onnx").write_bytes((folder / "big.onnx").read_bytes())
+    with pytest.raises(InputError, match="shape"):
+        optimized(tmp_path, tmp_path / "out")
+    assert not optimized(folder, tmp_path / "out").keeps
+
+
 def test_from_the_command_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

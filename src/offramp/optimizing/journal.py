@@ -57,12 +57,14 @@ class Journal:
         journal = cls(folder=folder, question=hashlib.sha256(asked).hexdigest())
         if (folder / JOURNAL).is_file():
             found = read_json(folder / JOURNAL, InputError)
-            if found.get("question") != journal.question:
+            same = found.get("question") == journal.question
+            if found.get("steps") and not same:  # where nothing is done, nothing is lost
                 raise InputError(
                     f"{folder} holds what was asked of other networks, examples or options. Choose "
                     "another --out, or add --force."
                 )
-            journal.steps, journal.seconds = found["steps"], found["seconds"]
+            if same:
+                journal.steps, journal.seconds = found["steps"], found["seconds"]
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} exists already. Choose another --out, or add --force.")
         with storage(folder):

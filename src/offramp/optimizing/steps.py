@@ -43,6 +43,7 @@ _COPIES, _TAUGHT = 0.25, 0.4  # of the examples: make copies, or teach them as w
 _MAKING = 0.6  # of the time: for copies
 _RECORDING = 0.5  # of what is left then
 _ROWS = 64  # examples per call while recording
+_LEAST = 200  # examples that teach and certify
 _FEWEST = 600  # examples to record, however short the time
 
 
@@ -82,8 +83,26 @@ def optimize(
     if len(promise.budgets) != 1:
         raise InputError("optimize takes one budget.")
     given = _Given(networks, examples, further, preprocessing)
+    _check_examples(examples, promise, options)
     journal = Journal.opened(out, given.question(promise, options))
     return _Run(given, promise, options, journal, progress or silent).all()
+
+
+def _check_examples(examples: Examples, promise: Promise, options: SiblingOptions) -> None:
+    """Raises DataError where it shows before anything is run that they will not do."""
+    needed = options.calibrate + FEWEST_HELD_OUT + _LEAST
+    if examples.examples < needed:
+        raise DataError(
+            f"{examples.examples} examples are too few: {options.calibrate + FEWEST_HELD_OUT} make "
+            f"and choose copies, and others must teach and certify. Give {needed} or more; half a "
+            "point takes thousands."
+        )
+    first = next((batch for batch in examples.batches(_ROWS) if len(batch)), None)
+    if first is not None and first.labels is None and not promise.unlabelled:
+        raise DataError(
+            "these examples have no labels. Give labelled ones, or promise that few answers change "
+            "instead: --unlabelled."
+        )
 
 
 @dataclass(frozen=True)
