@@ -402,52 +402,6 @@ def refit() -> str:
     return table(head, rows)
 
 
-def choice() -> str:
-    """How often fits route, how far they vary and how often they break, by who takes part."""
-    found = load("choice")
-    head = ["trace, examples", "budget, points", "possible"]
-    for kind in found["rows"][0]["summary"]:
-        head += [f"{kind}: routed", "median", "10th percentile over it", "broken", "seconds"]
-    rows = [
-        [f"{row['trace']}, {row['examples']:,}", f"{budget * 100:g}", *_chosen(row, number)]
-        for row in found["rows"]
-        for number, budget in enumerate(found["budgets"])
-    ]
-    return table(head, rows)
-
-
-def _chosen(row: Mapping[str, Any], number: int) -> list[str]:
-    cells = [f"{row['possible'][number]:.2f}"]
-    for each in row["summary"].values():
-        at = each[number]
-        cells += [f"{at['routed']:.0%}", f"{at['median']:.2f}", f"{at['steady']:.2f}"]
-        cells += [f"{at['broken']:.0%}", f"{at['seconds']:.1f}"]
-    return cells
-
-
-def choice_total() -> str:
-    """The same over all traces: where at least 1.3 times is possible, and costs over all."""
-    found = load("choice")
-    head = ["who takes part", "routed", "least", "10th percentile over median", "least"]
-    head += ["mean certified cost over the reference's", "broken", "most"]
-    return table(
-        head,
-        [
-            [
-                kind,
-                f"{each['routed']:.0%}",
-                f"{each['least routed']:.0%}",
-                f"{each['steady']:.2f}",
-                f"{each['least steady']:.2f}",
-                f"{each['cost']:.3f}",
-                f"{each['broken']:.1%}",
-                f"{each['most broken']:.0%}",
-            ]
-            for kind, each in found["total"].items()
-        ],
-    )
-
-
 def optimized() -> str:
     """What one command made of networks, for requests of each size that it was asked for."""
     head = ["given", "requests of", "stages", "what runs", "bound, points"]
@@ -899,8 +853,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "levels_together": partial(levels, "together"),
     "blocks": blocks,
     "pool": pool,
-    "choice": choice,
-    "choice_total": choice_total,
     "few": few,
     "totals": totals,
     "refit": refit,
