@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from offramp.networks.networks import Networks
 from offramp.optimizing import Optimized, optimize, steps
 from offramp.plan.asked import Asked, Promise
 from offramp.runtime import SingleFile, Stages
-from offramp.siblings import SiblingOptions, making
+from offramp.siblings import SiblingOptions, Siblings, make, making
 from tests.test_exits import run
 from tests.test_formats import agree, keys
 from tests.test_siblings import gratings, striped_network, times
@@ -112,7 +113,7 @@ def test_a_run_that_was_ended_goes_on(
     shutil.copytree(done.folder, out)
     journal = json.loads((out / "optimize.json").read_text())
     for name in list(order.values())[list(order).index(step) :]:
-        del journal["steps"][name]
+        del journal["steps"][name], journal["seconds"][name]
     (out / "optimize.json").write_text(json.dumps(journal))
     if step == "_recorded":  # as `record` leaves it while it runs
         shutil.rmtree(out / "trace")
@@ -125,6 +126,86 @@ def test_a_run_that_was_ended_goes_on(
     assert again.siblings == done.siblings
     assert again.plan.certificate.verdict == done.plan.certificate.verdict
     assert again.to_json()["seconds"].keys() == {"copies", *order.values()}
+
+
+class StopError(Exception):
+    """A run ends in the middle."""
+
+
+def test_a_recording_that_was_ended_goes_on_within_the_same_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many examples fit must not depend on when the rest of the run began."""
+    clock, late = time.monotonic, [0.0]
+
+    def slow(*given: Any, **named: Any) -> Siblings:
+        late[0] += 100.0
+        return make(*given, **named)
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late[0])
+    monkeypatch.setattr(steps, "make", slow)
+
+    def stop(what: str, done: int, _: int) -> None:
+        if what == "recording" and done:
+            raise StopError
+
+    examples, options = open_examples(folder / "data.npz"), SiblingOptions(minutes=45.0)
+    out = tmp_path / "out"
+    with pytest.raises(StopError):
+        optimize(folder / "big.onnx", examples, BUDGET, out, options, progress=stop)
+    found = optimize(folder / "big.onnx", examples, BUDGET, out, options)
+    assert Trace.read(out / "trace").examples < 1125  # 45 minutes are too short for all of them
+    assert any("give more --minutes" in note for note in found.notes)
+
+
+def test_a_recording_that_ended_unnoted_is_not_made_again(
+    folder: Path, done: Optimized, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done.folder, out)
+    journal = json.loads((out / "optimize.json").read_text())
+    for name in ("recording", "plan", "clock", "files"):
+        del journal["steps"][name], journal["seconds"][name]
+    (out / "optimize.json").write_text(json.dumps(journal))
+    before = (out / "trace" / "trace.json").stat().st_mtime_ns
+    assert not optimized(folder, out).keeps
+    assert (out / "trace" / "trace.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": None}, {"steps": []}, {"seconds": "a"}, {"seconds": {"copies": "a"}}, {"steps": {}}],
+)
+def test_a_damaged_journal_is_said(
+    folder: Path, done: Optimized, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done.folder, out)
+    journal = json.loads((out / "optimize.json").read_text())
+    (out / "optimize.json").write_text(json.dumps({"question": journal["question"], **change}))
+    with pytest.raises(InputError, match=r"optimize\.json cannot be used"):
+        optimized(folder, out)
+
+
+def test_a_name_of_a_file_will_do(folder: Path, done: Optimized) -> None:
+    examples = open_examples(folder / "data.npz")
+    again = optimize(str(folder / "big.onnx"), examples, BUDGET, str(done.folder))
+    assert again.certificate == done.certificate
+
+
+def test_force_loses_nothing_where_the_input_is_bad(
+    folder: Path, done: Optimized, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done.folder, out)
+    with np.load(folder / "data.npz") as data:
+        np.savez(tmp_path / "bad.npz", x=data["x"][:, :, :8], y=data["y"])
+    arguments = ["optimize", str(folder / "big.onnx"), "--budget", "0.05", "--out", str(out)]
+    assert run(*arguments, "--data", str(tmp_path / "bad.npz"), "--force") == 2
+    assert (out / "model.onnx").read_bytes() == (done.folder / "model.onnx").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "bad.npz"}
+    assert run(*arguments, "--data", str(folder / "data.npz"), "--force") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "bad.npz"}
 
 
 def test_a_folder_of_another_run_is_kept(folder: Path, done: Optimized, tmp_path: Path) -> None:

@@ -96,6 +96,23 @@ def new_folder(path: Path, kind: OutputKind, *, force: bool = False) -> Iterator
         yield folder
 
 
+@contextmanager
+def put_aside(path: Path) -> Iterator[None]:
+    """Takes an output out of the way of one that grows in its place; a bad input brings it back."""
+    if os.path.lexists(path):
+        with storage(path), _locked(path.parent), _unused(path):
+            os.rename(path, hidden(path, "old"))
+    try:
+        yield
+    except InputError:
+        if _asides(path):
+            remove(path)
+            restore(path)
+        raise
+    for old in _asides(path):
+        remove(old)
+
+
 def _put(written: Path, path: Path, before: Identity) -> None:
     """Gives `written` its name, unless something else has taken it since."""
     with _locked(path.parent), _unused(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -10,8 +11,7 @@ import typer
 
 from offramp.base.errors import InputError
 from offramp.base.fields import X
-from offramp.base.files import remove
-from offramp.base.outputs import check_output
+from offramp.base.outputs import check_output, put_aside
 from offramp.command import parsing, photographs, tables, trials
 from offramp.command.options import (
     Edges,
@@ -261,8 +261,7 @@ def optimize(
     further = examples_of(train, pixels, skip_broken) if train else None
     if force:
         check_output(out, force, OPTIMIZED, given(*several, data, train))
-        remove(out)
-    with progress() as step:
+    with put_aside(out) if force else nullcontext(), progress() as step:
         found = optimize_networks(
             files,
             examples,

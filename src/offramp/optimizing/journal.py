@@ -13,6 +13,7 @@ from typing import Any
 from offramp.base.errors import InputError
 from offramp.base.files import read_json, storage, write_json
 from offramp.base.outputs import OutputKind
+from offramp.base.schema import record_of
 
 JOURNAL = "optimize.json"
 _OWN = {JOURNAL, "copies", "graph", "trace", "plan", "model.onnx", "stages"}
@@ -27,6 +28,28 @@ def _own(folder: Path) -> bool:
 
 
 OPTIMIZED = OutputKind("a folder of `optimize`", _own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """What a journal holds on the disk."""
+
+    question: str
+    steps: Mapping[str, object]
+    seconds: Mapping[str, float]
+
+
+def _read(path: Path) -> _Written:
+    try:
+        found: _Written | None = record_of(_Written, read_json(path, InputError))
+    except ValueError:
+        found = None
+    if found is None or found.steps.keys() != found.seconds.keys():
+        raise InputError(
+            f"{path} cannot be used: it was changed or cut short. Choose another --out, or add "
+            "--force."
+        )
+    return found
 
 
 @dataclass(kw_only=True)
@@ -56,15 +79,14 @@ class Journal:
         asked = json.dumps(question, sort_keys=True, default=str).encode()
         journal = cls(folder=folder, question=hashlib.sha256(asked).hexdigest())
         if (folder / JOURNAL).is_file():
-            found = read_json(folder / JOURNAL, InputError)
-            same = found.get("question") == journal.question
-            if found.get("steps") and not same:  # where nothing is done, nothing is lost
+            found = _read(folder / JOURNAL)
+            if found.question == journal.question:
+                journal.steps, journal.seconds = {**found.steps}, {**found.seconds}
+            elif found.steps:  # where nothing is done, nothing is lost
                 raise InputError(
                     f"{folder} holds what was asked of other networks, examples or options. Choose "
                     "another --out, or add --force."
                 )
-            if same:
-                journal.steps, journal.seconds = found["steps"], found["seconds"]
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} exists already. Choose another --out, or add --force.")
         with storage(folder):

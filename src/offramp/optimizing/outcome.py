@@ -10,8 +10,7 @@ from typing import Any
 from offramp.plan.plan import Plan
 from offramp.promise.certify import KEEP
 from offramp.study.bench import Bench, Timing
-
-_OURS = "offramp"  # what plans are called among contestants
+from offramp.study.contestants import ONE_FILE, STAGE_FILES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +74,20 @@ def fastest_of_each(found: Bench) -> list[Fastest]:
         "reference": [timing for timing in found.contestants if timing.best],
         "int8": [t for t in found.contestants if t.reduced and ", int8" in t.name],
         "bfloat16": [t for t in found.contestants if t.reduced and "bfloat16" in t.name],
-        "plan": [timing for timing in found.contestants if timing.name.startswith(_OURS)],
+        "plan": [
+            timing
+            for timing in found.contestants
+            if timing.name.startswith((ONE_FILE, STAGE_FILES))
+        ],
     }
     return [
-        _static(what, max(group, key=_speedup), found.batch)
+        _as(what, max(group, key=lambda timing: timing.speedup), found.batch)
         for what, group in groups.items()
         if group
     ]
 
 
-def _speedup(timing: Timing) -> float:
-    return timing.speedup
-
-
-def _static(what: str, timing: Timing, batch: int) -> Fastest:
+def _as(what: str, timing: Timing, batch: int) -> Fastest:
     return Fastest(
         what=what,
         name=timing.name,

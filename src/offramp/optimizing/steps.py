@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from offramp._version import __version__
 from offramp.base.arrays import AnyArray
 from offramp.base.checked import checked
-from offramp.base.errors import DataError, InputError, MissingExtra
+from offramp.base.errors import DataError, InputError, MissingExtra, TraceError
 from offramp.base.fields import Fields, joined
 from offramp.base.files import remove, write_json
 from offramp.base.progress import Progress, silent
@@ -49,10 +48,10 @@ _FEWEST = 600  # examples to record, however short the time
 
 @checked
 def optimize(
-    networks: Path | Mapping[str, Path],
+    networks: str | Path | Mapping[str, Path],
     examples: Examples,
     promise: Promise,
-    out: Path,
+    out: str | Path,
     options: SiblingOptions | None = None,
     *,
     further: Examples | None = None,
@@ -82,9 +81,10 @@ def optimize(
     options = options or SiblingOptions()
     if len(promise.budgets) != 1:
         raise InputError("optimize takes one budget.")
-    given = _Given(networks, examples, further, preprocessing)
+    files = Path(networks) if isinstance(networks, str) else networks
+    given = _Given(files, examples, further, preprocessing)
     _check_examples(examples, promise, options)
-    journal = Journal.opened(out, given.question(promise, options))
+    journal = Journal.opened(Path(out), given.question(promise, options))
     return _Run(given, promise, options, journal, progress or silent).all()
 
 
@@ -141,8 +141,7 @@ class _Run:
     ) -> None:
         self.given, self.promise, self.options = given, promise, options
         self.journal, self.tell = journal, tell
-        self.out, self.begun = journal.folder, time.monotonic()
-        self.notes: list[str] = []
+        self.out = journal.folder
 
     def all(self) -> Optimized:
         siblings = self.journal.step("copies", self._copies)
@@ -205,27 +204,26 @@ class _Run:
                 f"there was time to record {most} of {rest.examples} examples; with more, more can "
                 "be certified: give more --minutes."
             ]
-        sizes = tuple(sorted({self.options.batch, _ROWS}))
-        record(
-            networks,
-            Stages(networks.files, networks.graph, threads=self.options.threads),
-            replace(rest, most=most),
-            self.out / "trace",
-            RecordOptions(
-                batch=_ROWS,
-                threads=self.options.threads,
-                sizes=sizes,
-                graph_folder=self.out / "graph",
-            ),
-            progress=self.tell,
-        )
+        if not _whole(self.out / "trace"):  # else it ended before the journal said so
+            self._record(networks, replace(rest, most=most))
         return notes
+
+    def _record(self, networks: Networks, examples: Examples) -> None:
+        threads = self.options.threads
+        options = RecordOptions(
+            batch=_ROWS,
+            threads=threads,
+            sizes=tuple(sorted({self.options.batch, _ROWS})),
+            graph_folder=self.out / "graph",
+        )
+        runtime = Stages(networks.files, networks.graph, threads=threads)
+        record(networks, runtime, examples, self.out / "trace", options, progress=self.tell)
 
     def _fitting(self, total: int, networks: Networks, siblings: Mapping[str, Any]) -> int:
         """How many examples can be recorded in time."""
         if self.options.minutes is None:
             return total
-        left = 60 * self.options.minutes - (time.monotonic() - self.begun)
+        left = 60 * self.options.minutes - self.journal.seconds["copies"]  # as when it goes on
         tried = siblings["tried"]
         each = sum(tried[stage]["cost"] for stage in networks.graph.order)
         return min(total, max(_FEWEST, int(_RECORDING * left / each)))
@@ -270,6 +268,14 @@ class _Run:
         except MissingExtra as problem:
             notes.append(f"no report.html: {problem}")
         return notes
+
+
+def _whole(trace: Path) -> bool:
+    try:
+        Trace.read(trace)
+    except TraceError:
+        return False
+    return True
 
 
 def _last(examples: Examples, wanted: int) -> tuple[Fields, AnyArray | None]:
