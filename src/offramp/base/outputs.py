@@ -97,15 +97,19 @@ def new_folder(path: Path, kind: OutputKind, *, force: bool = False) -> Iterator
 
 
 @contextmanager
-def put_aside(path: Path) -> Iterator[None]:
-    """Takes an output out of the way of one that grows in its place; a bad input brings it back."""
-    if os.path.lexists(path):
+def put_aside(path: Path, *, force: bool) -> Iterator[None]:
+    """With `force`, takes an output out of the way of one that grows in its place.
+
+    A bad input brings it back; where the new one is complete it goes, as does one that a command
+    which was killed had put aside.
+    """
+    if force and os.path.lexists(path):
         with storage(path), _locked(path.parent), _unused(path):
             os.rename(path, hidden(path, "old"))
     try:
         yield
     except InputError:
-        if _asides(path):
+        if force and _asides(path):
             remove(path)
             restore(path)
         raise

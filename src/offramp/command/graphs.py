@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -28,7 +28,9 @@ from offramp.command.options import (
 from offramp.command.terminal import examples_of, given, messages, progress, show
 from offramp.core.tasks import Kind
 from offramp.exits import ExitOptions, add_exits, candidate_points
+from offramp.networks.data import Examples
 from offramp.networks.networks import GRAPH, combine
+from offramp.networks.preprocessing import Preprocessing
 from offramp.networks.reading import fields_read, with_fields
 from offramp.optimizing import optimize as optimize_networks
 from offramp.optimizing.journal import OPTIMIZED
@@ -190,6 +192,15 @@ Train = Annotated[
 ]
 
 
+def _inputs(files: Path | Mapping[str, Path], *others: str | None) -> list[Path]:
+    """All that a command reads."""
+    return given(*(files.values() if isinstance(files, Mapping) else [files]), *others)
+
+
+def _further(train: str | None, pixels: Preprocessing | None, skip_broken: bool) -> Examples | None:
+    return examples_of(train, pixels, skip_broken) if train else None
+
+
 @with_options(options=SiblingOptions)
 def siblings(
     networks: NetworkFiles,
@@ -211,10 +222,9 @@ def siblings(
     settings = SiblingOptions(**options)
     pixels = photographs.preprocessing(size, mean, std, layout)
     files = parsing.one_or_more(networks)
-    several = files.values() if isinstance(files, dict) else [files]
-    check_output(out, force, GRAPH, given(*several, data, train))
+    check_output(out, force, GRAPH, _inputs(files, data, train))
     examples = examples_of(data, pixels, skip_broken)
-    further = examples_of(train, pixels, skip_broken) if train else None
+    further = _further(train, pixels, skip_broken)
     with TemporaryDirectory() as folder, progress() as step:
         found = make(
             files,
@@ -254,14 +264,13 @@ def optimize(
     """
     pixels = photographs.preprocessing(size, mean, std, layout)
     files = parsing.one_or_more(networks)
-    several = files.values() if isinstance(files, dict) else [files]
     asked = Promise(budgets=(budget,), **promise)
     settings = SiblingOptions(**options)
     examples = examples_of(data, pixels, skip_broken)
-    further = examples_of(train, pixels, skip_broken) if train else None
+    further = _further(train, pixels, skip_broken)
     if force:
-        check_output(out, force, OPTIMIZED, given(*several, data, train))
-    with put_aside(out) if force else nullcontext(), progress() as step:
+        check_output(out, force, OPTIMIZED, _inputs(files, data, train))
+    with put_aside(out, force=force), progress() as step:
         found = optimize_networks(
             files,
             examples,

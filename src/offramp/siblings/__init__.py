@@ -1,4 +1,4 @@
-"""Cheap copies of one network as stages before it: in int8, on fewer pixels, and both."""
+"""Cheap copies of networks as stages before the last: int8, fewer pixels, shorter, taught."""
 
 from offramp.siblings.copies import Copy
 from offramp.siblings.making import SiblingOptions, Siblings, make

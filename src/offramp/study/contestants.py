@@ -73,7 +73,7 @@ class Entry:
             yield from self._if_it_opens(engine, network)
         if thorough:
             yield from self._in_other_forms()
-            yield from self._other_networks()
+            yield from self._other_networks(reference)
 
     def _if_it_opens(self, engine: Engine, make: Callable[[], Contestant]) -> Iterator[Contestant]:
         """What another engine may lack operators for."""
@@ -120,7 +120,7 @@ class Entry:
             if in_stages(engine) != first:
                 yield from self._if_it_opens(engine, partial(self._routed, engine))
 
-    def _other_networks(self) -> Iterator[Contestant]:
+    def _other_networks(self, reference: Path) -> Iterator[Contestant]:
         """The reference in int8 and bfloat16 on every engine, and the other networks alone."""
         plan, name = self.plan, self.plan.graph.reference
         yield from self._in_int8(name)
@@ -128,9 +128,8 @@ class Entry:
             from offramp.runtime.openvino import in_bfloat16
 
             if half := in_bfloat16():
-                file = alone(plan, name, self.folder)
                 title = f"{name}, {half.name}"
-                network = partial(self._network, title, name, file, half, reduced=True)
+                network = partial(self._network, title, name, reference, half, reduced=True)
                 yield from self._if_it_opens(half, network)
         for stage in plan.graph.order:
             if stage != name:
