@@ -318,6 +318,31 @@ def test_examples_that_say_nothing_are_refused(folder: Path, tmp_path: Path, cas
     assert not (tmp_path / "graph").exists()
 
 
+@pytest.mark.parametrize("kind", ["label first", "two inputs"])
+def test_networks_that_copies_are_not_made_of_say_what_to_do(kind: str, tmp_path: Path) -> None:
+    x, y = blobs(400)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    model = onnx.load(linear_network(tmp_path / "big.onnx", np.eye(6, 4) * 4, [6]))
+    graph = model.graph
+    if kind == "two inputs":
+        graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch", 6]))
+    else:
+        graph.node.append(
+            helper.make_node("ArgMax", [graph.output[0].name], ["label"], axis=1, keepdims=0)
+        )
+        scores = graph.output.pop()
+        graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]))
+        graph.output.append(scores)
+    onnx.save(model, tmp_path / "big.onnx")
+    with pytest.raises(InputError, match="offramp graph"):
+        make(
+            tmp_path / "big.onnx",
+            open_examples(tmp_path / "data.npz"),
+            SiblingOptions(),
+            tmp_path,
+        )
+
+
 @pytest.mark.parametrize("calibrate", [49, 501])
 def test_so_many_calibrate(calibrate: int) -> None:
     with pytest.raises(InputError, match="give 50 to 500"):

@@ -16,6 +16,7 @@ from offramp.base.errors import InputError, NetworkError
 from offramp.base.progress import Progress
 from offramp.networks import weights
 from offramp.networks.resizing import Size
+from offramp.runtime.ends import ends
 from offramp.siblings.examples import Drawn
 from offramp.siblings.forms import WHOLE, Form, plain_forms, trained_forms
 from offramp.siblings.quantising import CALIBRATIONS, ENDS, Quantiser, Scheme
@@ -74,9 +75,10 @@ class Maker:
         """The network itself, which is the reference where there is none.
 
         Raises:
-            NetworkError: it does not run on the examples, or its rows depend on each other.
-            DataError: its scores are no numbers, or always answer the same.
+            NetworkError: it has several inputs, or something else than scores first; it does not
+                run on the examples, or its rows depend on each other.
         """
+        _check_ends(self.name, self.file)
         scores = scores_of(self.name, self.file, self.drawn.held_out)
         differs = changed(scores, scores if reference is None else reference.scores)
         return Copy(name=self.name, file=self.file, scores=scores, changed=differs)
@@ -247,6 +249,22 @@ class Maker:
                 continue
             far[name] = float(np.abs(scores - wanted).mean())
         return sorted(far, key=far.__getitem__)
+
+
+def _check_ends(name: str, file: Path) -> None:
+    """Raises NetworkError, saying what to do, where a network is none that copies are made of."""
+    read, made = ends(file)
+    if len(read) > 1:
+        raise NetworkError(
+            f"'{name}' reads {', '.join(read)}, and copies are made of networks with one input. "
+            "Put it into a graph by hand: offramp graph."
+        )
+    output, value = next(iter(made.items()))
+    if len(made) > 1 and value.shape is not None and len(value.shape) < 2:
+        raise NetworkError(
+            f"the first output of '{name}', '{output}', is no scores (batch, classes). Write the "
+            f"network anew: offramp graph big={file} --out graph; then give graph/stages/big.onnx."
+        )
 
 
 def _distance(own: Copy, copy: Copy) -> tuple[float, float]:
