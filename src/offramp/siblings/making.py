@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -225,11 +225,13 @@ def _trained(
     reference, last = own[-1], makers[-1]
     alike = [c for c in copies if c.form == WHOLE and c.changed <= _ALIKE and c.scheme]
     asked = min((c for c in alike if c.name.startswith(last.prefix)), key=_changed, default=None)
-    lessons = replace(
-        Lessons.of(
-            (asked or reference).file, last.drawn.teaching, last.width, options.epochs, last.tell
-        ),
-        until=last.until,
+    lessons = Lessons.of(
+        (asked or reference).file,
+        last.drawn.teaching,
+        last.width,
+        options.epochs,
+        last.tell,
+        last.until,
     )
     alone = len(makers) == 1
     pairs = list(zip(makers, own, strict=True))

@@ -23,10 +23,18 @@ class Lessons:
     kind: Kind  # of the scores that the network gives
     mirrored: int | None  # the axis of a batch along which the second view is mirrored
     epochs: int  # how often a copy sees every example, at most
-    until: float = math.inf  # by `time.monotonic`: no more epochs than end before
+    until: float  # by `time.monotonic`: no more epochs than end before
 
     @classmethod
-    def of(cls, file: Path, x: AnyArray, width: int | None, epochs: int, tell: Progress) -> Lessons:
+    def of(
+        cls,
+        file: Path,
+        x: AnyArray,
+        width: int | None,
+        epochs: int,
+        tell: Progress,
+        until: float = math.inf,
+    ) -> Lessons:
         """By a network, or by a copy of it that answers alike and is quicker to ask.
 
         Args:
@@ -35,6 +43,7 @@ class Lessons:
             width: the axis of a batch along which images are wide; None: they are no images.
             epochs: how often a copy sees every example.
             tell: called with what is done.
+            until: by `time.monotonic`, when learning must have ended.
 
         Raises:
             NetworkError: it does not run on them.
@@ -46,4 +55,11 @@ class Lessons:
             found.append(scores_of("network", file, view, checked=False))
         kind = kind_of(found[0], "network")
         scores = np.stack([log_probabilities(scores, kind) for scores in found])
-        return cls(x=x, scores=scores.astype(np.float32), kind=kind, mirrored=width, epochs=epochs)
+        return cls(
+            x=x,
+            scores=scores.astype(np.float32),
+            kind=kind,
+            mirrored=width,
+            epochs=epochs,
+            until=until,
+        )
